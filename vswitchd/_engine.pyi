@@ -1,0 +1,58 @@
+"""The I/O engine: the one seam between Python and Rust.
+
+Objects cross as JSON text (the shapes are in docs/engine.md). Every call that may wait
+releases the interpreter's lock. Every failed call raises EngineError, whose args are
+(kind, message); kind is one of errors.Kind's values.
+"""
+
+class EngineError(Exception): ...
+
+class Engine:
+    def __init__(self, config: str) -> None:
+        """Starts the event loops. Config: cluster_id, sp, incarnation, loops, hold_seconds,
+        max_request_bytes, max_inflight_bytes_per_connection, max_inflight_bytes,
+        max_connections, device_roots."""
+
+    def listen_nbd(self, address: str) -> str:
+        """Serves NBD at "host:port" or "unix:/path"; returns the bound address."""
+
+    def listen_peer(self, address: str) -> str:
+        """Serves other SPs at "host:port"; returns the bound address."""
+
+    def shutdown(self, seconds: float) -> bool:
+        """Stops reading, answers what is in flight, flushes, closes; True if all of it
+        ended in time (the end was clean). The engine is unusable afterwards."""
+
+    def device_add(self, uri: str, create_size: int, device_id: str) -> str:
+        """Opens a device; labels it as `device_id` if it is blank. Returns its device JSON."""
+
+    def device_remove(self, device_id: str) -> None: ...
+    def devices(self) -> str:
+        """JSON list of device views."""
+
+    def t1_put(self, t1: str, epoch: int) -> None: ...
+    def t1_adopt(self, t1: str, epoch: int) -> None: ...
+    def t1_fence(self, t1_id: str, epoch: int, seconds: float) -> None: ...
+    def t1_delete(self, t1_id: str) -> None: ...
+    def t1s(self) -> str:
+        """JSON list of {"t1": ..., "epoch": n}."""
+
+    def t2_activate(self, t2: str, resync: bool, seconds: float) -> int:
+        """Swaps the volume's tree, or adds the volume; returns the pause in microseconds.
+        With `resync`, mirrors are read from their first in-sync leg only, until the engine
+        has copied that leg onto the others."""
+
+    def t2_remove(self, volume_id: str, seconds: float) -> None: ...
+    def t2s(self) -> str:
+        """JSON list of {"volume": id, "version": n, "epoch": n, "resync_percent": n}."""
+
+    def reference_drop(self, volume_id: str, t1_id: str) -> None:
+        """Closes the remote reference to a T1 object; "precondition" while the active tree uses it."""
+
+    def copy_start(self, volume_id: str, path: list[int]) -> None: ...
+    def copy_stop(self, volume_id: str, path: list[int]) -> None: ...
+    def copies(self) -> str:
+        """JSON list of copy views."""
+
+    def metrics(self) -> str:
+        """JSON of every counter, gauge and histogram, cheap enough for each scrape."""

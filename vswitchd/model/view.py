@@ -1,0 +1,109 @@
+"""What an SP says it holds, and what the MVSM answers: the inputs of every plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, SpId, T1Id, VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A device as one SP reaches it. `free` are runs by the label, ordered by offset."""
+
+    id: DeviceId
+    uri: str
+    size: int
+    unit: int
+    up: bool
+    free: tuple[Extent, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class T1View:
+    """A T1 object that an SP homes, and the lowest epoch it still serves."""
+
+    t1: T1
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class T2View:
+    """A T2 object that an SP holds. `resync_percent` is 100 when no resync runs."""
+
+    t2: T2
+    active: bool
+    resync_percent: int = 100
+
+
+class CopyState(StrEnum):
+    """How a copy onto a write-only leg stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyView:
+    """A copy onto the write-only leg at `path`. Byte counts are of the leg's own space."""
+
+    volume: VolumeId
+    path: Path
+    state: CopyState
+    copied: int
+    total: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One SP's state as its VSM reported it."""
+
+    sp: SpId
+    incarnation: str
+    term: int
+    mvsm_active: bool
+    devices: tuple[DeviceView, ...] = ()
+    t1s: tuple[T1View, ...] = ()
+    t2s: tuple[T2View, ...] = ()
+    copies: tuple[CopyView, ...] = ()
+
+    def t1(self, t1_id: T1Id) -> T1View | None:
+        """The T1 object of that id if this SP homes it."""
+        return next((v for v in self.t1s if v.t1.id == t1_id), None)
+
+    def t2(self, volume: VolumeId, *, active: bool = True) -> T2View | None:
+        """The active (or staged) T2 object of that volume if this SP holds one."""
+        return next((v for v in self.t2s if v.t2.volume == volume and v.active == active), None)
+
+    def device(self, device: DeviceId) -> DeviceView | None:
+        """The device of that id if this SP reaches it."""
+        return next((d for d in self.devices if d.id == device), None)
+
+
+class ObjectKind(StrEnum):
+    """The two tiers."""
+
+    T1 = "t1"
+    T2 = "t2"
+
+
+class Change(StrEnum):
+    """What an updated tree does to an object."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Affected:
+    """One object that an updated tree affects: a T1 id, or the volume's id for its T2."""
+
+    sp: SpId
+    kind: ObjectKind
+    object_id: str
+    change: Change

@@ -1,0 +1,146 @@
+"""The seams that the shells are written against; `app.py` files fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.view import Affected, DeviceView, View
+
+
+class Clock(Protocol):
+    """Time, so that tests can own it."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits that long."""
+        ...
+
+
+class Processor(Protocol):
+    """One SP's VSM as the controller calls it; every call raises VsError, and every call
+    is idempotent. Mirrors `proto/vswitchd/v1/vsm.proto`."""
+
+    async def view(self) -> View: ...
+    async def add_device(self, uri: str, size: int, device: DeviceId) -> DeviceView: ...
+    async def remove_device(self, device: DeviceId) -> None: ...
+    async def put_t1(self, t1: T1, epoch: int) -> None: ...
+    async def adopt_t1(self, t1: T1, epoch: int) -> None: ...
+    async def fence_t1(self, t1: T1Id, epoch: int) -> None: ...
+    async def delete_t1(self, t1: T1Id) -> None: ...
+    async def stage_t2(self, t2: T2) -> None: ...
+    async def activate_t2(self, volume: VolumeId, version: int) -> float:
+        """Returns the pause in seconds."""
+        ...
+
+    async def remove_t2(self, volume: VolumeId) -> None: ...
+    async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None: ...
+    async def start_copy(self, volume: VolumeId, path: Path) -> None: ...
+    async def stop_copy(self, volume: VolumeId, path: Path) -> None: ...
+    async def activate_mvsm(self) -> None: ...
+    async def deactivate_mvsm(self) -> None: ...
+    async def determine(
+        self, current: Volume | None, target: Volume | None
+    ) -> tuple[Affected, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorRecord:
+    """An SP as it last registered."""
+
+    sp: SpId
+    incarnation: str
+    vsm_address: str
+    peer_address: str
+    nbd_address: str
+    version: str
+
+
+class Processors(Protocol):
+    """How the controller reaches SPs."""
+
+    def connect(self, record: ProcessorRecord, cluster: str, term: int) -> Processor:
+        """A client of that SP's VSM whose calls carry the cluster's id and the term."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """A device of the cluster and the URI by which each SP reaches it."""
+
+    id: DeviceId
+    name: str
+    size: int
+    unit: int
+    paths: dict[SpId, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRecord:
+    """An operation's journal entry. `plan` and `request` are JSON of `restructure.codec`;
+    `cursor` counts the steps done. `state` is the proto's name in lower case without
+    its prefix: running, undoing, done, failed, cancelled."""
+
+    id: str
+    request_id: str
+    kind: str
+    volume: VolumeId
+    volume_name: str
+    state: str
+    plan: str
+    cursor: int
+    copied: int
+    created: float
+    ended: float | None = None
+    error_code: str = ""
+    error: str = ""
+    waiting_for: str = ""
+
+
+class Store(Protocol):
+    """The controller's durable state. Every write is durable when it returns."""
+
+    async def cluster_id(self) -> str:
+        """The cluster's id, made at the first call ever."""
+        ...
+
+    async def term(self) -> int:
+        """The highest term ever used; 0 at first."""
+        ...
+
+    async def raise_term(self) -> int:
+        """Makes the term one higher, and returns it."""
+        ...
+
+    async def volumes(self) -> Sequence[Volume]: ...
+    async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
+        """Writes the commit record and its history row in one transaction; VsError STALE
+        unless the stored version is `expect_version` (None: absent) or already `volume.version`."""
+        ...
+
+    async def delete_volume(self, volume: VolumeId) -> None: ...
+    async def processors(self) -> Sequence[ProcessorRecord]: ...
+    async def put_processor(self, record: ProcessorRecord) -> None: ...
+    async def delete_processor(self, sp: SpId) -> None: ...
+    async def devices(self) -> Sequence[DeviceRecord]: ...
+    async def put_device(self, record: DeviceRecord) -> None: ...
+    async def delete_device(self, device: DeviceId) -> None: ...
+    async def operations(self) -> Sequence[OperationRecord]: ...
+    async def add_operation(self, record: OperationRecord) -> OperationRecord:
+        """Adds it, or returns the one that has the same request id."""
+        ...
+
+    async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
+        """Compare-and-swap on the cursor; VsError STALE when another has moved it."""
+        ...
+
+    async def close(self) -> None: ...

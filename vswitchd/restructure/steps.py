@@ -1,0 +1,142 @@
+"""What a plan is made of: values that the controller's executor carries out in order.
+
+Every step is idempotent: carried out again after a crash it finds its work done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from vswitchd.model.objects import T1, T2, Path, SpId, T1Id, Volume, VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class PutT1:
+    """Create or extend a T1 object at its home; new bytes read as zeroes."""
+
+    t1: T1
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class FenceT1:
+    """Raise the epoch that a T1 object serves, then wait for lower epochs' I/O to end."""
+
+    sp: SpId
+    t1: T1Id
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptT1:
+    """Make `t1.home` the home of a T1 object whose devices it reaches."""
+
+    t1: T1
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteT1:
+    """Forget a T1 object at an SP; if that is its home, free its extents."""
+
+    sp: SpId
+    t1: T1Id
+
+
+@dataclass(frozen=True, slots=True)
+class StageT2:
+    """Keep a T2 object durably at its SP, inactive."""
+
+    t2: T2
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The commit record: the store's volume becomes this one."""
+
+    volume: Volume
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateT2:
+    """Swap an SP to its staged T2 object of that version."""
+
+    sp: SpId
+    volume: VolumeId
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveT2:
+    """Take the volume out of service at an SP: drain, flush, forget."""
+
+    sp: SpId
+    volume: VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class DropReference:
+    """Tell an SP to close its remote reference to a T1 object."""
+
+    sp: SpId
+    volume: VolumeId
+    t1: T1Id
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitSync:
+    """Wait until no resync of the volume runs at its owner."""
+
+    sp: SpId
+    volume: VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy onto the write-only leg at `path`, run by the owner; ends flushed."""
+
+    sp: SpId
+    volume: VolumeId
+    version: int
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The deleted volume leaves the store."""
+
+    volume: VolumeId
+
+
+Step: TypeAlias = (
+    PutT1
+    | FenceT1
+    | AdoptT1
+    | DeleteT1
+    | StageT2
+    | Commit
+    | ActivateT2
+    | RemoveT2
+    | DropReference
+    | AwaitSync
+    | Copy
+    | Forget
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request's whole work, in order.
+
+    `base` is the volume as it was when planned (None: it did not exist); applying is
+    refused when its version has moved. Steps from index `no_return` on can only be
+    carried on; before it the plan can be undone. Steps of one `groups` entry (start,
+    end) may run at the same time.
+    """
+
+    base: Volume | None
+    steps: tuple[Step, ...]
+    no_return: int
+    groups: tuple[tuple[int, int], ...] = ()
