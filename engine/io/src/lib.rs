@@ -1,1 +1,20 @@
-//! See docs/engine.md.
+//! Devices and what lies on them: files, block devices and NBD servers, their labels, the
+//! T1 objects that the labels hold, and the pool on which blocking work is done.
+
+pub mod alloc;
+pub mod commit;
+pub mod device;
+pub mod error;
+pub mod file;
+pub mod label;
+pub mod nbd;
+pub mod pool;
+pub mod t1;
+
+pub use commit::Committer;
+pub use device::{BlockingDevice, Device, Kind};
+pub use error::{DeviceError, ErrorKind};
+pub use file::{FileDevice, TryRead};
+pub use label::{Entry, ExtentSpec, Label, T1Spec};
+pub use pool::Pool;
+pub use t1::{T1Object, T1Table};

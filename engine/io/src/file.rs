@@ -1,0 +1,351 @@
+//! Files and block devices through the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::device::{BlockingDevice, LABEL_AREA, UNIT};
+use crate::error::{DeviceError, ErrorKind};
+
+const BLKZEROOUT: libc::c_ulong = 0x127f;
+const BLKFLSBUF: libc::c_ulong = 0x1261;
+/// Longest wait for another process that updates a label.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// Zeroes are written in pieces of this where the kernel can't make them.
+const ZERO_CHUNK: u64 = 1 << 20;
+
+/// What came of a read that must not block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryRead {
+    Done,
+    /// Not all of it is in the page cache: read it on the pool.
+    WouldBlock,
+}
+
+/// A regular file or block device.
+#[derive(Debug)]
+pub struct FileDevice {
+    name: String,
+    file: File,
+    size: u64,
+    block: bool,
+}
+
+impl FileDevice {
+    /// Opens `path` for reading and writing.
+    ///
+    /// # Errors
+    /// `Invalid` if it is not what the URI says, has another size, or is too small.
+    pub fn open(
+        name: &str,
+        path: &Path,
+        block: bool,
+        create_size: u64,
+    ) -> Result<FileDevice, DeviceError> {
+        let os = |what: &str, e: &io::Error| DeviceError::os(what, name, e);
+        let invalid =
+            |text: String| DeviceError::new(ErrorKind::Invalid, format!("{name}: {text}"));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_CLOEXEC);
+        let file = match options.open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && create_size > 0 && !block => {
+                if create_size < LABEL_AREA + UNIT {
+                    return Err(invalid(format!(
+                        "size {create_size} is too small; 5 MiB at least"
+                    )));
+                }
+                let file = options.create_new(true).open(path).map_err(|e| os("create", &e))?;
+                file.set_len(create_size).map_err(|e| os("set the size", &e))?;
+                file
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !block => {
+                return Err(DeviceError::new(
+                    ErrorKind::NotFound,
+                    format!("{name}: no such file; give a size to have it made"),
+                ));
+            }
+            Err(e) => return Err(os("open", &e)),
+        };
+        let kind = file.metadata().map_err(|e| os("stat", &e))?;
+        let size = if kind.file_type().is_block_device() {
+            // SAFETY: lseek on an open descriptor touches no memory.
+            let end = unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_END) };
+            u64::try_from(end).map_err(|_| os("find the size", &io::Error::last_os_error()))?
+        } else {
+            kind.len()
+        };
+        if block != kind.file_type().is_block_device() {
+            return Err(invalid("file: is for regular files, block: for block devices".into()));
+        }
+        if !block && create_size > 0 && create_size != size {
+            return Err(invalid(format!("exists already with {size} bytes; leave the size away")));
+        }
+        if size < LABEL_AREA + UNIT {
+            return Err(invalid(format!("{size} bytes are too small; 5 MiB at least")));
+        }
+        Ok(FileDevice { name: name.to_owned(), file, size, block })
+    }
+
+    /// A second handle on the same open file.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn try_clone(&self) -> Result<FileDevice, DeviceError> {
+        let file = self.file.try_clone().map_err(|e| DeviceError::os("dup", &self.name, &e))?;
+        Ok(FileDevice { name: self.name.clone(), file, size: self.size, block: self.block })
+    }
+
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads what the page cache has, without waiting for the device.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Result<TryRead, DeviceError> {
+        let mut done = 0usize;
+        while done < buffer.len() {
+            let rest = &mut buffer[done..];
+            let iov = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
+            // SAFETY: `iov` points into `buffer`, which outlives the call and is exclusive.
+            let count = unsafe {
+                libc::preadv2(
+                    self.file.as_raw_fd(),
+                    &raw const iov,
+                    1,
+                    (offset + done as u64) as i64,
+                    libc::RWF_NOWAIT,
+                )
+            };
+            match count {
+                0 => return Err(self.short("read", offset)),
+                count if count > 0 => done += count as usize,
+                _ => {
+                    let error = io::Error::last_os_error();
+                    match error.raw_os_error() {
+                        Some(libc::EINTR) => {}
+                        Some(libc::EAGAIN | libc::EOPNOTSUPP) => return Ok(TryRead::WouldBlock),
+                        _ => return Err(DeviceError::os("read", &self.name, &error)),
+                    }
+                }
+            }
+        }
+        Ok(TryRead::Done)
+    }
+
+    /// Reads, waiting for the device.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| DeviceError::os("read", &self.name, &e))
+    }
+
+    /// Writes all of it into the page cache.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.file.write_all_at(data, offset).map_err(|e| DeviceError::os("write", &self.name, &e))
+    }
+
+    /// fdatasync.
+    ///
+    /// # Errors
+    /// Whatever the device says; never retry into success.
+    pub fn sync_data(&self) -> Result<(), DeviceError> {
+        self.file.sync_data().map_err(|e| DeviceError::os("flush", &self.name, &e))
+    }
+
+    /// Makes the range read as zeroes; leaves a hole where `punch` allows and the kernel can.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn zero(&self, offset: u64, length: u64, punch: bool) -> Result<(), DeviceError> {
+        if length == 0 {
+            return Ok(());
+        }
+        let done = if self.block {
+            self.range_ioctl(BLKZEROOUT, offset, length)
+        } else if punch {
+            self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
+        } else {
+            self.fallocate(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(e) if unsupported(&e) => {
+                let zeroes = vec![0; ZERO_CHUNK.min(length) as usize];
+                let mut at = 0;
+                while at < length {
+                    let take = ZERO_CHUNK.min(length - at);
+                    self.write(offset + at, &zeroes[..take as usize])?;
+                    at += take;
+                }
+                Ok(())
+            }
+            Err(e) => Err(DeviceError::os("write zeroes", &self.name, &e)),
+        }
+    }
+
+    /// True if zeroing is quicker than writing zeroes.
+    #[must_use]
+    pub fn zeroes_fast(&self) -> bool {
+        !self.block
+    }
+
+    /// Gives the range back; it reads as zeroes afterwards, so that all legs of a mirror agree.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn trim(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        self.zero(offset, length, true)
+    }
+
+    /// Appends (length, `base:allocation` flags) runs that cover the range.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn status(
+        &self,
+        offset: u64,
+        length: u64,
+        out: &mut Vec<(u64, u32)>,
+    ) -> Result<(), DeviceError> {
+        const HOLE: u32 = 3;
+        if self.block {
+            out.push((length, 0));
+            return Ok(());
+        }
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let data = self.seek(at, libc::SEEK_DATA)?.unwrap_or(end).min(end);
+            if data > at {
+                out.push((data - at, HOLE));
+                at = data;
+                continue;
+            }
+            let hole = self.seek(at, libc::SEEK_HOLE)?.unwrap_or(end).min(end);
+            if hole <= at {
+                out.push((end - at, 0));
+                break;
+            }
+            out.push((hole - at, 0));
+            at = hole;
+        }
+        Ok(())
+    }
+
+    fn seek(&self, at: u64, whence: i32) -> Result<Option<u64>, DeviceError> {
+        // SAFETY: lseek on an open descriptor touches no memory. The file position that it
+        // moves is used by nothing else: all I/O here is positional.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), at as i64, whence) };
+        match u64::try_from(found) {
+            Ok(found) => Ok(Some(found)),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                match error.raw_os_error() {
+                    Some(libc::ENXIO) => Ok(None),
+                    _ => Err(DeviceError::os("find holes", &self.name, &error)),
+                }
+            }
+        }
+    }
+
+    fn fallocate(&self, mode: i32, offset: u64, length: u64) -> io::Result<()> {
+        // SAFETY: fallocate on an open descriptor touches no memory of ours.
+        let result =
+            unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as i64, length as i64) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn range_ioctl(&self, request: libc::c_ulong, offset: u64, length: u64) -> io::Result<()> {
+        let range = [offset, length];
+        // SAFETY: these ioctls read two u64 from `range`, which outlives the call.
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), request, range.as_ptr()) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn short(&self, what: &str, offset: u64) -> DeviceError {
+        let text = format!("{}: {what} past the end at {offset}; has it shrunk?", self.name);
+        DeviceError::new(ErrorKind::Io, text)
+    }
+}
+
+fn unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::ENOSYS)
+    )
+}
+
+impl BlockingDevice for FileDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
+        self.read(offset, buffer)
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.write(offset, data)
+    }
+
+    fn sync(&mut self) -> Result<(), DeviceError> {
+        self.sync_data()
+    }
+
+    fn zero(&mut self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        FileDevice::zero(self, offset, length, true)
+    }
+
+    fn forget_cache(&mut self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        let fd = self.file.as_raw_fd();
+        if self.block {
+            // SAFETY: BLKFLSBUF takes no argument.
+            unsafe { libc::ioctl(fd, BLKFLSBUF, 0) };
+        }
+        // SAFETY: posix_fadvise touches no memory of ours. Advice may be ignored, which on one
+        // machine is harmless, since all processes share the page cache.
+        unsafe {
+            libc::posix_fadvise(fd, offset as i64, length as i64, libc::POSIX_FADV_DONTNEED);
+        }
+        Ok(())
+    }
+
+    fn lock(&mut self) -> Result<(), DeviceError> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            // SAFETY: flock on an open descriptor touches no memory.
+            if unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EWOULDBLOCK) {
+                return Err(DeviceError::os("lock", &self.name, &error));
+            }
+            if Instant::now() > deadline {
+                let text = format!("{}: another process holds its lock", self.name);
+                return Err(DeviceError::new(ErrorKind::Timeout, text));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn unlock(&mut self) {
+        // SAFETY: flock on an open descriptor touches no memory.
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+    }
+}

@@ -1,0 +1,249 @@
+//! The label of a device: two checksummed slots, written in turn (docs/engine.md).
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::{BlockingDevice, UNIT};
+use crate::error::{DeviceError, ErrorKind};
+
+const MAGIC: &[u8; 8] = b"VSLABEL1";
+const SLOT: u64 = 2 << 20;
+/// magic, sequence u64, length u32, crc32c of all that follows the checksum and of the
+/// sequence and length before it, u32.
+const HEADER: usize = 24;
+
+/// A run of bytes on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentSpec {
+    pub device: String,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// A T1 object as Python and the labels know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct T1Spec {
+    pub id: String,
+    pub volume: String,
+    pub size: u64,
+    pub extents: Vec<ExtentSpec>,
+    pub home: String,
+}
+
+/// A T1 object on a label. Up to `ready` bytes of it hold data or zeroes; what lies behind
+/// is reserved but was not yet zeroed, and is not served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub t1: T1Spec,
+    pub epoch: u64,
+    pub ready: u64,
+}
+
+/// All that a label says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    pub cluster: String,
+    pub device: String,
+    pub size: u64,
+    pub unit: u64,
+    pub t1s: Vec<Entry>,
+}
+
+/// What stands where a label would.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Label(Label),
+    /// Zeroes: free to be labelled.
+    Blank,
+    /// Somebody's data; in words, what it looks like.
+    Foreign(String),
+}
+
+fn encode(sequence: u64, label: &Label) -> Result<Vec<u8>, DeviceError> {
+    let body = serde_json::to_vec(label)
+        .map_err(|e| DeviceError::new(ErrorKind::Invalid, format!("label: {e}")))?;
+    if body.len() as u64 > SLOT - HEADER as u64 {
+        let text = format!("device {}: its label is full; use another device", label.device);
+        return Err(DeviceError::new(ErrorKind::NoSpace, text));
+    }
+    let mut slot = Vec::with_capacity(HEADER + body.len());
+    slot.extend_from_slice(MAGIC);
+    slot.extend_from_slice(&sequence.to_le_bytes());
+    slot.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&slot[8..20]), &body);
+    slot.extend_from_slice(&sum.to_le_bytes());
+    slot.extend_from_slice(&body);
+    // Whole blocks, so that no device has to read before it writes.
+    slot.resize(slot.len().next_multiple_of(4096), 0);
+    Ok(slot)
+}
+
+fn read_slot(
+    device: &mut dyn BlockingDevice,
+    index: u64,
+) -> Result<Option<(u64, Label)>, DeviceError> {
+    let mut header = [0; 4096];
+    device.read_at(index * SLOT, &mut header)?;
+    let number = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let length = number(16) as usize;
+    if &header[..8] != MAGIC || length as u64 > SLOT - HEADER as u64 {
+        return Ok(None);
+    }
+    let mut slot = header.to_vec();
+    slot.resize((HEADER + length).next_multiple_of(4096), 0);
+    device.read_at(index * SLOT + 4096, &mut slot[4096..])?;
+    let body = &slot[HEADER..HEADER + length];
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&slot[8..20]), body);
+    if sum != number(20) {
+        return Ok(None);
+    }
+    let sequence = u64::from(number(8)) | u64::from(number(12)) << 32;
+    Ok(serde_json::from_slice(body).ok().map(|label| (sequence, label)))
+}
+
+/// The newest valid slot: (index, sequence, label).
+fn newest(device: &mut dyn BlockingDevice) -> Result<Option<(u64, u64, Label)>, DeviceError> {
+    device.forget_cache(0, 2 * SLOT)?;
+    let mut best: Option<(u64, u64, Label)> = None;
+    for index in 0..2 {
+        if let Some((sequence, label)) = read_slot(device, index)?
+            && best.as_ref().is_none_or(|found| found.1 < sequence)
+        {
+            best = Some((index, sequence, label));
+        }
+    }
+    Ok(best)
+}
+
+/// Reads what stands on a device.
+///
+/// # Errors
+/// Whatever the device says.
+pub fn read(device: &mut dyn BlockingDevice) -> Result<Found, DeviceError> {
+    if let Some((_, _, label)) = newest(device)? {
+        return Ok(Found::Label(label));
+    }
+    let mut head = vec![0; 1 << 20];
+    device.read_at(0, &mut head)?;
+    let mut tail = vec![0; 64 << 10];
+    device.read_at(device.size() - tail.len() as u64, &mut tail)?;
+    let mut second = vec![0; 4096];
+    device.read_at(SLOT, &mut second)?;
+    let zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+    if zero(&head) && zero(&tail) && zero(&second) {
+        return Ok(Found::Blank);
+    }
+    let is = |at: usize, magic: &[u8]| head[at..at + magic.len()] == *magic;
+    let what = if is(0, MAGIC) {
+        "a damaged vswitchd label"
+    } else if is(0x438, &[0x53, 0xef]) {
+        "an ext2/3/4 filesystem"
+    } else if is(0, b"XFSB") {
+        "an XFS filesystem"
+    } else if is(512, b"EFI PART") {
+        "a GPT partition table"
+    } else if is(512, b"LABELONE") {
+        "an LVM physical volume"
+    } else if is(510, &[0x55, 0xaa]) {
+        "a boot sector or MBR partition table"
+    } else {
+        "data of an unknown kind"
+    };
+    Ok(Found::Foreign(what.to_owned()))
+}
+
+/// Labels a blank device, or recognises this cluster's. Gives the label that stands there.
+///
+/// # Errors
+/// `Unsafe` for foreign data and for another cluster's device.
+pub fn claim(
+    device: &mut dyn BlockingDevice,
+    cluster: &str,
+    device_id: &str,
+) -> Result<Label, DeviceError> {
+    device.lock()?;
+    let result = claim_locked(device, cluster, device_id);
+    device.unlock();
+    result
+}
+
+fn claim_locked(
+    device: &mut dyn BlockingDevice,
+    cluster: &str,
+    device_id: &str,
+) -> Result<Label, DeviceError> {
+    let refuse = |text: String| Err(DeviceError::new(ErrorKind::Unsafe, text));
+    match read(device)? {
+        Found::Label(label) if label.cluster != cluster => refuse(format!(
+            "{}: belongs to cluster {} (device {}); wipe its first 4 MiB if it may be used here",
+            device.name(),
+            label.cluster,
+            label.device
+        )),
+        Found::Label(label) => Ok(label),
+        Found::Foreign(what) => refuse(format!(
+            "{}: holds {what}; wipe its first 4 MiB and last 64 KiB if it may be used here",
+            device.name()
+        )),
+        Found::Blank => {
+            let label = Label {
+                cluster: cluster.to_owned(),
+                device: device_id.to_owned(),
+                size: device.size() / UNIT * UNIT,
+                unit: UNIT,
+                t1s: Vec::new(),
+            };
+            let slot = encode(1, &label)?;
+            device.write_at(0, &slot)?;
+            device.sync()?;
+            Ok(label)
+        }
+    }
+}
+
+/// Changes a label: read, `change`, write to the older slot, sync; under the device's lock.
+/// Nothing is written when `change` fails or changes nothing.
+///
+/// # Errors
+/// `change`'s, the device's, or `Unsafe` when the label is not the one expected.
+pub fn update<R>(
+    device: &mut dyn BlockingDevice,
+    cluster: &str,
+    device_id: &str,
+    change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
+) -> Result<R, DeviceError> {
+    device.lock()?;
+    let result = update_locked(device, cluster, device_id, change);
+    device.unlock();
+    result
+}
+
+fn update_locked<R>(
+    device: &mut dyn BlockingDevice,
+    cluster: &str,
+    device_id: &str,
+    change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
+) -> Result<R, DeviceError> {
+    let Some((index, sequence, mut label)) = newest(device)? else {
+        let text = format!("{}: its label is gone", device.name());
+        return Err(DeviceError::new(ErrorKind::Unsafe, text));
+    };
+    if label.cluster != cluster || label.device != device_id {
+        let text = format!(
+            "{}: now holds device {} of cluster {}",
+            device.name(),
+            label.device,
+            label.cluster
+        );
+        return Err(DeviceError::new(ErrorKind::Unsafe, text));
+    }
+    let before = label.clone();
+    let result = change(&mut label)?;
+    if label != before {
+        let slot = encode(sequence + 1, &label)?;
+        device.write_at((1 - index) * SLOT, &slot)?;
+        device.sync()?;
+    }
+    Ok(result)
+}

@@ -1,0 +1,439 @@
+//! The T1 objects that this SP homes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::alloc;
+use crate::device::Device;
+use crate::error::{DeviceError, ErrorKind};
+use crate::label::{self, Entry, Label, T1Spec};
+
+/// One run of an object on one device.
+#[derive(Debug)]
+struct Run {
+    /// Where it begins in the object's space.
+    start: u64,
+    device: Arc<Device>,
+    offset: u64,
+    length: u64,
+}
+
+/// What requests on an object pass through. An extension makes a new `T1Object` with the
+/// same gate, so that a fence reaches whoever still holds the old one.
+#[derive(Debug, Default)]
+struct Gate {
+    epoch: AtomicU64,
+    /// Requests that are not carried out inline: pool jobs, NBD sessions.
+    pending: AtomicU64,
+}
+
+/// A T1 object in service: its physical blocks and the lowest epoch it answers.
+#[derive(Debug)]
+pub struct T1Object {
+    pub spec: T1Spec,
+    size: u64,
+    runs: Vec<Run>,
+    gate: Arc<Gate>,
+}
+
+impl T1Object {
+    /// Bytes that may be addressed.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.gate.epoch.load(Ordering::SeqCst)
+    }
+
+    /// True if a request of that epoch may be carried out.
+    #[must_use]
+    pub fn serves(&self, epoch: u64) -> bool {
+        epoch >= self.epoch()
+    }
+
+    /// Counts a request that ends later than its call; `end` must follow.
+    pub fn begin(&self) {
+        self.gate.pending.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn end(&self) {
+        self.gate.pending.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.gate.pending.load(Ordering::SeqCst)
+    }
+
+    /// The devices that it lies on, each once.
+    #[must_use]
+    pub fn devices(&self) -> Vec<Arc<Device>> {
+        let mut found: Vec<Arc<Device>> = Vec::new();
+        for run in &self.runs {
+            if !found.iter().any(|device| device.id == run.device.id) {
+                found.push(Arc::clone(&run.device));
+            }
+        }
+        found
+    }
+
+    /// Calls `each` with (device, offset on it, length, offset from `offset`) for every run
+    /// that the range touches, in order. The range must lie within the object.
+    ///
+    /// # Errors
+    /// The first that `each` gives.
+    pub fn map<E>(
+        &self,
+        offset: u64,
+        length: u64,
+        mut each: impl FnMut(&Arc<Device>, u64, u64, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut index = self.runs.partition_point(|run| run.start <= offset).saturating_sub(1);
+        let mut done = 0;
+        while done < length {
+            let run = &self.runs[index];
+            let within = offset + done - run.start;
+            let take = (length - done).min(run.length - within);
+            each(&run.device, run.offset + within, take, done)?;
+            done += take;
+            index += 1;
+        }
+        Ok(())
+    }
+}
+
+type Snapshot = Arc<HashMap<String, Arc<T1Object>>>;
+
+/// All T1 objects homed here. Reading takes a snapshot; changes are made one at a time.
+#[derive(Debug)]
+pub struct T1Table {
+    cluster: String,
+    sp: String,
+    objects: RwLock<Snapshot>,
+    version: AtomicU64,
+    change: Mutex<()>,
+}
+
+fn invalid(text: String) -> DeviceError {
+    DeviceError::new(ErrorKind::Invalid, text)
+}
+
+impl T1Table {
+    #[must_use]
+    pub fn new(cluster: &str, sp: &str) -> T1Table {
+        T1Table {
+            cluster: cluster.to_owned(),
+            sp: sp.to_owned(),
+            objects: RwLock::default(),
+            version: AtomicU64::new(0),
+            change: Mutex::default(),
+        }
+    }
+
+    /// What is homed here at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Arc::clone(&self.objects.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes whenever the snapshot does.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Arc<T1Object>> {
+        self.snapshot().get(id).cloned()
+    }
+
+    /// Loads what the labels of these devices name this SP as home of. Objects in service
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// When a label can't be read.
+    pub fn load(&self, devices: &HashMap<String, Arc<Device>>) -> Result<(), DeviceError> {
+        let _change = self.change();
+        let mut entries: HashMap<String, Entry> = HashMap::new();
+        for device in devices.values() {
+            for entry in self.read_label(device)?.t1s {
+                if entry.t1.home != self.sp {
+                    continue;
+                }
+                match entries.get_mut(&entry.t1.id) {
+                    // A crash between two labels: what both know is what is there.
+                    Some(known) => {
+                        known.epoch = known.epoch.max(entry.epoch);
+                        if entry.ready < known.ready {
+                            known.ready = entry.ready;
+                            known.t1 = entry.t1;
+                        }
+                    }
+                    None => drop(entries.insert(entry.t1.id.clone(), entry)),
+                }
+            }
+        }
+        for entry in entries.into_values() {
+            let reachable = entry.t1.extents.iter().all(|e| devices.contains_key(&e.device));
+            if entry.ready > 0 && reachable && self.get(&entry.t1.id).is_none() {
+                self.install(devices, &entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates an object, or extends it. New bytes read as zeroes: their extents are reserved
+    /// on the labels first, zeroed, and only then declared ready, so that a crash at any point
+    /// leaves the old object, and doing it again finishes.
+    ///
+    /// # Errors
+    /// `Exists` for extents of another object, `Invalid` for a definition that can't be,
+    /// `NotFound` for a device that is not here.
+    pub fn put(
+        &self,
+        devices: &HashMap<String, Arc<Device>>,
+        spec: &T1Spec,
+        epoch: u64,
+    ) -> Result<(), DeviceError> {
+        let _change = self.change();
+        if spec.home != self.sp {
+            return Err(invalid(format!("T1 object {}: its home is {}", spec.id, spec.home)));
+        }
+        let room: u64 = spec.extents.iter().map(|extent| extent.length).sum();
+        if spec.size == 0 || !spec.size.is_multiple_of(4096) || spec.size > room {
+            let text = format!("T1 object {}: {} bytes in {room} of extents", spec.id, spec.size);
+            return Err(invalid(text));
+        }
+        let mine = Self::devices_of(devices, spec)?;
+        let mut known: Option<Entry> = None;
+        for device in &mine {
+            let entry = self.change_label(device, |label| {
+                alloc::check(label, spec)?;
+                let at = label.t1s.iter().position(|entry| entry.t1.id == spec.id);
+                let Some(at) = at else {
+                    label.t1s.push(Entry { t1: spec.clone(), epoch, ready: 0 });
+                    return Ok(label.t1s[label.t1s.len() - 1].clone());
+                };
+                let entry = &mut label.t1s[at];
+                let old = &entry.t1;
+                let prefix = old.extents.len() <= spec.extents.len()
+                    && old.extents == spec.extents[..old.extents.len()];
+                if old.volume != spec.volume || old.home != spec.home {
+                    let text = format!("T1 object {}: exists, of volume {}", spec.id, old.volume);
+                    return Err(DeviceError::new(ErrorKind::Exists, text));
+                }
+                if old == spec || (prefix && old.size <= spec.size) {
+                    let before = entry.clone();
+                    entry.t1 = spec.clone();
+                    entry.epoch = entry.epoch.max(epoch);
+                    return Ok(before);
+                }
+                let text = format!("T1 object {}: an extension keeps the old extents", spec.id);
+                Err(invalid(text))
+            })?;
+            if known.as_ref().is_none_or(|known| entry.ready < known.ready) {
+                known = Some(entry);
+            }
+        }
+        let Some(known) = known else {
+            return Err(invalid(format!("T1 object {}: has no extents", spec.id)));
+        };
+        if known.ready < spec.size {
+            let old = if known.ready == 0 { 0 } else { known.t1.extents.len() };
+            for device in &mine {
+                let mut blocking = device.blocking()?;
+                for extent in spec.extents[old..].iter().filter(|e| e.device == device.id) {
+                    blocking.zero(extent.offset, extent.length)?;
+                }
+                blocking.sync()?;
+            }
+            for device in &mine {
+                self.change_entry(device, &spec.id, |entry| entry.ready = spec.size)?;
+            }
+        }
+        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size })
+    }
+
+    /// Takes over an object that another SP was home of.
+    ///
+    /// # Errors
+    /// `NotFound` if a device is not here or does not know the object.
+    pub fn adopt(
+        &self,
+        devices: &HashMap<String, Arc<Device>>,
+        spec: &T1Spec,
+        epoch: u64,
+    ) -> Result<(), DeviceError> {
+        let _change = self.change();
+        if spec.home != self.sp {
+            return Err(invalid(format!("T1 object {}: its new home is {}", spec.id, spec.home)));
+        }
+        for device in Self::devices_of(devices, spec)? {
+            let mut blocking = device.blocking()?;
+            for extent in spec.extents.iter().filter(|e| e.device == device.id) {
+                blocking.forget_cache(extent.offset, extent.length)?;
+            }
+            self.change_entry(&device, &spec.id, |entry| {
+                entry.t1.home.clone_from(&spec.home);
+                entry.epoch = entry.epoch.max(epoch);
+            })?;
+        }
+        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size })
+    }
+
+    /// Raises an object's epoch, durably and then for requests. Waiting for what runs is
+    /// the caller's.
+    ///
+    /// # Errors
+    /// `NotFound` for an object that is not homed here.
+    pub fn fence(&self, id: &str, epoch: u64) -> Result<Arc<T1Object>, DeviceError> {
+        let _change = self.change();
+        let object = self.get(id).ok_or_else(|| {
+            DeviceError::new(ErrorKind::NotFound, format!("T1 object {id} is not homed here"))
+        })?;
+        if object.epoch() < epoch {
+            for device in object.devices() {
+                let known = self.change_entry(&device, id, |entry| {
+                    if entry.t1.home == self.sp {
+                        entry.epoch = entry.epoch.max(epoch);
+                    }
+                });
+                match known {
+                    // Adopted by another SP and deleted there since: nothing left to protect.
+                    Err(e) if e.kind == ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+            object.gate.epoch.fetch_max(epoch, Ordering::SeqCst);
+        }
+        Ok(object)
+    }
+
+    /// Forgets an object, and frees its extents if the labels say that it is this SP's.
+    /// One that is not known any more is fine.
+    ///
+    /// # Errors
+    /// When a label can't be written.
+    pub fn delete(
+        &self,
+        devices: &HashMap<String, Arc<Device>>,
+        id: &str,
+    ) -> Result<(), DeviceError> {
+        let _change = self.change();
+        let object = self.get(id);
+        let on = match &object {
+            Some(object) => object.devices(),
+            None => devices.values().cloned().collect(),
+        };
+        if let Some(object) = object {
+            // Whoever still holds the object finds that it answers nobody.
+            object.gate.epoch.store(u64::MAX, Ordering::SeqCst);
+        }
+        self.swap(|objects| drop(objects.remove(id)));
+        for device in on {
+            self.change_label(&device, |label| {
+                label.t1s.retain(|entry| entry.t1.id != id || entry.t1.home != self.sp);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The label of a device, read afresh.
+    ///
+    /// # Errors
+    /// When it can't be read or is not this cluster's.
+    pub fn label(&self, device: &Device) -> Result<Label, DeviceError> {
+        let _change = self.change();
+        self.read_label(device)
+    }
+
+    fn read_label(&self, device: &Device) -> Result<Label, DeviceError> {
+        self.change_label(device, |label| Ok(label.clone()))
+    }
+
+    fn devices_of(
+        devices: &HashMap<String, Arc<Device>>,
+        spec: &T1Spec,
+    ) -> Result<Vec<Arc<Device>>, DeviceError> {
+        let mut found: Vec<Arc<Device>> = Vec::new();
+        for extent in &spec.extents {
+            let device = devices.get(&extent.device).ok_or_else(|| {
+                let text = format!("T1 object {}: device {} is not here", spec.id, extent.device);
+                DeviceError::new(ErrorKind::NotFound, text)
+            })?;
+            if !found.iter().any(|known| known.id == device.id) {
+                found.push(Arc::clone(device));
+            }
+        }
+        Ok(found)
+    }
+
+    fn change_label<R>(
+        &self,
+        device: &Device,
+        change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
+    ) -> Result<R, DeviceError> {
+        label::update(&mut *device.blocking()?, &self.cluster, &device.id, change)
+    }
+
+    fn change_entry(
+        &self,
+        device: &Device,
+        id: &str,
+        change: impl FnOnce(&mut Entry),
+    ) -> Result<(), DeviceError> {
+        self.change_label(device, |label| {
+            let entry = label.t1s.iter_mut().find(|entry| entry.t1.id == id).ok_or_else(|| {
+                let text = format!("T1 object {id} is not on the label of device {}", device.id);
+                DeviceError::new(ErrorKind::NotFound, text)
+            })?;
+            change(entry);
+            Ok(())
+        })
+    }
+
+    fn install(
+        &self,
+        devices: &HashMap<String, Arc<Device>>,
+        entry: &Entry,
+    ) -> Result<(), DeviceError> {
+        let mut start = 0;
+        let mut runs = Vec::with_capacity(entry.t1.extents.len());
+        for extent in &entry.t1.extents {
+            let device = devices.get(&extent.device).ok_or_else(|| {
+                invalid(format!("T1 object {}: device {} is not here", entry.t1.id, extent.device))
+            })?;
+            let (offset, length) = (extent.offset, extent.length);
+            runs.push(Run { start, device: Arc::clone(device), offset, length });
+            start += length;
+        }
+        let old = self.get(&entry.t1.id);
+        if old.as_ref().is_some_and(|old| old.spec == entry.t1 && old.size == entry.ready) {
+            if let Some(old) = old {
+                old.gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
+            }
+            return Ok(());
+        }
+        let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
+        gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
+        let object = Arc::new(T1Object { spec: entry.t1.clone(), size: entry.ready, runs, gate });
+        self.swap(|objects| drop(objects.insert(entry.t1.id.clone(), object)));
+        Ok(())
+    }
+
+    fn swap(&self, change: impl FnOnce(&mut HashMap<String, Arc<T1Object>>)) {
+        let mut next = (*self.snapshot()).clone();
+        change(&mut next);
+        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn change(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

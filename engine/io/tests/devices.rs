@@ -1,0 +1,275 @@
+//! Labels, allocation and T1 objects on real files.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use vs_io::device::{self, LABEL_AREA, UNIT};
+use vs_io::label::{self, Found};
+use vs_io::{
+    BlockingDevice, Committer, Device, Entry, ErrorKind, ExtentSpec, Kind, Label, Pool, T1Spec,
+    T1Table, TryRead, alloc,
+};
+
+const SIZE: u64 = 64 << 20;
+
+struct Disk {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Disk {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        std::fs::File::create(&path).unwrap().set_len(SIZE).unwrap();
+        Disk { _dir: dir, path }
+    }
+
+    fn uri(&self) -> String {
+        format!("file:{}", self.path.display())
+    }
+
+    fn blocking(&self) -> Box<dyn BlockingDevice> {
+        device::open(&self.uri(), 0, &[]).unwrap().1
+    }
+
+    fn device(&self, id: &str) -> Arc<Device> {
+        let (kind, mut blocking) = device::open(&self.uri(), 0, &[]).unwrap();
+        let label = label::claim(&mut *blocking, "c1", id).unwrap();
+        let committer = Committer::default();
+        Arc::new(Device { id: label.device, uri: self.uri(), size: label.size, kind, committer })
+    }
+}
+
+fn extent(device: &str, unit: u64, units: u64) -> ExtentSpec {
+    ExtentSpec { device: device.into(), offset: LABEL_AREA + unit * UNIT, length: units * UNIT }
+}
+
+fn t1(id: &str, home: &str, size: u64, extents: Vec<ExtentSpec>) -> T1Spec {
+    T1Spec { id: id.into(), volume: "v".into(), size, extents, home: home.into() }
+}
+
+fn devices(all: &[&Arc<Device>]) -> HashMap<String, Arc<Device>> {
+    all.iter().map(|device| (device.id.clone(), Arc::clone(device))).collect()
+}
+
+fn file(device: &Device) -> &vs_io::FileDevice {
+    match &device.kind {
+        Kind::File(file) => file,
+        Kind::Nbd(_) => panic!("a file"),
+    }
+}
+
+#[test]
+fn a_blank_device_is_labelled_once() {
+    let disk = Disk::new();
+    let first = label::claim(&mut *disk.blocking(), "c1", "d1").unwrap();
+    let again = label::claim(&mut *disk.blocking(), "c1", "d2").unwrap();
+    assert_eq!(first, again, "it keeps its first name");
+    let refused = label::claim(&mut *disk.blocking(), "c2", "d3").unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unsafe);
+    assert!(refused.message.contains("belongs to cluster c1"));
+}
+
+#[test]
+fn foreign_data_is_refused_by_its_name() {
+    let disk = Disk::new();
+    disk.blocking().write_at(0x438, &[0x53, 0xef]).unwrap();
+    let refused = label::claim(&mut *disk.blocking(), "c1", "d1").unwrap_err();
+    assert!(refused.message.contains("ext2/3/4"), "{refused}");
+    let disk = Disk::new();
+    disk.blocking().write_at(SIZE - 1, &[1]).unwrap();
+    assert!(matches!(label::read(&mut *disk.blocking()), Ok(Found::Foreign(_))));
+}
+
+#[test]
+fn paths_outside_the_roots_are_refused() {
+    let disk = Disk::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let refused = device::open(&disk.uri(), 0, &[elsewhere.path().into()]).err().unwrap();
+    assert_eq!(refused.kind, ErrorKind::Unsafe);
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(&disk.path, &link).unwrap();
+    let uri = format!("file:{}", link.display());
+    assert!(device::open(&uri, 0, &[elsewhere.path().into()]).is_err(), "links are followed first");
+}
+
+#[test]
+fn many_writers_lose_no_update() {
+    let disk = Disk::new();
+    label::claim(&mut *disk.blocking(), "c1", "d1").unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..4u64 {
+            let disk = &disk;
+            scope.spawn(move || {
+                for round in 0..8 {
+                    let id = format!("t-{writer}-{round}");
+                    let new = t1(&id, "a", 4096, vec![]);
+                    label::update(&mut *disk.blocking(), "c1", "d1", |label| {
+                        label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
+                        Ok(())
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+    let Found::Label(label) = label::read(&mut *disk.blocking()).unwrap() else { panic!("label") };
+    assert_eq!(label.t1s.len(), 32);
+}
+
+#[test]
+fn an_object_lives_from_put_to_delete() {
+    let disk = Disk::new();
+    let device = disk.device("d1");
+    let all = devices(&[&device]);
+    let dirty = vec![7; UNIT as usize];
+    file(&device).write(LABEL_AREA + 5 * UNIT, &dirty).unwrap();
+    let table = T1Table::new("c1", "a");
+    let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d1", 5, 1)]);
+    table.put(&all, &spec, 3).unwrap();
+    table.put(&all, &spec, 3).unwrap();
+    let object = table.get("t-1").unwrap();
+    assert!(object.serves(3) && !object.serves(2));
+    let mut pieces = Vec::new();
+    object
+        .map(UNIT - 10, 30, |_, offset, length, at| {
+            pieces.push((offset, length, at));
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+    assert_eq!(pieces, [(LABEL_AREA + UNIT - 10, 10, 0), (LABEL_AREA + 5 * UNIT, 20, 10)]);
+    let mut read = vec![1; UNIT as usize];
+    file(&device).read(LABEL_AREA + 5 * UNIT, &mut read).unwrap();
+    assert!(read.iter().all(|&byte| byte == 0), "new bytes read as zeroes");
+
+    let clash = t1("t-2", "a", UNIT, vec![extent("d1", 5, 1)]);
+    let refused = table.put(&all, &clash, 1).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Exists);
+    assert!(refused.message.contains("belongs to T1 object t-1"));
+
+    let longer =
+        t1("t-1", "a", 3 * UNIT, vec![extent("d1", 0, 1), extent("d1", 5, 1), extent("d1", 9, 1)]);
+    table.put(&all, &longer, 4).unwrap();
+    assert_eq!(table.get("t-1").unwrap().size(), 3 * UNIT);
+    table.fence("t-1", 9).unwrap();
+    assert!(!object.serves(8), "a fence reaches those who hold the object from before");
+
+    let again = T1Table::new("c1", "a");
+    again.load(&devices(&[&disk.device("other")])).unwrap();
+    let loaded = again.get("t-1").unwrap();
+    assert_eq!((loaded.size(), loaded.epoch()), (3 * UNIT, 9));
+
+    table.delete(&all, "t-1").unwrap();
+    table.delete(&all, "t-1").unwrap();
+    assert!(!loaded.serves(0) && table.get("t-1").is_none());
+    assert!(!object.serves(u64::MAX - 1));
+    assert_eq!(alloc::free(&table.label(&device).unwrap()), [(LABEL_AREA, SIZE - LABEL_AREA)]);
+}
+
+#[test]
+fn an_object_moves_to_the_sp_that_adopts_it() {
+    let disk = Disk::new();
+    let (at_a, at_b) = (disk.device("d1"), disk.device("d1"));
+    let (a, b) = (T1Table::new("c1", "a"), T1Table::new("c1", "b"));
+    let spec = t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]);
+    a.put(&devices(&[&at_a]), &spec, 1).unwrap();
+    a.fence("t-1", 2).unwrap();
+    let moved = T1Spec { home: "b".into(), ..spec };
+    b.adopt(&devices(&[&at_b]), &moved, 2).unwrap();
+    a.delete(&devices(&[&at_a]), "t-1").unwrap();
+    assert_eq!(a.label(&at_a).unwrap().t1s.len(), 1, "B's object is not A's to free");
+    let restarted = T1Table::new("c1", "a");
+    restarted.load(&devices(&[&disk.device("d1")])).unwrap();
+    assert!(restarted.get("t-1").is_none(), "A does not come back as its home");
+    assert_eq!(b.get("t-1").unwrap().epoch(), 2);
+}
+
+#[test]
+fn flushes_that_wait_share_one_sync() {
+    let disk = Disk::new();
+    let device = disk.device("d1");
+    let pool = Arc::new(Pool::new(2));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for index in 0..50 {
+        let sender = sender.clone();
+        let done =
+            Box::new(move |result: Result<f64, _>| sender.send((index, result.is_ok())).unwrap());
+        Committer::flush(&device, &pool, done);
+    }
+    drop(sender);
+    let mut answered: Vec<_> = receiver.iter().collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (0..50).map(|index| (index, true)).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_tell_holes_from_data() {
+    let disk = Disk::new();
+    let device = disk.device("d1");
+    let file = file(&device);
+    file.write(8 << 20, &[1; 4096]).unwrap();
+    let mut runs = Vec::new();
+    file.status((8 << 20) - 4096, 12288, &mut runs).unwrap();
+    assert_eq!(runs, [(4096, 3), (4096, 0), (4096, 3)]);
+    file.trim(8 << 20, 4096).unwrap();
+    let mut read = vec![9; 4096];
+    file.read(8 << 20, &mut read).unwrap();
+    assert!(read.iter().all(|&byte| byte == 0));
+    assert!(matches!(file.try_read(8 << 20, &mut read), Ok(TryRead::Done | TryRead::WouldBlock)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever becomes of the slot that is being written, the other still tells all.
+    #[test]
+    fn a_torn_write_leaves_the_other_slot(updates in 1u64..5, at in 0usize..200, byte in any::<u8>(), cut in 0usize..4096) {
+        let disk = Disk::new();
+        label::claim(&mut *disk.blocking(), "c1", "d1").unwrap();
+        let read = |disk: &Disk| match label::read(&mut *disk.blocking()).unwrap() {
+            Found::Label(label) => label.t1s.len() as u64,
+            other => panic!("{other:?}"),
+        };
+        for round in 0..updates {
+            let new = t1(&format!("t-{round}"), "a", 4096, vec![]);
+            label::update(&mut *disk.blocking(), "c1", "d1", |label| {
+                label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
+                Ok(())
+            }).unwrap();
+        }
+        prop_assert_eq!(read(&disk), updates);
+        // Slot 1 holds odd numbers of updates; the next update would go to the other one.
+        let next = if updates % 2 == 1 { 0 } else { 2 << 20 };
+        let mut torn = vec![0; 4096];
+        disk.blocking().read_at(next, &mut torn).unwrap();
+        torn[cut..].fill(0);
+        torn[at] = byte;
+        disk.blocking().write_at(next, &torn).unwrap();
+        prop_assert_eq!(read(&disk), updates);
+    }
+
+    #[test]
+    fn free_and_taken_make_up_the_device(pieces in prop::collection::vec((0u64..50, 1u64..6), 0..12)) {
+        let mut label = Label { cluster: "c".into(), device: "d1".into(), size: SIZE, unit: UNIT, t1s: vec![] };
+        let mut taken = vec![false; ((SIZE - LABEL_AREA) / UNIT) as usize];
+        for (index, (unit, units)) in pieces.into_iter().enumerate() {
+            let new = t1(&format!("t-{index}"), "a", 4096, vec![extent("d1", unit, units)]);
+            let range = unit as usize..(unit + units) as usize;
+            let fits = range.end <= taken.len() && !taken[range.clone()].iter().any(|&t| t);
+            prop_assert_eq!(alloc::check(&label, &new).is_ok(), fits);
+            if fits {
+                taken[range].fill(true);
+                label.t1s.push(Entry { t1: new, epoch: 1, ready: 4096 });
+            }
+        }
+        for (offset, length) in alloc::free(&label) {
+            for unit in (offset - LABEL_AREA) / UNIT..(offset + length - LABEL_AREA) / UNIT {
+                prop_assert!(!std::mem::replace(&mut taken[unit as usize], true));
+            }
+        }
+        prop_assert!(taken.iter().all(|&t| t));
+    }
+}
