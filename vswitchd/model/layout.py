@@ -20,8 +20,9 @@ from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import Concat, DeviceId, Hole, Leaf, Mirror, Node, Stripe, Volume
 
 DEFAULT_CHUNK = 64 << 10
-#: Most children of one node, and most levels, that a layout may ask for.
+#: Most children of one node, T1 objects in all, and levels, that a layout may ask for.
 MAX_CHILDREN = 64
+MAX_PLACES = 256
 MAX_DEPTH = 8
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
@@ -86,6 +87,15 @@ class ConcatOf:
 
 
 Layout: TypeAlias = Place | MirrorOf | StripeOf | ConcatOf
+
+
+def places(layout: Layout) -> tuple[Place, ...]:
+    """Every place of a layout, left to right."""
+    match layout:
+        case Place():
+            return (layout,)
+        case MirrorOf(inner) | StripeOf(inner) | ConcatOf(inner):
+            return tuple(place for child in inner for place in places(child))
 
 
 def parse_layout(text: str) -> Layout:
@@ -245,6 +255,8 @@ class _Parser:
             children = (children or [Place()]) * count
         if not 2 <= len(children) <= MAX_CHILDREN:
             raise self._error(position, f"from 2 to {MAX_CHILDREN} children of {kind}")
+        if sum(len(places(child)) for child in children) > MAX_PLACES:
+            raise self._error(position, f"at most {MAX_PLACES} T1 objects in all")
         match kind:
             case "mirror":
                 return MirrorOf(tuple(children))
