@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import (
@@ -121,7 +122,7 @@ def _t1_problems(volume: Volume, moving: bool) -> Iterator[str]:
     spans = sorted(
         (e.device, e.offset, e.offset + e.length) for t in t1s.values() for e in t.extents
     )
-    for (device, _, end), (other, start, _) in zip(spans, spans[1:], strict=False):
+    for (device, _, end), (other, start, _) in pairwise(spans):
         if device == other and start < end:
             yield f"extents overlap on device {device} at {start}"
 
