@@ -219,7 +219,7 @@ class _Work:
         placement = self._placement(volume)
         by_old: dict[T1Id, Leaf] = {}
         for t1 in chosen:
-            twin = placement.place(Place(to_sp, None, t1.size), volume.t1s)
+            twin = placement.place(Place(to_sp, None, t1.size), (*volume.t1s, *placement.t1s))
             assert isinstance(twin, Leaf)
             by_old[t1.id] = twin
         root = twins.beside(volume.root, by_old)
