@@ -100,7 +100,8 @@ Effect: TypeAlias = RaiseTerm | Activate | Deactivate
 class State:
     """`master` is whom `term` was given to; `active` once it has said so. `asked_at`: when it
     was last asked; `designated_at`: when first; `down_since`: since when it is down.
-    `former`: SPs that were designated before and have not been told since."""
+    `former`: SPs that were designated before and have not been told since. `refused`: who
+    could not be master when last asked, taken again only if there is nobody else."""
 
     term: int = 0
     up: frozenset[SpId] = frozenset()
@@ -110,6 +111,7 @@ class State:
     designated_at: float = 0.0
     down_since: float | None = None
     former: frozenset[SpId] = frozenset()
+    refused: SpId | None = None
 
     @property
     def leader(self) -> SpId | None:
@@ -132,10 +134,10 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
                 return _upkeep(replace(state, active=True), now)
             return state, ()
         case Refused(sp, term, seen):
+            theirs = sp == state.master and term == state.term
             state = replace(state, term=max(state.term, seen))
-            if sp == state.master and term <= state.term:
-                return _upkeep(_without_master(state), now, last=sp)
-            return _upkeep(state, now)
+            # Not asked again at once: the next Tick does, and another SP if there is one.
+            return (replace(_without_master(state), refused=sp) if theirs else state), ()
         case Tick():
             return _upkeep(state, now)
 
@@ -164,12 +166,11 @@ def _upkeep(state: State, now: float, last: SpId | None = None) -> tuple[State, 
             state.down_since is None and not state.active and now - state.designated_at >= LEASE
         )
         if away or silent:
-            last = state.master
-            state = _without_master(state)
+            state = replace(_without_master(state), refused=state.master)
     if state.master is None:
         if not state.up:
             return state, ()
-        return _designate(state, min(state.up, key=lambda sp: (sp == last, sp)), now)
+        return _designate(state, min(state.up, key=lambda sp: (sp == state.refused, sp)), now)
     if state.down_since is None and not state.active and now - state.asked_at >= RETRY:
         return replace(state, asked_at=now), (Activate(state.master, state.term),)
     return state, ()
