@@ -46,13 +46,13 @@ from vswitchd.restructure.steps import (
 )
 
 
-class Parked(Exception):
+class ParkedError(Exception):
     """The request waits: a hole, or an epoch that is over."""
 
 
 @dataclass
 class Sp:
-    """One SP's durable objects."""
+    """One SP's objects. `references`: remote ones, open until it is told to close them."""
 
     name: SpId
     devices: dict[DeviceId, int]
@@ -201,7 +201,6 @@ class Cluster:
         new = sp.staged.pop(volume)
         assert new.version == version
         sp.active[volume] = new
-        sp.references -= set(old.homes) if old else set()
         for t1, home in new.homes.items():
             assert t1 in self.sps[home].t1s, "T1 first (claims 9 and 10)"
             if home != sp.name:
@@ -230,12 +229,14 @@ class Cluster:
         """A T1 object's blocks, if its home still serves the tree's epoch."""
         _, epoch = self.sps[t2.homes[leaf.t1]].t1s[leaf.t1]
         if epoch > t2.epoch:
-            raise Parked
+            raise ParkedError
         return self.content[leaf.t1]
 
     def _values(self, t2: T2, node: Node, block: int) -> list[int]:
         """What each leg that may be read holds of a block."""
-        return [self._at_epoch(t2, leaf)[i] for leaf, i, readable in locate(node, block) if readable]
+        return [
+            self._at_epoch(t2, leaf)[i] for leaf, i, readable in locate(node, block) if readable
+        ]
 
     def host_io(self, volume: VolumeId) -> int:
         """Reads and writes every block at every serving SP; how many were answered."""
@@ -252,7 +253,7 @@ class Cluster:
                     pieces = [
                         (self._at_epoch(by, leaf), i) for leaf, i, _ in locate(by.root, block)
                     ]
-                except Parked:
+                except ParkedError:
                     continue
                 self.writes += 1
                 for data, index in pieces:
@@ -267,7 +268,7 @@ class Cluster:
             return t2
         owner = self.sps[t2.owner].active.get(t2.volume)
         if owner is None or owner.epoch != t2.epoch:
-            raise Parked
+            raise ParkedError
         return owner
 
 
@@ -277,7 +278,7 @@ def locate(node: Node, block: int, readable: bool = True) -> Iterator[tuple[Leaf
         case Leaf():
             yield node, block, readable
         case Hole():
-            raise Parked
+            raise ParkedError
         case Mirror(legs):
             for leg in legs:
                 yield from locate(leg.node, block, readable and leg.state is LegState.IN_SYNC)

@@ -143,7 +143,7 @@ def back_again(trial: Cluster, plan: Plan, order: random.Random) -> None:
 
 
 @settings(
-    max_examples=250,
+    max_examples=80,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -98,12 +98,13 @@ Effect: TypeAlias = RaiseTerm | Activate | Deactivate
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`master` is whom `term` was given to; `active` once it has said so. `asked_at`: when it
-    was last asked; `designated_at`: when first; `down_since`: since when it is down.
+    """`master` is whom `term` was given to; `active` once it has said so. `seen`: the highest
+    term that a refusal named. `asked_at`: when it was last asked; `designated_at`: when first; `down_since`: since when it is down.
     `former`: SPs that were designated before and have not been told since. `refused`: who
     could not be master when last asked, taken again only if there is nobody else."""
 
     term: int = 0
+    seen: int = 0
     up: frozenset[SpId] = frozenset()
     master: SpId | None = None
     active: bool = False
@@ -135,7 +136,7 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
             return state, ()
         case Refused(sp, term, seen):
             theirs = sp == state.master and term == state.term
-            state = replace(state, term=max(state.term, seen))
+            state = replace(state, seen=max(state.seen, seen))
             # Not asked again at once: the next Tick does, and another SP if there is one.
             return (replace(_without_master(state), refused=sp) if theirs else state), ()
         case Tick():
@@ -155,11 +156,8 @@ def _up(state: State, sp: SpId, now: float) -> tuple[State, tuple[Effect, ...]]:
     return after, (*told, *effects)
 
 
-def _upkeep(state: State, now: float, last: SpId | None = None) -> tuple[State, tuple[Effect, ...]]:
-    """What holds after every event: there is a master if any SP can be one.
-
-    `last` has just refused, and is asked again only if there is nobody else.
-    """
+def _upkeep(state: State, now: float) -> tuple[State, tuple[Effect, ...]]:
+    """What holds after every event: there is a master if any SP can be one."""
     if state.master is not None:
         away = state.down_since is not None and now - state.down_since >= LEASE
         silent = (
@@ -177,7 +175,7 @@ def _upkeep(state: State, now: float, last: SpId | None = None) -> tuple[State, 
 
 
 def _designate(state: State, sp: SpId, now: float) -> tuple[State, tuple[Effect, ...]]:
-    term = state.term + 1
+    term = max(state.term, state.seen) + 1
     told = tuple(Deactivate(other) for other in sorted((state.former & state.up) - {sp}))
     chosen = State(
         term=term,
