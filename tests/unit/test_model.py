@@ -17,7 +17,13 @@ from vswitchd.model.codec import (
     encode_t2,
     encode_volume,
 )
-from vswitchd.model.invariants import check, cluster_problems, problems
+from vswitchd.model.invariants import (
+    check,
+    check_name,
+    check_sp_name,
+    cluster_problems,
+    problems,
+)
 from vswitchd.model.layout import parse_layout, parse_size, print_layout, print_volume
 from vswitchd.model.objects import Hole, Leg, LegState, Mirror, SpId, project
 
@@ -46,6 +52,7 @@ def test_layouts(text: str, printed: str) -> None:
         ("stripe(2, chunk=3K)", "                ^\nexpected a power of two from 4K"),
         ("mirror(2, chunk=4K)", "          ^\nexpected a layout"),
         ("a:many", "a:many\n  ^\nexpected a size"),
+        ("mirror(a, 2)", "a count stands first"),
         ("hole:1G", "a hole cannot be asked for"),
         ("mirror(64, mirror(64))", "at most 256 T1 objects"),
         ("mirror(" * 12, "at most 8 levels"),
@@ -132,6 +139,17 @@ def test_each_invariant_is_seen() -> None:
         with pytest.raises(VsError, match="VS9010"):
             check(volume)
     check(replace(good, root=out), moving=True)
+
+
+def test_names() -> None:
+    check_name("v-1.2_3")
+    check_sp_name("sp-a")
+    for name in ("", "A", "-a", "a" * 64, "a b", "a\n"):
+        with pytest.raises(VsError, match="VS1012"):
+            check_name(name)
+    for name in ("12", "any", "hole"):
+        with pytest.raises(VsError, match="VS1012"):
+            check_sp_name(name)
 
 
 def test_the_cluster_is_seen() -> None:

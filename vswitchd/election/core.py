@@ -99,9 +99,10 @@ Effect: TypeAlias = RaiseTerm | Activate | Deactivate
 @dataclass(frozen=True, slots=True)
 class State:
     """`master` is whom `term` was given to; `active` once it has said so. `seen`: the highest
-    term that a refusal named. `asked_at`: when it was last asked; `designated_at`: when first; `down_since`: since when it is down.
-    `former`: SPs that were designated before and have not been told since. `refused`: who
-    could not be master when last asked, taken again only if there is nobody else."""
+    term that a refusal named. `designated_at`, `asked_at`: when the master was first and last
+    asked; `down_since`: since when it is down. `former`: SPs that were designated before and
+    have not been told since. `refused`: who could not be master when last asked, taken again
+    only if there is nobody else."""
 
     term: int = 0
     seen: int = 0
@@ -148,12 +149,10 @@ def _up(state: State, sp: SpId, now: float) -> tuple[State, tuple[Effect, ...]]:
     if sp == state.master:
         # It may have restarted, and then its MVSM is inactive. A term is given once.
         return _designate(returned, sp, now)
-    told: tuple[Effect, ...] = ()
-    if sp in state.former:
-        returned = replace(returned, former=returned.former - {sp})
-        told = (Deactivate(sp),)
     after, effects = _upkeep(returned, now)
-    return after, (*told, *effects)
+    if sp in after.former:
+        return replace(after, former=after.former - {sp}), (*effects, Deactivate(sp))
+    return after, effects
 
 
 def _upkeep(state: State, now: float) -> tuple[State, tuple[Effect, ...]]:
