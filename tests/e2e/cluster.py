@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -27,6 +27,9 @@ from vswitchd.rpc import (
     vsm_pb2,
     vsm_pb2_grpc,
 )
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 MIB = 1 << 20
 ANY = "127.0.0.1:0"
@@ -85,12 +88,10 @@ class Cluster:
         self.sps = {name: self._sp(name) for name in sps}
 
     def _sp(self, name: str) -> Daemon:
+        argv = ["sp", "--name", name, "--state", str(self.root / name), "--loops", "2"]
+        argv += ["--device-root", str(self.devices)]
         return Daemon(
-            name,
-            self.root,
-            ["sp", "--name", name, "--state", str(self.root / name), "--loops", "2"]
-            + ["--device-root", str(self.devices)],
-            {"--nbd": ANY, "--vsm": ANY, "--peer": ANY, "--metrics": ANY},
+            name, self.root, argv, dict.fromkeys(("--nbd", "--vsm", "--peer", "--metrics"), ANY)
         )
 
     @property
@@ -242,7 +243,7 @@ class Cluster:
         return "\n".join(f"--- {d}\n{d.tail()}" for d in self.daemons if d.log.exists())
 
 
-def _ask(method: Any, request: Any) -> Any:
+def _ask(method: grpc.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
     """One call with a deadline; what fails is an OSError, so that `wait_for` may go on."""
     try:
         return method(request, timeout=10.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds the end of every process's log to the report of a test that failed."""
     report = yield
-    if report.failed:  # type: ignore[attr-defined]
+    if report.failed:
         for value in getattr(item, "funcargs", {}).values():
             if isinstance(value, Cluster):
-                report.sections.append(("processes", value.logs()))  # type: ignore[attr-defined]
-    return report  # type: ignore[return-value]
+                report.sections.append(("processes", value.logs()))
+    return report
 
 
 def make(root: Path, sps: tuple[str, ...] = ("sp-a", "sp-b", "sp-c")) -> Cluster:
