@@ -100,6 +100,10 @@ class Stamper:
             if self.faults:
                 return
 
+    def wrote_more_than(self, writes: int) -> bool:
+        """Whether writes went on since there were that many."""
+        return self.writes > writes
+
     def save(self, path: Path) -> None:
         """Writes the copy that a second path kept: what the volume must hold."""
         with path.open("wb") as copy:

@@ -107,7 +107,7 @@ def is_done(ask: Ask, before: volume_pb2.Volume | None, after: volume_pb2.Volume
     legs = list(record.root.mirror.legs)
     in_sync = all(leg.state == 1 for leg in legs)
     if ask.method == "CreateVolume":
-        return record.size == m.size
+        return bool(record.size == m.size)
     assert before is not None
     was = before.record
     match ask.method:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.e2e import metrics
@@ -89,7 +90,7 @@ def test_every_request_under_io_twice_round(cluster: Cluster, tmp_path: Path) ->
                 assert done["state"] == "OPERATION_STATE_DONE", done
                 record = cluster.volume("db").record
                 assert not kind or record.root.WhichOneof("kind") == kind, (request, record.root)
-                wait_for("writes to go on", lambda n=before: stamper.writes > n, 10.0)
+                wait_for("writes to go on", partial(stamper.wrote_more_than, before), 10.0)
                 assert not stamper.faults, stamper.faults
                 assert not stamper.errors, stamper.errors
             size += GROWTH
