@@ -66,7 +66,7 @@ def test_nbdinfo_lists_and_describes(volumes: Cluster, uri: Callable[[str], str]
     assert export["export-size"] == SIZE
     assert not export["is_read_only"]
     assert export["can_multi_conn"] and export["can_fua"] and export["can_trim"]
-    assert export["block_minimum"] == 1 and export["block_preferred"] == 4096
+    assert export["block_size_minimum"] == 1 and export["block_size_preferred"] == 4096
     assert {"base:allocation", "vswitch:health"} <= set(export["contexts"])
     listed = json.loads(run("nbdinfo", "--list", "--json", uri("linear")))
     assert set(LAYOUTS) <= {e["export-name"] for e in listed["exports"]}
@@ -155,8 +155,8 @@ def test_fio_verifies(uri: Callable[[str], str], tmp_path: Path) -> None:
     argv = ("fio", "--name=v", "--ioengine=nbd", f"--uri={uri('mirror')}", "--rw=randwrite")
     run(
         *argv,
-        *("--bssplit=4k/50:64k/30:512/20", "--size=32M", "--iodepth=16", "--verify=crc32c"),
-        *("--verify_backlog=64", "--fdatasync=100", f"--output={tmp_path / 'fio'}"),
+        *("--bssplit=4k/70:64k/30", "--serialize_overlap=1", "--size=32M", "--iodepth=16"),
+        *("--verify=crc32c", "--verify_backlog=64", "--fsync=100", f"--output={tmp_path / 'fio'}"),
     )
 
 

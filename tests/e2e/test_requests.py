@@ -51,9 +51,10 @@ def fio(name: str, uri: str, offset: int, directory: Path) -> Iterator[None]:
     report = directory / f"{name}.json"
     argv = (
         *("fio", f"--name={name}", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite"),
-        *("--bssplit=4k/70:32k/20:512/10", f"--offset={offset}", f"--size={REGION}"),
-        *("--iodepth=8", "--verify=crc32c", "--verify_backlog=128", "--verify_fatal=1"),
-        *("--rate_iops=2000", "--fdatasync=200", "--time_based", "--runtime=1800"),
+        *("--bssplit=4k/70:32k/30", "--serialize_overlap=1", "--fsync=200", "--iodepth=8"),
+        *(f"--offset={offset}", f"--size={REGION}", "--rate_iops=2000"),
+        *("--verify=crc32c", "--verify_backlog=128", "--verify_fatal=1"),
+        *("--time_based", "--runtime=1800"),
         *("--output-format=json", f"--output={report}"),
     )
     with (directory / f"{name}.err").open("wb") as err:
