@@ -1,0 +1,237 @@
+//! Which leaves a request touches, and where.
+
+use crate::compile::{Kind, Tree, TreeError};
+use crate::spec::LegState;
+
+/// What a request does, as far as routing cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To one in-sync leg of each mirror; also block status.
+    Read,
+    /// With a payload, to every leg of each mirror.
+    Write,
+    /// Trim and write-zeroes: like `Write`, but without a payload, so that each column of a
+    /// stripe gets one piece; `Piece::at` means nothing.
+    Span,
+}
+
+/// Who a piece is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Index into `Tree::leaves`; the offset is in the leaf's space.
+    Leaf(u32),
+    /// The volume's owner; the offset is in volume space.
+    Owner,
+}
+
+/// A part of a request that one target carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub target: Target,
+    pub offset: u64,
+    pub length: u64,
+    /// Where the piece's bytes lie in the request's buffer.
+    pub at: u64,
+}
+
+/// How reads choose among a mirror's legs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadChoice<'a> {
+    /// Only ever the first in-sync leg.
+    pub pinned: bool,
+    /// Leaves that failed already; a leg that holds one is left out.
+    pub avoid: &'a [u32],
+    /// Any number; legs that are equally good are taken in turn by it.
+    pub spread: u64,
+}
+
+/// What came of routing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// All of the request is in the pieces.
+    Ready,
+    /// A hole is in the way: wait for another tree. The pieces mean nothing.
+    Parked,
+    /// `ReadChoice::avoid` leaves some mirror without a leg to read.
+    NoLeg,
+}
+
+struct Walk<'a, 'o> {
+    tree: &'a Tree,
+    access: Access,
+    choice: &'a ReadChoice<'a>,
+    /// Where the request's buffer begins in volume space; None below a copy's own subtree.
+    volume: Option<u64>,
+    out: &'o mut Vec<Piece>,
+}
+
+impl Tree {
+    /// Routes a request on the volume. `out` is cleared first. The range must lie within
+    /// the volume (`debug_assert`); a request of no length gives no piece.
+    pub fn route(
+        &self,
+        access: Access,
+        offset: u64,
+        length: u64,
+        choice: &ReadChoice<'_>,
+        out: &mut Vec<Piece>,
+    ) -> Routed {
+        debug_assert!(offset + length <= self.size());
+        out.clear();
+        if access == Access::Span && !self.is_owner() && self.has_mirror() {
+            if self.has_hole() {
+                return Routed::Parked;
+            }
+            out.push(Piece { target: Target::Owner, offset, length, at: 0 });
+            return Routed::Ready;
+        }
+        let mut walk = Walk { tree: self, access, choice, volume: Some(offset), out };
+        walk.node(self.root, offset, length, 0)
+    }
+
+    /// Routes within the subtree at `path`, in that node's own space. For copies, which run
+    /// at the owner: nothing is ever sent to an owner.
+    ///
+    /// # Errors
+    /// `NoPath` if there is no such node.
+    pub fn route_at(
+        &self,
+        path: &[usize],
+        access: Access,
+        offset: u64,
+        length: u64,
+        choice: &ReadChoice<'_>,
+        out: &mut Vec<Piece>,
+    ) -> Result<Routed, TreeError> {
+        let id = self.node_id(path)?;
+        debug_assert!(offset + length <= self.nodes[id as usize].size);
+        out.clear();
+        Ok(Walk { tree: self, access, choice, volume: None, out }.node(id, offset, length, 0))
+    }
+}
+
+impl Walk<'_, '_> {
+    /// Recursion is bounded by `compile::MAX_DEPTH`.
+    fn node(&mut self, id: u32, offset: u64, length: u64, at: u64) -> Routed {
+        if length == 0 {
+            return Routed::Ready;
+        }
+        let tree = self.tree;
+        match &tree.nodes[id as usize].kind {
+            Kind::Hole => Routed::Parked,
+            Kind::Leaf(leaf) => {
+                self.push(Target::Leaf(*leaf), offset, length, at);
+                Routed::Ready
+            }
+            Kind::Concat { parts, starts } => {
+                let mut index = starts.partition_point(|&start| start <= offset) - 1;
+                let (mut offset, mut left, mut at) = (offset, length, at);
+                while left > 0 {
+                    let within = offset - starts[index];
+                    let room = tree.nodes[parts[index] as usize].size - within;
+                    let take = left.min(room);
+                    match self.node(parts[index], within, take, at) {
+                        Routed::Ready => {}
+                        other => return other,
+                    }
+                    (offset, left, at) = (offset + take, left - take, at + take);
+                    index += 1;
+                }
+                Routed::Ready
+            }
+            Kind::Stripe { chunk, columns } if self.access == Access::Span => {
+                self.span(*chunk, columns, offset, length)
+            }
+            Kind::Stripe { chunk, columns } => {
+                let count = columns.len() as u64;
+                let (mut offset, mut left, mut at) = (offset, length, at);
+                while left > 0 {
+                    let (number, within) = (offset / chunk, offset % chunk);
+                    let take = left.min(chunk - within);
+                    let column = columns[(number % count) as usize];
+                    match self.node(column, number / count * chunk + within, take, at) {
+                        Routed::Ready => {}
+                        other => return other,
+                    }
+                    (offset, left, at) = (offset + take, left - take, at + take);
+                }
+                Routed::Ready
+            }
+            Kind::Mirror { legs } => {
+                if let (Some(volume), false) = (self.volume, tree.is_owner()) {
+                    self.push(Target::Owner, volume + at, length, at);
+                    return Routed::Ready;
+                }
+                if self.access == Access::Read {
+                    return match self.choose(legs) {
+                        Some(leg) => self.node(leg, offset, length, at),
+                        None => Routed::NoLeg,
+                    };
+                }
+                for &(leg, _) in legs {
+                    match self.node(leg, offset, length, at) {
+                        Routed::Ready => {}
+                        other => return other,
+                    }
+                }
+                Routed::Ready
+            }
+        }
+    }
+
+    /// One piece for each column that the range touches.
+    fn span(&mut self, chunk: u64, columns: &[u32], offset: u64, length: u64) -> Routed {
+        for (index, &column) in columns.iter().enumerate() {
+            let start = column_before(chunk, columns.len() as u64, index as u64, offset);
+            let end = column_before(chunk, columns.len() as u64, index as u64, offset + length);
+            match self.node(column, start, end - start, 0) {
+                Routed::Ready => {}
+                other => return other,
+            }
+        }
+        Routed::Ready
+    }
+
+    fn choose(&self, legs: &[(u32, LegState)]) -> Option<u32> {
+        let in_sync = || legs.iter().filter(|leg| leg.1 == LegState::InSync).map(|leg| leg.0);
+        let good = |id: &u32| {
+            let node = &self.tree.nodes[*id as usize];
+            !self.choice.avoid.iter().any(|&leaf| node.leaf_lo <= leaf && leaf < node.leaf_hi)
+        };
+        if self.choice.pinned {
+            return in_sync().next().filter(good);
+        }
+        let local = |id: &u32| self.tree.nodes[*id as usize].local;
+        let best_local = in_sync().filter(good).filter(local).count();
+        let pick = |count: usize| (self.choice.spread % count as u64) as usize;
+        if best_local > 0 {
+            return in_sync().filter(good).filter(local).nth(pick(best_local));
+        }
+        match in_sync().filter(good).count() {
+            0 => None,
+            count => in_sync().filter(good).nth(pick(count)),
+        }
+    }
+
+    fn push(&mut self, target: Target, offset: u64, length: u64, at: u64) {
+        if let Some(last) = self.out.last_mut() {
+            let buffers_meet = self.access == Access::Span || last.at + last.length == at;
+            if last.target == target && last.offset + last.length == offset && buffers_meet {
+                last.length += length;
+                return;
+            }
+        }
+        self.out.push(Piece { target, offset, length, at });
+    }
+}
+
+/// How many bytes of column `index` lie before `offset` of the stripe's own space.
+pub(crate) fn column_before(chunk: u64, count: u64, index: u64, offset: u64) -> u64 {
+    let (number, within) = (offset / chunk, offset % chunk);
+    let (row, column) = (number / count, number % count);
+    match index.cmp(&column) {
+        std::cmp::Ordering::Less => (row + 1) * chunk,
+        std::cmp::Ordering::Equal => row * chunk + within,
+        std::cmp::Ordering::Greater => row * chunk,
+    }
+}

@@ -1,0 +1,255 @@
+//! The peer protocol between SPs (docs/engine.md). Little-endian, fixed-size headers.
+
+use crate::{Take, WireError};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER01");
+const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"VSPEERok");
+/// Longest name in a handshake.
+const MAX_NAME: usize = 255;
+/// Longest payload of one request or reply.
+pub const MAX_PAYLOAD: u32 = 64 << 20;
+
+/// How a session begins: who the client is, and whom it believes to have reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    pub cluster: String,
+    pub client: String,
+    /// Changes at every start of the client's process.
+    pub incarnation: String,
+    /// Which of the client's event loops this is: with `client`, the session's identity.
+    pub slot: u32,
+    /// Changes at every connection of a slot.
+    pub attempt: u64,
+    /// The SP that the client wants.
+    pub server: String,
+}
+
+/// The server's answer to a HELLO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Welcome {
+    Ok = 0,
+    WrongCluster = 1,
+    WrongServer = 2,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Op {
+    /// Names an object; the handle in the header is the client's choice for later requests.
+    /// Payload: the object's id. `offset` is 0 for a T1 object, 1 for a volume.
+    Open = 0,
+    Read = 1,
+    Write = 2,
+    Flush = 3,
+    Trim = 4,
+    Zero = 5,
+    Status = 6,
+    Close = 7,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    Ok = 0,
+    /// The epoch is lower than the object's: wait for a newer tree.
+    Stale = 1,
+    Io = 2,
+    NoSpace = 3,
+    NotFound = 4,
+    Invalid = 5,
+    NotSupported = 6,
+}
+
+/// Request flags.
+pub const FUA: u8 = 1;
+/// Write-zeroes must not leave a hole.
+pub const NO_HOLE: u8 = 2;
+/// Write-zeroes must be fast or refused.
+pub const FAST_ZERO: u8 = 4;
+
+/// A request's header; `payload` bytes follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub op: Op,
+    pub flags: u8,
+    pub handle: u32,
+    pub id: u64,
+    pub epoch: u64,
+    pub offset: u64,
+    pub length: u64,
+    pub payload: u32,
+}
+
+/// A reply's header; `payload` bytes follow: data, or for STATUS (length u64, flags u64) pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub status: Status,
+    pub id: u64,
+    pub payload: u32,
+}
+
+pub const REQUEST_LEN: usize = 48;
+pub const REPLY_LEN: usize = 16;
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    let name = &name.as_bytes()[..name.len().min(MAX_NAME)];
+    out.push(name.len() as u8);
+    out.extend_from_slice(name);
+}
+
+impl Hello {
+    /// Encodes: magic, u16 length of the rest, then the fields.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Vec::new();
+        body.extend_from_slice(&self.slot.to_le_bytes());
+        body.extend_from_slice(&self.attempt.to_le_bytes());
+        for name in [&self.cluster, &self.client, &self.incarnation, &self.server] {
+            put_name(&mut body, name);
+        }
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+        out.extend_from_slice(&(body.len() as u16).to_le_bytes());
+        out.extend_from_slice(&body);
+    }
+
+    /// Decodes a HELLO with the bytes it used, or None if `input` is too short.
+    ///
+    /// # Errors
+    /// When this is no peer.
+    pub fn decode(input: &[u8]) -> Result<Option<(Hello, usize)>, WireError> {
+        let mut take = Take(input);
+        let Some(magic) = take.le64() else { return Ok(None) };
+        if magic != MAGIC {
+            return Err(WireError::BadMagic(magic));
+        }
+        let Some(length) = take.le16() else { return Ok(None) };
+        let Some(body) = take.bytes(length as usize) else { return Ok(None) };
+        let mut body = Take(body);
+        let mut fields = || {
+            let slot = body.le32()?;
+            let attempt = body.le64()?;
+            let mut name = || {
+                let length = body.bytes(1)?[0] as usize;
+                String::from_utf8(body.bytes(length)?.to_vec()).ok()
+            };
+            let (cluster, client, incarnation, server) = (name()?, name()?, name()?, name()?);
+            Some(Hello { cluster, client, incarnation, slot, attempt, server })
+        };
+        let hello = fields().ok_or(WireError::Malformed("malformed HELLO"))?;
+        Ok(Some((hello, 10 + length as usize)))
+    }
+}
+
+pub const WELCOME_LEN: usize = 9;
+
+impl Welcome {
+    pub fn encode(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&REPLY_MAGIC.to_le_bytes());
+        out.push(self as u8);
+    }
+
+    /// Decodes, or None if `input` is too short.
+    ///
+    /// # Errors
+    /// When this is no peer.
+    pub fn decode(input: &[u8]) -> Result<Option<Welcome>, WireError> {
+        let mut take = Take(input);
+        let (Some(magic), Some(code)) = (take.le64(), take.bytes(1)) else { return Ok(None) };
+        if magic != REPLY_MAGIC {
+            return Err(WireError::BadMagic(magic));
+        }
+        match code[0] {
+            0 => Ok(Some(Welcome::Ok)),
+            1 => Ok(Some(Welcome::WrongCluster)),
+            2 => Ok(Some(Welcome::WrongServer)),
+            _ => Err(WireError::Malformed("unknown answer to HELLO")),
+        }
+    }
+}
+
+impl Request {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.op as u8, self.flags, 0, 0]);
+        out.extend_from_slice(&self.handle.to_le_bytes());
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&self.offset.to_le_bytes());
+        out.extend_from_slice(&self.length.to_le_bytes());
+        out.extend_from_slice(&self.payload.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+    }
+
+    /// Decodes, or None if `input` is too short.
+    ///
+    /// # Errors
+    /// An unknown op or an oversized payload: the stream is lost.
+    pub fn decode(input: &[u8]) -> Result<Option<Request>, WireError> {
+        if input.len() < REQUEST_LEN {
+            return Ok(None);
+        }
+        let op = match input[0] {
+            0 => Op::Open,
+            1 => Op::Read,
+            2 => Op::Write,
+            3 => Op::Flush,
+            4 => Op::Trim,
+            5 => Op::Zero,
+            6 => Op::Status,
+            7 => Op::Close,
+            _ => return Err(WireError::Malformed("unknown peer request")),
+        };
+        let mut take = Take(&input[4..]);
+        let request = (|| {
+            let handle = take.le32()?;
+            let id = take.le64()?;
+            let epoch = take.le64()?;
+            let offset = take.le64()?;
+            let length = take.le64()?;
+            let payload = take.le32()?;
+            Some(Request { op, flags: input[1], handle, id, epoch, offset, length, payload })
+        })();
+        let request = request.ok_or(WireError::Malformed("short peer request"))?;
+        let consistent = request.op != Op::Write || request.length == u64::from(request.payload);
+        let sized = request.op != Op::Read || request.length <= u64::from(MAX_PAYLOAD);
+        if request.payload > MAX_PAYLOAD || !consistent || !sized {
+            return Err(WireError::Malformed("peer request of a wrong length"));
+        }
+        Ok(Some(request))
+    }
+}
+
+impl Reply {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.status as u8, 0, 0, 0]);
+        out.extend_from_slice(&self.payload.to_le_bytes());
+        out.extend_from_slice(&self.id.to_le_bytes());
+    }
+
+    /// Decodes, or None if `input` is too short.
+    ///
+    /// # Errors
+    /// An unknown status or an oversized payload: the stream is lost.
+    pub fn decode(input: &[u8]) -> Result<Option<Reply>, WireError> {
+        if input.len() < REPLY_LEN {
+            return Ok(None);
+        }
+        let status = match input[0] {
+            0 => Status::Ok,
+            1 => Status::Stale,
+            2 => Status::Io,
+            3 => Status::NoSpace,
+            4 => Status::NotFound,
+            5 => Status::Invalid,
+            6 => Status::NotSupported,
+            _ => return Err(WireError::Malformed("unknown peer status")),
+        };
+        let mut take = Take(&input[4..]);
+        let (payload, id) = (take.le32().unwrap_or(0), take.le64().unwrap_or(0));
+        if payload > MAX_PAYLOAD {
+            return Err(WireError::Malformed("peer reply too large"));
+        }
+        Ok(Some(Reply { status, id, payload }))
+    }
+}
