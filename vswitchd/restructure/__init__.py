@@ -1,1 +1,1 @@
-"""The verbs, all pure: request to tree (vbm), tree to affected objects (mvsm), to plan (vcm)."""
+"""The verbs, all pure: requests to trees (vbm), to affected objects (mvsm), to plans (vcm)."""
