@@ -156,7 +156,13 @@ def test_fio_verifies(uri: Callable[[str], str], tmp_path: Path) -> None:
     run(
         *argv,
         *("--bssplit=4k/70:64k/30", "--serialize_overlap=1", "--size=32M", "--iodepth=16"),
-        *("--verify=crc32c", "--verify_backlog=64", "--fsync=100", f"--output={tmp_path / 'fio'}"),
+        *(
+            "--verify=crc32c",
+            "--verify_backlog=64",
+            "--verify_state_save=0",
+            "--fsync=100",
+            f"--output={tmp_path / 'fio'}",
+        ),
     )
 
 

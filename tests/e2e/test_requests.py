@@ -53,7 +53,7 @@ def fio(name: str, uri: str, offset: int, directory: Path) -> Iterator[None]:
         *("fio", f"--name={name}", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite"),
         *("--bssplit=4k/70:32k/30", "--serialize_overlap=1", "--fsync=200", "--iodepth=8"),
         *(f"--offset={offset}", f"--size={REGION}", "--rate_iops=2000"),
-        *("--verify=crc32c", "--verify_backlog=128", "--verify_fatal=1"),
+        *("--verify=crc32c", "--verify_backlog=128", "--verify_fatal=1", "--verify_state_save=0"),
         *("--time_based", "--runtime=1800"),
         *("--output-format=json", f"--output={report}"),
     )
