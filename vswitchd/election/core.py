@@ -98,11 +98,14 @@ Effect: TypeAlias = RaiseTerm | Activate | Deactivate
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`master` is whom `term` was given to; `active` once it has said so. `asked_at`: when it
-    was last asked; `designated_at`: when first; `down_since`: since when it is down.
-    `former`: SPs that were designated before and have not been told since."""
+    """`master` is whom `term` was given to; `active` once it has said so. `seen`: the highest
+    term that a refusal named. `designated_at`, `asked_at`: when the master was first and last
+    asked; `down_since`: since when it is down. `former`: SPs that were designated before and
+    have not been told since. `refused`: who could not be master when last asked, taken again
+    only if there is nobody else."""
 
     term: int = 0
+    seen: int = 0
     up: frozenset[SpId] = frozenset()
     master: SpId | None = None
     active: bool = False
@@ -110,6 +113,7 @@ class State:
     designated_at: float = 0.0
     down_since: float | None = None
     former: frozenset[SpId] = frozenset()
+    refused: SpId | None = None
 
     @property
     def leader(self) -> SpId | None:
@@ -132,10 +136,10 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
                 return _upkeep(replace(state, active=True), now)
             return state, ()
         case Refused(sp, term, seen):
-            state = replace(state, term=max(state.term, seen))
-            if sp == state.master and term <= state.term:
-                return _upkeep(_without_master(state), now, last=sp)
-            return _upkeep(state, now)
+            theirs = sp == state.master and term == state.term
+            state = replace(state, seen=max(state.seen, seen))
+            # Not asked again at once: the next Tick does, and another SP if there is one.
+            return (replace(_without_master(state), refused=sp) if theirs else state), ()
         case Tick():
             return _upkeep(state, now)
 
@@ -145,38 +149,32 @@ def _up(state: State, sp: SpId, now: float) -> tuple[State, tuple[Effect, ...]]:
     if sp == state.master:
         # It may have restarted, and then its MVSM is inactive. A term is given once.
         return _designate(returned, sp, now)
-    told: tuple[Effect, ...] = ()
-    if sp in state.former:
-        returned = replace(returned, former=returned.former - {sp})
-        told = (Deactivate(sp),)
     after, effects = _upkeep(returned, now)
-    return after, (*told, *effects)
+    if sp in after.former:
+        return replace(after, former=after.former - {sp}), (*effects, Deactivate(sp))
+    return after, effects
 
 
-def _upkeep(state: State, now: float, last: SpId | None = None) -> tuple[State, tuple[Effect, ...]]:
-    """What holds after every event: there is a master if any SP can be one.
-
-    `last` has just refused, and is asked again only if there is nobody else.
-    """
+def _upkeep(state: State, now: float) -> tuple[State, tuple[Effect, ...]]:
+    """What holds after every event: there is a master if any SP can be one."""
     if state.master is not None:
         away = state.down_since is not None and now - state.down_since >= LEASE
         silent = (
             state.down_since is None and not state.active and now - state.designated_at >= LEASE
         )
         if away or silent:
-            last = state.master
-            state = _without_master(state)
+            state = replace(_without_master(state), refused=state.master)
     if state.master is None:
         if not state.up:
             return state, ()
-        return _designate(state, min(state.up, key=lambda sp: (sp == last, sp)), now)
+        return _designate(state, min(state.up, key=lambda sp: (sp == state.refused, sp)), now)
     if state.down_since is None and not state.active and now - state.asked_at >= RETRY:
         return replace(state, asked_at=now), (Activate(state.master, state.term),)
     return state, ()
 
 
 def _designate(state: State, sp: SpId, now: float) -> tuple[State, tuple[Effect, ...]]:
-    term = state.term + 1
+    term = max(state.term, state.seen) + 1
     told = tuple(Deactivate(other) for other in sorted((state.former & state.up) - {sp}))
     chosen = State(
         term=term,

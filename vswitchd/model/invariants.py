@@ -38,6 +38,17 @@ def check_name(name: str, what: str = "volume") -> None:
         )
 
 
+def check_sp_name(name: str) -> None:
+    """VsError VS1012 unless the name may be an SP's: a layout must be able to say it."""
+    check_name(name, "SP")
+    if name.isdecimal() or name in ("any", "hole"):
+        raise VsError(
+            "VS1012",
+            Kind.INVALID,
+            f"{name!r} cannot name an SP: in a layout it means something else; add a letter",
+        )
+
+
 def problems(volume: Volume, *, moving: bool = False) -> Iterator[str]:
     """What is wrong with a volume, a sentence each.
 

@@ -216,6 +216,8 @@ class _Parser:
     def _place(self) -> Place:
         position = self._position()
         sp = self._name("an SP, any, mirror(..), stripe(..) or concat(..)")
+        if sp.isdecimal():
+            raise self._error(position, "an SP or any; a count stands first in mirror(..)")
         if sp == "hole":
             raise self._error(position, "an SP or any; a hole cannot be asked for")
         device = size = None
