@@ -44,7 +44,7 @@ def to_status(error: VsError) -> status_pb2.Status:
 
 def from_rpc(error: grpc.RpcError, who: str) -> VsError:
     """The error that a failed call to `who` means."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    status = rpc_status.from_call(error)
     if status is not None:
         for detail in status.details:
             info = error_details_pb2.ErrorInfo()

@@ -59,7 +59,7 @@ class VsmProcessor:
         self,
         sp: SpId,
         address: str,
-        stub: vsm_pb2_grpc.VsmServiceAsyncStub | vsm_pb2_grpc.VsmServiceStub,
+        stub: vsm_pb2_grpc.VsmServiceAsyncStub,
         caller: vsm_pb2.Caller,
     ) -> None:
         self._who = f"SP {sp} at {address}"

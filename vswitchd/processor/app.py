@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 import grpc
@@ -177,10 +177,10 @@ async def _look(engine: Engine, views: list[tuple[str, int, int, bool]]) -> None
 
 
 async def _unless(
-    stop: asyncio.Event, work: asyncio._CoroutineLike[tuple[str, float]]
+    stop: asyncio.Event, work: Coroutine[None, None, tuple[str, float]]
 ) -> tuple[str, float] | None:
     """The work's result, or None if `stop` came first."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.create_task(work)
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if task.done():

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import decode_t2, encode_t2
@@ -71,7 +72,7 @@ class State:
         self.committed = self._read_t2s(".json")
         self.staged = self._read_t2s(".staged.json")
 
-    def _load(self, path: Path) -> dict[str, object]:
+    def _load(self, path: Path) -> dict[str, Any]:
         try:
             value = json.loads(path.read_text())
             assert isinstance(value, dict)
