@@ -1,12 +1,74 @@
 # `make run` and `make test` are all that a newcomer needs; `make help` lists the rest.
+SHELL := /bin/sh
+PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+JOBS ?= 2
+CARGO := cargo --config net.retry=5
+ENGINE := vswitchd/_engine.abi3.so
+RUST := $(shell find engine -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+DATA ?= run
 
-engine: ## build the engine and put it beside the Python package
-	cd engine && cargo build --release -p vs-py
-	cp engine/target/release/lib_engine.so vswitchd/_engine.abi3.so
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-proto: ## generate the gRPC stubs
+run: deps engine ## start a controller and three SPs on loopback, with a mirrored volume to try
+	@exec $(PY) -m vswitchd quickstart --dir $(DATA)
+
+test: lint engine deps-test ## everything that guards this repository
+	cd engine && $(CARGO) test --locked -j$(JOBS) --workspace --exclude vs-py
+	$(PY) -m pytest
+
+lint: deps proto-check ## style, types, lints, drift of generated code
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	cd engine && $(CARGO) fmt --check
+	cd engine && $(CARGO) clippy --locked -j$(JOBS) --workspace --all-targets -- -D warnings
+
+format: deps ## put every file into the project's style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	cd engine && $(CARGO) fmt
+
+engine: deps $(ENGINE) ## build the engine in release and install the package, editable, into the venv
+
+proto: deps ## generate the gRPC stubs from proto/
 	$(PY) proto/generate.py
 
-.PHONY: engine proto
+proto-check: deps
+	$(PY) proto/generate.py --check
+
+bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server
+	scripts/need.sh nbd-server:nbd-server
+	$(PY) -m tests.bench $(BENCH)
+
+ROUNDS ?= 500
+soak: engine deps-test ## the kill test for ROUNDS rounds (SEED=n replays one)
+	VSWITCHD_KILL_ROUNDS=$(ROUNDS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_kill.py --timeout 0
+
+lock: deps ## resolve pyproject.toml anew into requirements.lock
+	$(PY) -m uv pip compile pyproject.toml --extra dev --generate-hashes --upgrade --quiet --universal \
+	    --python-version 3.11 --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+
+deps: $(VENV)/.locked
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.85 or later (rustup brings it), then run make again." >&2; exit 1; }
+
+$(VENV)/.locked: requirements.lock
+	@PYTHON=$(PYTHON) scripts/need.sh $(PYTHON):python3 venv:python3-venv cc:gcc
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: name a newer one with make PYTHON=..." >&2; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+deps-test:
+	@scripts/need.sh nbdkit:nbdkit nbdinfo:libnbd-bin py/nbd:python3-libnbd fio:fio qemu-img:qemu-utils
+
+$(ENGINE): $(RUST) $(VENV)/.locked pyproject.toml
+	$(VENV)/bin/maturin develop --release --locked --quiet -j $(JOBS)
+	touch $@
+
+clean: ## remove what was built; data in DATA stays
+	rm -rf engine/target $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help run test lint format engine proto proto-check bench soak lock deps deps-test clean

@@ -1,4 +1,4 @@
-"""Generates the gRPC stubs in `vswitchd/rpc` from `proto/`; `--check` fails if they have drifted."""
+"""Generates the gRPC stubs in `vswitchd/rpc` from `proto/`; `--check` fails if they drifted."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Engine:
         """JSON list of {"volume": id, "version": n, "epoch": n, "resync_percent": n}."""
 
     def reference_drop(self, volume_id: str, t1_id: str) -> None:
-        """Closes the remote reference to a T1 object; "precondition" while the active tree uses it."""
+        """Closes the remote reference to a T1 object; "precondition" while the tree uses it."""
 
     def copy_start(self, volume_id: str, path: list[int]) -> None: ...
     def copy_stop(self, volume_id: str, path: list[int]) -> None: ...

@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 
 class VsError(Exception):
-    """An error with a stable code (`VS1001`); its text names the object and the next thing to do."""
+    """An error with a stable code (`VS1001`); its text names the object and what to do next."""
 
     def __init__(self, code: str, kind: Kind, message: str) -> None:
         super().__init__(message)

@@ -1,1 +1,1 @@
-"""The verbs, all pure: requests to trees (vbm), trees to affected objects (mvsm), to plans (vcm)."""
+"""The verbs, all pure: requests to trees (vbm), to affected objects (mvsm), to plans (vcm)."""

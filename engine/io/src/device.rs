@@ -25,7 +25,11 @@ pub trait BlockingDevice: Send {
     /// # Errors
     /// Whatever the device says; a short write is an error.
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError>;
-    /// Makes what was written durable.
+    /// Writes these bytes durably, without waiting for others that were written before.
+    /// # Errors
+    /// Whatever the device says; a short write is an error.
+    fn write_durably(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError>;
+    /// Makes all that was written durable.
     /// # Errors
     /// Whatever the device says.
     fn sync(&mut self) -> Result<(), DeviceError>;
@@ -69,7 +73,7 @@ impl Device {
     /// When the device can't be reached.
     pub fn blocking(&self) -> Result<Box<dyn BlockingDevice>, DeviceError> {
         match &self.kind {
-            Kind::File(file) => Ok(Box::new(file.try_clone()?)),
+            Kind::File(file) => Ok(Box::new(file.reopen()?)),
             Kind::Nbd(uri) => Ok(Box::new(NbdBlocking::connect(&self.uri, uri)?)),
         }
     }
@@ -104,7 +108,7 @@ pub fn open(
     };
     let path = checked_path(path, roots)?;
     let file = FileDevice::open(uri, &path, block, create_size)?;
-    let blocking = file.try_clone()?;
+    let blocking = file.reopen()?;
     Ok((Kind::File(file), Box::new(blocking)))
 }
 

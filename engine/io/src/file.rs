@@ -90,12 +90,17 @@ impl FileDevice {
         Ok(FileDevice { name: name.to_owned(), file, size, block })
     }
 
-    /// A second handle on the same open file.
+    /// The same file opened once more. Not a duplicate: a write-back error is reported once
+    /// to each open file, so a label's sync must not take it away from a host's flush; and
+    /// locks are held by an open file.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn try_clone(&self) -> Result<FileDevice, DeviceError> {
-        let file = self.file.try_clone().map_err(|e| DeviceError::os("dup", &self.name, &e))?;
+    pub fn reopen(&self) -> Result<FileDevice, DeviceError> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_CLOEXEC);
+        let file = options.open(path).map_err(|e| DeviceError::os("open", &self.name, &e))?;
         Ok(FileDevice { name: self.name.clone(), file, size: self.size, block: self.block })
     }
 
@@ -301,6 +306,28 @@ impl BlockingDevice for FileDevice {
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.write(offset, data)
+    }
+
+    fn write_durably(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let mut done = 0;
+        while done < data.len() {
+            let rest = &data[done..];
+            let base = rest.as_ptr().cast_mut().cast();
+            let iov = libc::iovec { iov_base: base, iov_len: rest.len() };
+            let at = (offset + done as u64) as i64;
+            let fd = self.file.as_raw_fd();
+            // SAFETY: `iov` points into `data`, which pwritev2 only reads.
+            match unsafe { libc::pwritev2(fd, &raw const iov, 1, at, libc::RWF_DSYNC) } {
+                count if count > 0 => done += count as usize,
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.raw_os_error() != Some(libc::EINTR) {
+                        return Err(DeviceError::os("write", &self.name, &error));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), DeviceError> {

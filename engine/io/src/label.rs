@@ -195,8 +195,7 @@ fn claim_locked(
                 t1s: Vec::new(),
             };
             let slot = encode(1, &label)?;
-            device.write_at(0, &slot)?;
-            device.sync()?;
+            device.write_durably(0, &slot)?;
             Ok(label)
         }
     }
@@ -242,8 +241,7 @@ fn update_locked<R>(
     let result = change(&mut label)?;
     if label != before {
         let slot = encode(sequence + 1, &label)?;
-        device.write_at((1 - index) * SLOT, &slot)?;
-        device.sync()?;
+        device.write_durably((1 - index) * SLOT, &slot)?;
     }
     Ok(result)
 }

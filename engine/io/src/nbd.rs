@@ -79,6 +79,12 @@ impl NbdBlocking {
                 format!("{name}: exported read-only"),
             ));
         }
+        if export.flags & flag::SEND_WRITE_ZEROES == 0 {
+            return Err(DeviceError::new(
+                ErrorKind::Invalid,
+                format!("{name}: the server can't write zeroes, which mirrors need"),
+            ));
+        }
         if export.size < LABEL_AREA + UNIT || export.min_block > 1 {
             let text = format!("{name}: a device needs 5 MiB, and a minimum block size of 1");
             return Err(DeviceError::new(ErrorKind::Invalid, text));
@@ -140,6 +146,11 @@ impl BlockingDevice for NbdBlocking {
         Ok(())
     }
 
+    fn write_durably(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.write_at(offset, data)?;
+        self.sync()
+    }
+
     fn sync(&mut self) -> Result<(), DeviceError> {
         if self.export.flags & flag::SEND_FLUSH == 0 {
             return Ok(());
@@ -148,17 +159,11 @@ impl BlockingDevice for NbdBlocking {
     }
 
     fn zero(&mut self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        let able = self.export.flags & flag::SEND_WRITE_ZEROES != 0;
-        let step = if able { 16 << 20 } else { CHUNK as u64 };
-        let zeroes = vec![0; if able { 0 } else { CHUNK }];
+        const STEP: u64 = 16 << 20;
         let mut at = 0;
         while at < length {
-            let take = step.min(length - at);
-            if able {
-                self.call(command::WRITE_ZEROES, offset + at, &[], &mut [], take)?;
-            } else {
-                self.call(command::WRITE, offset + at, &zeroes[..take as usize], &mut [], take)?;
-            }
+            let take = STEP.min(length - at);
+            self.call(command::WRITE_ZEROES, offset + at, &[], &mut [], take)?;
             at += take;
         }
         Ok(())

@@ -313,6 +313,13 @@ impl T1Table {
         Ok(object)
     }
 
+    /// Has an object answer nobody from now on; `delete` follows when what runs has ended.
+    pub fn retire(&self, id: &str) -> Option<Arc<T1Object>> {
+        let object = self.get(id)?;
+        object.gate.epoch.store(u64::MAX, Ordering::SeqCst);
+        Some(object)
+    }
+
     /// Forgets an object, and frees its extents if the labels say that it is this SP's.
     /// One that is not known any more is fine.
     ///
@@ -324,15 +331,11 @@ impl T1Table {
         id: &str,
     ) -> Result<(), DeviceError> {
         let _change = self.change();
-        let object = self.get(id);
-        let on = match &object {
+        let on = match self.get(id) {
             Some(object) => object.devices(),
             None => devices.values().cloned().collect(),
         };
-        if let Some(object) = object {
-            // Whoever still holds the object finds that it answers nobody.
-            object.gate.epoch.store(u64::MAX, Ordering::SeqCst);
-        }
+        self.retire(id);
         self.swap(|objects| drop(objects.remove(id)));
         for device in on {
             self.change_label(&device, |label| {

@@ -1,8 +1,118 @@
-//! The Python face of the engine; nothing but conversion lives here.
+//! The Python face of the engine; nothing but conversion lives here. `_engine.pyi` tells
+//! what each call does.
+
+// pyo3's macros expand to such conversions.
+#![allow(clippy::useless_conversion)]
 
 use pyo3::prelude::*;
+use vs_server::{Engine as Inner, Failure};
+
+pyo3::create_exception!(_engine, EngineError, pyo3::exceptions::PyException);
+
+fn raise(failure: Failure) -> PyErr {
+    EngineError::new_err((failure.kind, failure.message))
+}
+
+/// Every call gives up the interpreter's lock, since every call may wait for the loops.
+fn call<T: Send>(py: Python<'_>, work: impl Send + FnOnce() -> Result<T, Failure>) -> PyResult<T> {
+    py.detach(work).map_err(raise)
+}
+
+#[pyclass(frozen, module = "vswitchd._engine")]
+struct Engine(Inner);
+
+#[pymethods]
+impl Engine {
+    #[new]
+    fn new(py: Python<'_>, config: &str) -> PyResult<Self> {
+        call(py, || Inner::start(config)).map(Engine)
+    }
+
+    fn listen_nbd(&self, py: Python<'_>, address: &str) -> PyResult<String> {
+        call(py, || self.0.listen_nbd(address))
+    }
+
+    fn listen_peer(&self, py: Python<'_>, address: &str) -> PyResult<String> {
+        call(py, || self.0.listen_peer(address))
+    }
+
+    fn shutdown(&self, py: Python<'_>, seconds: f64) -> bool {
+        py.detach(|| self.0.shutdown(seconds))
+    }
+
+    fn device_add(
+        &self,
+        py: Python<'_>,
+        uri: &str,
+        create_size: u64,
+        device_id: &str,
+    ) -> PyResult<String> {
+        call(py, || self.0.device_add(uri, create_size, device_id))
+    }
+
+    fn device_remove(&self, py: Python<'_>, device_id: &str) -> PyResult<()> {
+        call(py, || self.0.device_remove(device_id))
+    }
+
+    fn devices(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.devices())
+    }
+
+    fn t1_put(&self, py: Python<'_>, t1: &str, epoch: u64) -> PyResult<()> {
+        call(py, || self.0.t1_put(t1, epoch))
+    }
+
+    fn t1_adopt(&self, py: Python<'_>, t1: &str, epoch: u64) -> PyResult<()> {
+        call(py, || self.0.t1_adopt(t1, epoch))
+    }
+
+    fn t1_fence(&self, py: Python<'_>, t1_id: &str, epoch: u64, seconds: f64) -> PyResult<()> {
+        call(py, || self.0.t1_fence(t1_id, epoch, seconds))
+    }
+
+    fn t1_delete(&self, py: Python<'_>, t1_id: &str) -> PyResult<()> {
+        call(py, || self.0.t1_delete(t1_id))
+    }
+
+    fn t1s(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.t1s())
+    }
+
+    fn t2_activate(&self, py: Python<'_>, t2: &str, resync: bool, seconds: f64) -> PyResult<u64> {
+        call(py, || self.0.t2_activate(t2, resync, seconds))
+    }
+
+    fn t2_remove(&self, py: Python<'_>, volume_id: &str, seconds: f64) -> PyResult<()> {
+        call(py, || self.0.t2_remove(volume_id, seconds))
+    }
+
+    fn t2s(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.t2s())
+    }
+
+    fn reference_drop(&self, py: Python<'_>, volume_id: &str, t1_id: &str) -> PyResult<()> {
+        call(py, || self.0.reference_drop(volume_id, t1_id))
+    }
+
+    fn copy_start(&self, py: Python<'_>, volume_id: &str, path: Vec<usize>) -> PyResult<()> {
+        call(py, || self.0.copy_start(volume_id, path))
+    }
+
+    fn copy_stop(&self, py: Python<'_>, volume_id: &str, path: Vec<usize>) -> PyResult<()> {
+        call(py, || self.0.copy_stop(volume_id, &path))
+    }
+
+    fn copies(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.copies())
+    }
+
+    fn metrics(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.metrics())
+    }
+}
 
 #[pymodule]
-fn _engine(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("EngineError", module.py().get_type::<EngineError>())?;
+    module.add_class::<Engine>()
 }

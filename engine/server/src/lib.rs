@@ -1,1 +1,24 @@
-//! See docs/engine.md.
+//! The engine: event loops that serve hosts and peers, and the control calls that change
+//! what they serve. `docs/engine.md` is the design.
+
+mod active;
+mod config;
+mod control;
+mod copy;
+mod event_loop;
+mod exec;
+mod inline;
+mod mailbox;
+mod metrics;
+mod nbd_session;
+mod op;
+mod out;
+mod peer_server;
+mod rangelock;
+mod remote;
+mod slab;
+mod socket;
+mod status;
+
+pub use config::Config;
+pub use control::{Engine, Failure};

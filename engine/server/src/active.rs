@@ -1,0 +1,120 @@
+//! A volume in service: its current tree with what the leaves resolve to.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use serde::Serialize;
+use vs_io::{Kind, T1Object, T1Table};
+use vs_tree::{Place, Tree};
+
+use crate::metrics::Histogram;
+use crate::rangelock::RangeLock;
+
+/// What a leaf leads to.
+#[derive(Debug)]
+pub enum Leaf {
+    Local(Arc<T1Object>),
+    /// An LRN whose object is not here (its device is missing): I/O waits for it.
+    Missing,
+    /// An RRN: (index into the tree's peers, T1 id).
+    Remote(u16, Arc<str>),
+}
+
+/// A compiled tree in use. Immutable.
+#[derive(Debug)]
+pub struct Active {
+    pub tree: Tree,
+    pub leaves: Vec<Leaf>,
+    pub peers: Vec<Arc<str>>,
+    pub epoch: u64,
+    /// All of it is in files here, so that requests can be carried out without an operation.
+    pub inline: bool,
+    /// Mirrors are read from their first in-sync leg only, until a resync is done.
+    pub pinned: bool,
+}
+
+impl Active {
+    pub fn new(tree: Tree, t1s: &T1Table, pinned: bool) -> Active {
+        let leaves: Vec<Leaf> = tree
+            .leaves()
+            .iter()
+            .map(|leaf| match leaf.place {
+                Place::Remote(peer) => Leaf::Remote(peer, leaf.t1.as_str().into()),
+                Place::Local => t1s.get(&leaf.t1).map_or(Leaf::Missing, Leaf::Local),
+            })
+            .collect();
+        let in_files = |leaf: &Leaf| match leaf {
+            Leaf::Local(t1) => t1.devices().iter().all(|d| matches!(d.kind, Kind::File(_))),
+            _ => false,
+        };
+        let inline = tree.is_owner() && !tree.has_hole() && leaves.iter().all(in_files);
+        let peers = tree.peers().iter().map(|peer| peer.sp.as_str().into()).collect();
+        let epoch = tree.spec().epoch;
+        Active { tree, leaves, peers, epoch, inline, pinned }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyState {
+    Running,
+    Done,
+    Failed,
+}
+
+/// A copy onto a write-only leg, or the resync of a whole tree (`path` empty).
+#[derive(Clone, Debug, Serialize)]
+pub struct Copy {
+    pub volume: String,
+    pub path: Vec<usize>,
+    pub state: CopyState,
+    pub copied: u64,
+    pub total: u64,
+    pub error: String,
+    #[serde(skip)]
+    pub resync: bool,
+}
+
+/// A volume, shared by the loops and the control calls.
+pub struct Volume {
+    pub id: String,
+    pub name: String,
+    active: RwLock<Arc<Active>>,
+    pub lock: RangeLock,
+    pub pause: Mutex<Histogram>,
+    pub copies: Mutex<Vec<Copy>>,
+    /// Held by the control call that changes the volume.
+    pub control: Mutex<()>,
+}
+
+impl Volume {
+    pub fn new(active: Active) -> Volume {
+        Volume {
+            id: active.tree.spec().volume.clone(),
+            name: active.tree.spec().name.clone(),
+            active: RwLock::new(Arc::new(active)),
+            lock: RangeLock::default(),
+            pause: Mutex::default(),
+            copies: Mutex::default(),
+            control: Mutex::default(),
+        }
+    }
+
+    pub fn active(&self) -> Arc<Active> {
+        Arc::clone(&self.active.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set(&self, active: Active) {
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
+    }
+
+    pub fn copies(&self) -> std::sync::MutexGuard<'_, Vec<Copy>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Percent of a running resync; 100 when there is none.
+    pub fn resync_percent(&self) -> u64 {
+        let copies = self.copies();
+        let running = copies.iter().find(|copy| copy.resync && copy.state != CopyState::Done);
+        running.map_or(100, |copy| (copy.copied * 100 / copy.total.max(1)).min(99))
+    }
+}

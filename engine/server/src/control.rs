@@ -1,0 +1,733 @@
+//! The calls that change what the engine serves. Each is idempotent, each has a deadline.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use vs_io::{
+    Committer, Device, DeviceError, ErrorKind, Kind, Pool, T1Spec, T1Table, device, label,
+};
+use vs_tree::{Spec, Tree};
+
+use crate::active::{Active, Copy, CopyState, Leaf, Volume};
+use crate::config::Config;
+use crate::copy;
+use crate::event_loop::{Loop, Shared};
+use crate::mailbox::{Mailbox, Message};
+use crate::metrics::{DeviceCounters, Histogram, LoopMetrics, Transport, VolumeCounters};
+use crate::socket::Listener;
+
+/// Longest wait for the loops to answer what they can answer at once.
+const PROMPT: Duration = Duration::from_secs(10);
+
+/// A call that failed: a kind of `vswitchd/errors.py`, and what is wrong.
+#[derive(Debug)]
+pub struct Failure {
+    pub kind: &'static str,
+    pub message: String,
+}
+
+impl Failure {
+    fn new(kind: &'static str, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Failure {
+        let kind = match error.kind {
+            ErrorKind::Io | ErrorKind::ReadOnly => "internal",
+            ErrorKind::NoSpace => "no_space",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Invalid => "invalid",
+            ErrorKind::Exists => "exists",
+            ErrorKind::Stale => "stale",
+            ErrorKind::Unsafe => "unsafe",
+            ErrorKind::Timeout => "timeout",
+        };
+        Failure::new(kind, error.message)
+    }
+}
+
+fn parse<'a, T: serde::Deserialize<'a>>(what: &str, text: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|e| Failure::new("invalid", format!("{what}: {e}")))
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|e| Failure::new("internal", e.to_string()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Serialize)]
+struct FreeRun {
+    device: &'static str,
+    offset: u64,
+    length: u64,
+}
+
+#[derive(Serialize)]
+struct DeviceShape {
+    id: String,
+    uri: String,
+    size: u64,
+    unit: u64,
+    up: bool,
+    free: Vec<FreeRun>,
+    error: String,
+}
+
+#[derive(Serialize)]
+struct T1Shape<'a> {
+    t1: &'a T1Spec,
+    epoch: u64,
+}
+
+#[derive(Serialize)]
+struct T2Shape {
+    volume: String,
+    version: u64,
+    epoch: u64,
+    resync_percent: u64,
+}
+
+#[derive(Serialize)]
+struct VolumeMetrics {
+    volume: String,
+    name: String,
+    size: u64,
+    version: u64,
+    epoch: u64,
+    pause: Histogram,
+    #[serde(flatten)]
+    counters: VolumeCounters,
+}
+
+#[derive(Serialize)]
+struct DeviceMetrics {
+    id: String,
+    #[serde(flatten)]
+    counters: DeviceCounters,
+}
+
+#[derive(Serialize)]
+struct PeerMetrics {
+    sp: String,
+    up: bool,
+    round_trip: Histogram,
+}
+
+#[derive(Serialize)]
+struct MetricsShape {
+    volumes: Vec<VolumeMetrics>,
+    devices: Vec<DeviceMetrics>,
+    peers: Vec<PeerMetrics>,
+    sessions: std::collections::BTreeMap<Transport, u64>,
+    protocol_errors: u64,
+    fencing_rejections: u64,
+}
+
+/// The engine of one SP.
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Starts the event loops.
+    ///
+    /// # Errors
+    /// For a configuration that can't be, or when the system has no descriptors or threads.
+    pub fn start(config: &str) -> Result<Engine, Failure> {
+        let config: Config = parse("engine configuration", config)?;
+        let os = |e: std::io::Error| Failure::new("internal", format!("can't start: {e}"));
+        let count = config.loop_count();
+        let mailboxes =
+            (0..count).map(|_| Mailbox::new()).collect::<Result<Vec<_>, _>>().map_err(os)?;
+        let shared = Arc::new(Shared {
+            t1s: T1Table::new(&config.cluster_id, &config.sp),
+            pool: Arc::new(Pool::new(config.pool_threads)),
+            config,
+            devices: RwLock::default(),
+            volumes: RwLock::default(),
+            mailboxes,
+            registry: Mutex::default(),
+            listeners: Mutex::default(),
+            connections: AtomicUsize::new(0),
+        });
+        let mut threads = Vec::new();
+        for index in 0..count {
+            let event_loop = Loop::new(index, Arc::clone(&shared)).map_err(os)?;
+            let name = format!("vs-loop-{index}");
+            let body = move || {
+                let run = std::panic::AssertUnwindSafe(|| event_loop.run());
+                if std::panic::catch_unwind(run).is_err() {
+                    // Half of its volumes' state is lost with it: never limp on.
+                    eprintln!("vswitchd engine: an event loop has failed; ending the process");
+                    std::process::abort();
+                }
+            };
+            threads.push(std::thread::Builder::new().name(name).spawn(body).map_err(os)?);
+        }
+        Ok(Engine { shared, threads: Mutex::new(threads) })
+    }
+
+    /// Serves NBD at "host:port" or "unix:/path"; gives the address that was bound.
+    ///
+    /// # Errors
+    /// When it can't be bound.
+    pub fn listen_nbd(&self, address: &str) -> Result<String, Failure> {
+        let unix = address.starts_with("unix:");
+        self.listen(address, if unix { Transport::NbdUnix } else { Transport::NbdTcp })
+    }
+
+    /// Serves other SPs at "host:port".
+    ///
+    /// # Errors
+    /// When it can't be bound.
+    pub fn listen_peer(&self, address: &str) -> Result<String, Failure> {
+        self.listen(address, Transport::Peer)
+    }
+
+    fn listen(&self, address: &str, transport: Transport) -> Result<String, Failure> {
+        let failed = |e: std::io::Error| {
+            Failure::new("precondition", format!("can't listen at {address}: {e}"))
+        };
+        let listener = Listener::bind(address).map_err(failed)?;
+        let bound = listener.address().map_err(failed)?;
+        lock(&self.shared.listeners).push((Arc::new(listener), transport));
+        let (ack, _) = channel();
+        self.shared.mailboxes[0].post(Message::Barrier(ack));
+        Ok(bound)
+    }
+
+    /// Stops reading, answers what is in flight, flushes, ends the threads. True if all of
+    /// it ended in time.
+    pub fn shutdown(&self, seconds: f64) -> bool {
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
+        // Loop 0 forgets closed listeners by itself: the kernel takes them out of epoll. The
+        // empty entries keep the indices of the rest.
+        let listeners = std::mem::take(&mut *lock(&self.shared.listeners));
+        drop(listeners);
+        let answered = self.ask(Message::Shutdown, deadline).is_ok();
+        let mut flushed = true;
+        for device in self.shared.devices().values() {
+            flushed &= self.flush(device, deadline);
+        }
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post(Message::Exit);
+        }
+        for thread in lock(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+        answered && flushed
+    }
+
+    fn flush(&self, device: &Arc<Device>, deadline: Instant) -> bool {
+        if matches!(device.kind, Kind::Nbd(_)) {
+            return device.blocking().and_then(|mut device| device.sync()).is_ok();
+        }
+        let (sender, receiver) = channel();
+        let done = Box::new(move |result: Result<f64, DeviceError>| {
+            let _ = sender.send(result.is_ok());
+        });
+        Committer::flush(device, &self.shared.pool, done);
+        let left = deadline.saturating_duration_since(Instant::now());
+        receiver.recv_timeout(left).unwrap_or(false)
+    }
+
+    /// Posts a message to every loop and waits for all answers.
+    fn ask<T>(
+        &self,
+        make: impl Fn(Sender<T>) -> Message,
+        deadline: Instant,
+    ) -> Result<Vec<T>, Failure> {
+        let (sender, receiver) = channel();
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post(make(sender.clone()));
+        }
+        drop(sender);
+        let answers = (0..self.shared.mailboxes.len()).map(|_| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            receiver.recv_timeout(left).map_err(|_| {
+                Failure::new("timeout", "requests in flight did not end in time; try again")
+            })
+        });
+        answers.collect()
+    }
+
+    fn prompt() -> Instant {
+        Instant::now() + PROMPT
+    }
+
+    fn volume(&self, id: &str) -> Option<Arc<Volume>> {
+        self.shared.volumes.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn all_volumes(&self) -> Vec<Arc<Volume>> {
+        let volumes = self.shared.volumes.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<Arc<Volume>> = volumes.values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Opens a device, labelling it as `id` if it is blank; gives its JSON.
+    ///
+    /// # Errors
+    /// When it can't be opened, is foreign, or is open already under another URI.
+    pub fn device_add(&self, uri: &str, create_size: u64, id: &str) -> Result<String, Failure> {
+        let known = self.shared.devices();
+        if let Some(device) = known.values().find(|device| device.uri == uri) {
+            return json(&self.device_shape(device));
+        }
+        let config = &self.shared.config;
+        let (kind, mut blocking) = device::open(uri, create_size, &config.device_roots)?;
+        let label = label::claim(&mut *blocking, &config.cluster_id, id)?;
+        if label.size > blocking.size() {
+            let text =
+                format!("{uri}: {} bytes, but its label says {}", blocking.size(), label.size);
+            return Err(Failure::new("unsafe", text));
+        }
+        if let Some(other) = known.get(&label.device) {
+            let text = format!("{uri}: is device {}, open as {}", label.device, other.uri);
+            return Err(Failure::new("exists", text));
+        }
+        let device = Arc::new(Device {
+            id: label.device.clone(),
+            uri: uri.to_owned(),
+            size: label.size,
+            kind,
+            committer: Committer::default(),
+        });
+        {
+            let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
+            let mut next = (**devices).clone();
+            next.insert(device.id.clone(), Arc::clone(&device));
+            *devices = Arc::new(next);
+        }
+        self.shared.t1s.load(&self.shared.devices())?;
+        self.refresh();
+        json(&self.device_shape(&device))
+    }
+
+    /// Closes a device.
+    ///
+    /// # Errors
+    /// `precondition` while a T1 object here lies on it.
+    pub fn device_remove(&self, id: &str) -> Result<(), Failure> {
+        let snapshot = self.shared.t1s.snapshot();
+        let user = snapshot.values().find(|t1| t1.spec.extents.iter().any(|e| e.device == id));
+        if let Some(t1) = user {
+            let text = format!("device {id} holds T1 object {}; move it away first", t1.spec.id);
+            return Err(Failure::new("precondition", text));
+        }
+        let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = (**devices).clone();
+        next.remove(id);
+        *devices = Arc::new(next);
+        Ok(())
+    }
+
+    fn device_shape(&self, device: &Device) -> DeviceShape {
+        let mut shape = DeviceShape {
+            id: device.id.clone(),
+            uri: device.uri.clone(),
+            size: device.size,
+            unit: device::UNIT,
+            up: true,
+            free: Vec::new(),
+            error: String::new(),
+        };
+        match self.shared.t1s.label(device) {
+            Ok(label) => {
+                let runs = vs_io::alloc::free(&label).into_iter();
+                shape.free =
+                    runs.map(|(offset, length)| FreeRun { device: "", offset, length }).collect();
+            }
+            Err(error) => {
+                shape.up = false;
+                shape.error = error.message;
+            }
+        }
+        shape
+    }
+
+    /// JSON list of the open devices.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn devices(&self) -> Result<String, Failure> {
+        let devices = self.shared.devices();
+        let mut shapes: Vec<DeviceShape> =
+            devices.values().map(|device| self.device_shape(device)).collect();
+        shapes.sort_by(|a, b| a.uri.cmp(&b.uri));
+        json(&shapes)
+    }
+
+    /// Creates or extends a T1 object.
+    ///
+    /// # Errors
+    /// As `T1Table::put`.
+    pub fn t1_put(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
+        self.shared.t1s.put(&self.shared.devices(), &parse("T1 object", t1)?, epoch)?;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Takes over a T1 object.
+    ///
+    /// # Errors
+    /// As `T1Table::adopt`.
+    pub fn t1_adopt(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
+        self.shared.t1s.adopt(&self.shared.devices(), &parse("T1 object", t1)?, epoch)?;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Raises a T1 object's epoch, and waits until I/O of lower ones has ended. An object
+    /// that no tree here refers to is flushed too: it may be about to leave.
+    ///
+    /// # Errors
+    /// `not_found`, or `timeout` when I/O does not end.
+    pub fn t1_fence(&self, id: &str, epoch: u64, seconds: f64) -> Result<(), Failure> {
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
+        let object = self.shared.t1s.fence(id, epoch)?;
+        self.drain(&object, deadline)?;
+        if !self.referred(id) {
+            for device in object.devices() {
+                if !self.flush(&device, deadline) {
+                    return Err(Failure::new("internal", format!("device {}: flush", device.id)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&self, object: &vs_io::T1Object, deadline: Instant) -> Result<(), Failure> {
+        self.ask(Message::Barrier, deadline)?;
+        while object.pending() > 0 {
+            if Instant::now() > deadline {
+                let text = format!("T1 object {}: its I/O does not end; try again", object.spec.id);
+                return Err(Failure::new("timeout", text));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    fn referred(&self, t1: &str) -> bool {
+        let refers =
+            |volume: &Arc<Volume>| volume.active().tree.leaves().iter().any(|leaf| leaf.t1 == t1);
+        self.all_volumes().iter().any(refers)
+    }
+
+    /// Forgets a T1 object, freeing its extents if this SP is its home by the label.
+    ///
+    /// # Errors
+    /// `precondition` while an active tree here has an LRN to it.
+    pub fn t1_delete(&self, id: &str) -> Result<(), Failure> {
+        let uses = |volume: &Arc<Volume>| {
+            volume.active().leaves.iter().any(|leaf| match leaf {
+                Leaf::Local(t1) => t1.spec.id == id,
+                _ => false,
+            })
+        };
+        if let Some(volume) = self.all_volumes().iter().find(|volume| uses(volume)) {
+            let text = format!("T1 object {id} is referred to by volume {}", volume.name);
+            return Err(Failure::new("precondition", text));
+        }
+        if let Some(object) = self.shared.t1s.retire(id) {
+            self.drain(&object, Self::prompt())?;
+        }
+        Ok(self.shared.t1s.delete(&self.shared.devices(), id)?)
+    }
+
+    /// JSON list of the T1 objects homed here.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn t1s(&self) -> Result<String, Failure> {
+        let snapshot = self.shared.t1s.snapshot();
+        let mut all: Vec<T1Shape<'_>> =
+            snapshot.values().map(|t1| T1Shape { t1: &t1.spec, epoch: t1.epoch() }).collect();
+        all.sort_by(|a, b| a.t1.id.cmp(&b.t1.id));
+        json(&all)
+    }
+
+    /// Gives volumes the T1 objects that their trees lack.
+    fn refresh(&self) {
+        for volume in self.all_volumes() {
+            let _control = lock(&volume.control);
+            let active = volume.active();
+            if !active.leaves.iter().any(|leaf| matches!(leaf, Leaf::Missing)) {
+                continue;
+            }
+            if let Ok(tree) = Tree::compile(active.tree.spec().clone()) {
+                volume.set(Active::new(tree, &self.shared.t1s, active.pinned));
+                // Loops that are slow to answer adopt it all the same.
+                let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
+            }
+        }
+    }
+
+    /// Swaps a volume's tree, or begins to serve it. Gives the pause in microseconds.
+    ///
+    /// # Errors
+    /// `stale` for a lower version or epoch, `timeout` when requests do not end (the old tree
+    /// then stays), `exists` for another volume's name, `invalid` for a tree that can't be.
+    pub fn t2_activate(&self, t2: &str, resync: bool, seconds: f64) -> Result<u64, Failure> {
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
+        let spec: Spec = parse("T2 object", t2)?;
+        let (id, name) = (spec.volume.clone(), spec.name.clone());
+        let clash = |volume: &&Arc<Volume>| volume.name == name && volume.id != id;
+        if let Some(other) = self.all_volumes().iter().find(clash) {
+            let text = format!("volume {} is called '{name}' already", other.id);
+            return Err(Failure::new("exists", text));
+        }
+        let invalid =
+            |e: vs_tree::TreeError| Failure::new("invalid", format!("volume {name}: {e}"));
+        let tree = Tree::compile(spec).map_err(invalid)?;
+        let Some(volume) = self.volume(&id) else {
+            let pinned = resync && tree.is_owner() && tree.has_mirror();
+            let volume = Arc::new(Volume::new(Active::new(tree, &self.shared.t1s, pinned)));
+            if pinned {
+                self.list_resync(&volume);
+            }
+            let mut volumes = self.shared.volumes.write().unwrap_or_else(PoisonError::into_inner);
+            volumes.insert(id, Arc::clone(&volume));
+            drop(volumes);
+            self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt())?;
+            return Ok(0);
+        };
+        let _control = lock(&volume.control);
+        let old = volume.active();
+        let (new, now) = (tree.spec(), old.tree.spec());
+        if new.version < now.version || new.epoch < now.epoch {
+            let text = format!(
+                "volume {name}: version {} epoch {} is older than {} and {}",
+                new.version, new.epoch, now.version, now.epoch
+            );
+            return Err(Failure::new("stale", text));
+        }
+        if new == now && !resync {
+            return Ok(0);
+        }
+        let begun = Instant::now();
+        let quiet = self.ask(|ack| Message::Quiesce(id.clone(), ack), deadline);
+        if let Err(error) = quiet {
+            let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
+            return Err(error);
+        }
+        let unfinished = resync || volume.resync_percent() < 100;
+        let pinned = unfinished && tree.is_owner() && tree.has_mirror();
+        volume.copies().retain(|copy| {
+            !copy.resync && tree.is_owner() && copy::is_write_only(&tree, &copy.path)
+        });
+        volume.set(Active::new(tree, &self.shared.t1s, pinned));
+        if pinned {
+            self.list_resync(&volume);
+        }
+        self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt())?;
+        let pause = begun.elapsed();
+        lock(&volume.pause).add(pause.as_secs_f64(), 1);
+        Ok(pause.as_micros() as u64)
+    }
+
+    fn list_resync(&self, volume: &Volume) {
+        let mut resync = Copy {
+            volume: volume.id.clone(),
+            path: Vec::new(),
+            state: CopyState::Running,
+            copied: 0,
+            total: 0,
+            error: String::new(),
+            resync: true,
+        };
+        resync.total = copy::total(&volume.active().tree, &resync);
+        volume.copies().push(resync);
+    }
+
+    /// Takes a volume out of service: requests end, what was written is flushed.
+    ///
+    /// # Errors
+    /// `timeout` when requests do not end; it is then served as before.
+    pub fn t2_remove(&self, id: &str, seconds: f64) -> Result<(), Failure> {
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
+        let Some(volume) = self.volume(id) else { return Ok(()) };
+        let _control = lock(&volume.control);
+        if let Err(error) = self.ask(|ack| Message::Quiesce(id.to_owned(), ack), deadline) {
+            let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
+            return Err(error);
+        }
+        for leaf in &volume.active().leaves {
+            let Leaf::Local(t1) = leaf else { continue };
+            for device in t1.devices() {
+                self.flush(&device, deadline);
+            }
+        }
+        self.shared.volumes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.ask(|ack| Message::Forget(id.to_owned(), ack), Self::prompt())?;
+        Ok(())
+    }
+
+    /// JSON list of the volumes in service.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn t2s(&self) -> Result<String, Failure> {
+        let shapes = self.all_volumes().into_iter().map(|volume| {
+            let active = volume.active();
+            let Spec { version, epoch, .. } = *active.tree.spec();
+            let resync_percent = volume.resync_percent();
+            T2Shape { volume: volume.id.clone(), version, epoch, resync_percent }
+        });
+        json(&shapes.collect::<Vec<_>>())
+    }
+
+    /// Closes the remote reference to a T1 object.
+    ///
+    /// # Errors
+    /// `precondition` while the volume's active tree uses it.
+    pub fn reference_drop(&self, volume: &str, t1: &str) -> Result<(), Failure> {
+        if let Some(volume) = self.volume(volume)
+            && volume.active().tree.leaves().iter().any(|leaf| leaf.t1 == t1)
+        {
+            let text = format!("volume {}: its tree still refers to {t1}", volume.name);
+            return Err(Failure::new("precondition", text));
+        }
+        self.ask(|ack| Message::DropReference(t1.to_owned(), ack), Self::prompt())?;
+        Ok(())
+    }
+
+    /// Starts to copy onto the write-only leg at `path`; one that runs or is done stays.
+    ///
+    /// # Errors
+    /// `precondition` unless this SP owns the volume and a write-only leg is there.
+    pub fn copy_start(&self, id: &str, path: Vec<usize>) -> Result<(), Failure> {
+        let volume = self
+            .volume(id)
+            .ok_or_else(|| Failure::new("not_found", format!("volume {id} is not served here")))?;
+        let _control = lock(&volume.control);
+        let active = volume.active();
+        if !active.tree.is_owner() || !copy::is_write_only(&active.tree, &path) {
+            let text = format!(
+                "volume {}: no write-only leg at {path:?}, or another SP is the owner",
+                volume.name
+            );
+            return Err(Failure::new("precondition", text));
+        }
+        let mut copies = volume.copies();
+        copies.retain(|copy| copy.path != path || copy.state != CopyState::Failed);
+        if !copies.iter().any(|copy| copy.path == path && !copy.resync) {
+            let mut new = Copy {
+                volume: id.to_owned(),
+                path,
+                state: CopyState::Running,
+                copied: 0,
+                total: 0,
+                error: String::new(),
+                resync: false,
+            };
+            new.total = copy::total(&active.tree, &new);
+            copies.push(new);
+        }
+        drop(copies);
+        self.kick(id);
+        Ok(())
+    }
+
+    /// Stops a copy; one that is not there is fine.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn copy_stop(&self, id: &str, path: &[usize]) -> Result<(), Failure> {
+        if let Some(volume) = self.volume(id) {
+            volume.copies().retain(|copy| copy.resync || copy.path != path);
+            self.kick(id);
+        }
+        Ok(())
+    }
+
+    fn kick(&self, id: &str) {
+        let index = Loop::copy_loop(id, self.shared.mailboxes.len());
+        self.shared.mailboxes[index].post(Message::Copy(id.to_owned()));
+    }
+
+    /// JSON list of copies; resyncs show in `t2s`.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn copies(&self) -> Result<String, Failure> {
+        let volumes = self.all_volumes();
+        let copies = volumes.iter().flat_map(|volume| volume.copies().clone());
+        json(&copies.filter(|copy| !copy.resync).collect::<Vec<_>>())
+    }
+
+    /// JSON of all counters.
+    ///
+    /// # Errors
+    /// `timeout` when a loop does not answer.
+    pub fn metrics(&self) -> Result<String, Failure> {
+        let mut volumes: HashMap<String, VolumeCounters> = HashMap::new();
+        let mut devices: HashMap<String, DeviceCounters> = HashMap::new();
+        let mut peers: std::collections::BTreeMap<String, (bool, Histogram)> =
+            std::collections::BTreeMap::new();
+        let mut all = LoopMetrics::default();
+        for one in self.ask(Message::Metrics, Self::prompt())? {
+            for (id, counters) in &one.volumes {
+                volumes.entry(id.clone()).or_default().merge(counters);
+            }
+            for (id, counters) in &one.devices {
+                devices.entry(id.clone()).or_default().merge(counters);
+            }
+            for (sp, (up, round_trip)) in &one.peers {
+                let peer = peers.entry(sp.clone()).or_default();
+                peer.0 |= up;
+                peer.1.merge(round_trip);
+            }
+            for (transport, count) in &one.sessions {
+                *all.sessions.entry(*transport).or_default() += count;
+            }
+            all.protocol_errors += one.protocol_errors;
+            all.fencing_rejections += one.fencing_rejections;
+        }
+        let volumes = self.all_volumes().into_iter().map(|volume| {
+            let active = volume.active();
+            let Spec { size, version, epoch, .. } = *active.tree.spec();
+            VolumeMetrics {
+                volume: volume.id.clone(),
+                name: volume.name.clone(),
+                size,
+                version,
+                epoch,
+                pause: lock(&volume.pause).clone(),
+                counters: volumes.remove(&volume.id).unwrap_or_default(),
+            }
+        });
+        let mut devices: Vec<DeviceMetrics> =
+            devices.into_iter().map(|(id, counters)| DeviceMetrics { id, counters }).collect();
+        devices.sort_by(|a, b| a.id.cmp(&b.id));
+        let peers = peers.into_iter();
+        json(&MetricsShape {
+            volumes: volumes.collect(),
+            devices,
+            peers: peers.map(|(sp, (up, round_trip))| PeerMetrics { sp, up, round_trip }).collect(),
+            sessions: all.sessions,
+            protocol_errors: all.protocol_errors,
+            fencing_rejections: all.fencing_rejections,
+        })
+    }
+}

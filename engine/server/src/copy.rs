@@ -1,0 +1,397 @@
+//! Copies onto write-only legs, and resyncs: region by region, each under the range lock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vs_tree::{LegState, Tree};
+
+use crate::active::{Active, Copy, CopyState};
+use crate::event_loop::{Loop, LoopVolume};
+use crate::op::{Fail, Kind, Op, Scope, Source};
+use crate::slab::Token;
+
+/// Bytes that are copied under one hold of the lock.
+const REGION: u64 = 1 << 20;
+/// Regions under way at once.
+const PARALLEL: u32 = 4;
+/// The task number of the flush that ends a copy.
+const FLUSH: usize = usize::MAX;
+/// A copy that met a stale tree looks again after this.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Copy `size` bytes from the node at `source` to those at `targets`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Task {
+    source: Vec<usize>,
+    targets: Vec<Vec<usize>>,
+    size: u64,
+}
+
+/// A copy that this loop runs; what others see of it is in `Volume::copies`.
+pub struct Job {
+    path: Vec<usize>,
+    resync: bool,
+    tasks: Vec<Task>,
+    task: usize,
+    offset: u64,
+    /// Regions to do again: (task, offset).
+    again: Vec<(usize, u64)>,
+    inflight: u32,
+    flushed: bool,
+    flushing: bool,
+    retry: Option<Instant>,
+    epoch: u64,
+}
+
+fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
+    let leg = |path: &[usize], index: usize| {
+        let mut leg = path.to_vec();
+        leg.push(index);
+        leg
+    };
+    if !copy.resync {
+        let Some((_, parent)) = copy.path.split_last() else { return Vec::new() };
+        let size = tree.node_size(parent).unwrap_or(0);
+        return vec![Task { source: parent.to_vec(), targets: vec![copy.path.clone()], size }];
+    }
+    let mut tasks = Vec::new();
+    for path in tree.mirrors() {
+        let legs = tree.legs(&path).unwrap_or_default();
+        let in_sync = legs.iter().enumerate().filter(|(_, state)| **state == LegState::InSync);
+        let mut in_sync = in_sync.map(|(index, _)| leg(&path, index));
+        let Some(source) = in_sync.next() else { continue };
+        let size = tree.node_size(&path).unwrap_or(0);
+        tasks.push(Task { source, targets: in_sync.collect(), size });
+    }
+    tasks
+}
+
+/// How many bytes a copy or resync of this tree moves.
+pub fn total(tree: &Tree, copy: &Copy) -> u64 {
+    tasks(tree, copy).iter().map(|task| task.size).sum()
+}
+
+/// True if `path` is a write-only leg.
+pub fn is_write_only(tree: &Tree, path: &[usize]) -> bool {
+    let Some((index, parent)) = path.split_last() else { return false };
+    tree.legs(parent).is_ok_and(|legs| legs.get(*index) == Some(&LegState::WriteOnly))
+}
+
+impl Loop {
+    /// The loop that runs a volume's copies.
+    pub fn copy_loop(volume: &str, loops: usize) -> usize {
+        volume.bytes().fold(0, |sum: usize, byte| sum.wrapping_add(usize::from(byte))) % loops
+    }
+
+    /// Starts the copies that the volume lists, drops those that it does not, and goes on.
+    pub fn copy_kick(&mut self, id: &str) {
+        if Loop::copy_loop(id, self.shared.mailboxes.len()) != self.index {
+            return;
+        }
+        let Some(&token) = self.volume_by_id.get(id) else { return };
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        let listed = volume.volume.copies().clone();
+        let running = |job: &Job| {
+            listed.iter().any(|copy| {
+                copy.path == job.path
+                    && copy.resync == job.resync
+                    && copy.state == CopyState::Running
+            })
+        };
+        volume.copies.retain(|job| running(job) || job.inflight > 0);
+        for copy in listed.iter().filter(|copy| copy.state == CopyState::Running) {
+            let known = |job: &Job| job.path == copy.path && job.resync == copy.resync;
+            if !volume.copies.iter().any(known) {
+                volume.copies.push(Job {
+                    path: copy.path.clone(),
+                    resync: copy.resync,
+                    tasks: tasks(&volume.active.tree, copy),
+                    task: 0,
+                    offset: 0,
+                    again: Vec::new(),
+                    inflight: 0,
+                    flushed: false,
+                    flushing: false,
+                    retry: None,
+                    epoch: volume.active.epoch,
+                });
+            }
+        }
+        for index in 0..volume.copies.len() {
+            self.advance(token, index);
+        }
+    }
+
+    pub fn tick_copies(&mut self) -> bool {
+        let mut waiting = false;
+        for token in self.volumes.tokens() {
+            let Some(volume) = self.volumes.get_mut(token) else { continue };
+            for index in 0..volume.copies.len() {
+                waiting = true;
+                self.advance(token, index);
+                let Some(again) = self.volumes.get_mut(token) else { break };
+                if index + 1 >= again.copies.len() {
+                    break;
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Begins as many regions as may run.
+    fn advance(&mut self, token: Token, index: usize) {
+        loop {
+            let Some(volume) = self.volumes.get_mut(token) else { return };
+            if volume.held {
+                return;
+            }
+            let active = Arc::clone(&volume.active);
+            let Some(job) = volume.copies.get_mut(index) else { return };
+            if job.retry.is_some_and(|at| at > self.now) || job.inflight >= PARALLEL {
+                return;
+            }
+            job.retry = None;
+            if job.epoch != active.epoch {
+                let copies = volume.volume.copies();
+                let entry = copies.iter().find(|c| c.path == job.path && c.resync == job.resync);
+                let changed = entry.is_none_or(|copy| tasks(&active.tree, copy) != job.tasks);
+                drop(copies);
+                if changed {
+                    // Its entry is replaced or gone: wait for what runs, then begin anew.
+                    if job.inflight == 0 {
+                        volume.copies.remove(index);
+                        let id = volume.volume.id.clone();
+                        self.mailbox.post(crate::mailbox::Message::Copy(id));
+                    }
+                    return;
+                }
+                job.epoch = active.epoch;
+            }
+            let next = job.again.pop().or_else(|| {
+                while job.task < job.tasks.len() && job.offset >= job.tasks[job.task].size {
+                    job.task += 1;
+                    job.offset = 0;
+                }
+                (job.task < job.tasks.len()).then(|| {
+                    let next = (job.task, job.offset);
+                    job.offset += REGION;
+                    next
+                })
+            });
+            let (path, resync) = (job.path.clone(), job.resync);
+            let mut op = if let Some((task, offset)) = next {
+                let work = &job.tasks[task];
+                let length = REGION.min(work.size - offset);
+                let scope = Scope::Subtrees(vec![work.source.clone()]);
+                let source = Source::Copy { path, resync, task };
+                let mut op = Op::new(source, scope, Kind::Read, offset, length);
+                op.data = vec![0; length as usize];
+                op
+            } else if job.inflight > 0 || job.flushing {
+                return;
+            } else if !job.flushed {
+                job.flushing = true;
+                let targets = job.tasks.iter().flat_map(|task| task.targets.clone()).collect();
+                let source = Source::Copy { path, resync, task: FLUSH };
+                Op::new(source, Scope::Subtrees(targets), Kind::Flush, 0, 0)
+            } else {
+                return self.copied(token, index);
+            };
+            job.inflight += 1;
+            op.volume = token;
+            self.submit(op);
+            self.want_tick();
+        }
+    }
+
+    /// All of a copy is durable on its targets.
+    fn copied(&mut self, token: Token, index: usize) {
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        let shared = Arc::clone(&volume.volume);
+        let Some(job) = volume.copies.get_mut(index) else { return };
+        let done = |copy: &mut Copy| {
+            copy.state = CopyState::Done;
+            copy.copied = copy.total;
+        };
+        if !job.resync {
+            let path = job.path.clone();
+            volume.copies.remove(index);
+            shared.copies().iter_mut().filter(|c| !c.resync && c.path == path).for_each(done);
+            return;
+        }
+        // Legs are alike again: reads may use all of them. A restructure under way decides
+        // that itself, so try again when it is over.
+        let Ok(_control) = shared.control.try_lock() else {
+            job.retry = Some(self.now + AGAIN);
+            return self.want_tick();
+        };
+        if job.epoch != shared.active().epoch {
+            return;
+        }
+        volume.copies.remove(index);
+        shared.copies().iter_mut().filter(|copy| copy.resync).for_each(done);
+        let spec = shared.active().tree.spec().clone();
+        if let Ok(tree) = Tree::compile(spec) {
+            shared.set(Active::new(tree, &self.shared.t1s, false));
+            let (ack, _) = std::sync::mpsc::channel();
+            for mailbox in &self.shared.mailboxes {
+                mailbox.post(crate::mailbox::Message::Adopt(Arc::clone(&shared), ack.clone()));
+            }
+        }
+    }
+
+    /// A region has been read: write it to the targets, under the same lock.
+    pub fn copy_write(&mut self, token: Token) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        let Source::Copy { path, resync, task } = &op.source else { return };
+        let Some(volume) = self.volumes.get(op.volume) else {
+            return self.finish(token, Err(Fail::Shutdown));
+        };
+        let job = volume.copies.iter().find(|job| job.path == *path && job.resync == *resync);
+        let Some(work) = job.and_then(|job| job.tasks.get(*task)) else {
+            return self.finish(token, Err(Fail::Stale));
+        };
+        op.scope = Scope::Subtrees(work.targets.clone());
+        let empty = op.data.iter().all(|&byte| byte == 0);
+        // Regions that were never written stay holes.
+        op.kind = if empty { Kind::Zero { no_hole: false, fast: false } } else { Kind::Write };
+        op.rewind();
+        op.avoid.clear();
+        self.reroute(token);
+    }
+
+    /// A region, or the last flush, has ended.
+    pub fn copy_region_done(
+        &mut self,
+        token: Token,
+        path: &[usize],
+        resync: bool,
+        task: usize,
+        op: &Op,
+        result: Result<(), Fail>,
+    ) {
+        let now = self.now;
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        let shared = Arc::clone(&volume.volume);
+        let at = volume.copies.iter().position(|job| job.path == path && job.resync == resync);
+        let Some(index) = at else { return };
+        let job = &mut volume.copies[index];
+        job.inflight -= 1;
+        if task == FLUSH {
+            job.flushing = false;
+        }
+        match result {
+            Ok(()) if task == FLUSH => job.flushed = true,
+            Ok(()) => {
+                for copy in shared.copies().iter_mut() {
+                    if copy.path == path && copy.resync == resync {
+                        copy.copied = (copy.copied + op.length).min(copy.total);
+                    }
+                }
+            }
+            Err(Fail::Stale | Fail::Shutdown) => {
+                if task != FLUSH {
+                    job.again.push((task, op.offset));
+                }
+                job.retry = Some(now + AGAIN);
+            }
+            Err(_) if resync => {
+                // Reads stay pinned and the resync goes on trying: there is no other way to
+                // make the legs alike again.
+                if task != FLUSH {
+                    job.again.push((task, op.offset));
+                }
+                job.retry = Some(now + AGAIN * 10);
+            }
+            Err(error) => {
+                job.again.clear();
+                job.task = job.tasks.len();
+                for copy in shared.copies().iter_mut() {
+                    if copy.path == path && copy.resync == resync {
+                        copy.state = CopyState::Failed;
+                        copy.error = format!("at {}: {}", op.offset, error.name());
+                    }
+                }
+                volume.copies.retain(|job| job.inflight > 0 || job.path != path);
+                return;
+            }
+        }
+        self.want_tick();
+        self.advance(token, index);
+    }
+
+    /// Answers when nothing of the volume is in flight; starts nothing until `adopt`.
+    pub fn quiesce(&mut self, id: &str, ack: std::sync::mpsc::Sender<()>) {
+        let Some(&token) = self.volume_by_id.get(id) else {
+            let _ = ack.send(());
+            return;
+        };
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        volume.held = true;
+        if volume.inflight == 0 {
+            let _ = ack.send(());
+            return;
+        }
+        volume.quiescing = Some(ack);
+        self.take_back(token);
+    }
+
+    /// Takes the volume's current tree into use and runs what was parked.
+    pub fn adopt(
+        &mut self,
+        shared: &Arc<crate::active::Volume>,
+        ack: &std::sync::mpsc::Sender<()>,
+    ) {
+        let active = shared.active();
+        let token = match self.volume_by_id.get(&shared.id) {
+            Some(&token) => token,
+            None => {
+                let token = self.volumes.insert(LoopVolume {
+                    volume: Arc::clone(shared),
+                    active: Arc::clone(&active),
+                    inflight: 0,
+                    parked: std::collections::VecDeque::new(),
+                    quiescing: None,
+                    held: false,
+                    counters: crate::metrics::VolumeCounters::default(),
+                    copies: Vec::new(),
+                });
+                self.volume_by_id.insert(shared.id.clone(), token);
+                token
+            }
+        };
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        volume.active = active;
+        volume.held = false;
+        volume.quiescing = None;
+        for job in &mut volume.copies {
+            job.retry = None;
+        }
+        let parked = std::mem::take(&mut volume.parked);
+        for op in parked {
+            self.run_op(op);
+        }
+        self.copy_kick(&shared.id);
+        let _ = ack.send(());
+    }
+
+    /// The volume is not served here any more.
+    pub fn forget(&mut self, id: &str, ack: &std::sync::mpsc::Sender<()>) {
+        if let Some(token) = self.volume_by_id.remove(id) {
+            let volume = self.volumes.remove(token);
+            for op in volume.map(|volume| volume.parked).unwrap_or_default() {
+                self.finish(op, Err(Fail::Shutdown));
+            }
+            for conn in self.conns.tokens() {
+                let of = |c: &crate::event_loop::Conn| {
+                    matches!(&c.protocol,
+                        crate::event_loop::Protocol::Nbd(session) if session.volume == token)
+                };
+                if self.conns.get(conn).is_some_and(of) {
+                    self.end(conn);
+                }
+            }
+        }
+        let _ = ack.send(());
+    }
+}

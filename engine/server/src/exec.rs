@@ -1,0 +1,492 @@
+//! Carrying out operations: routing, parts, retries, parking, replies.
+
+use std::sync::Arc;
+
+use vs_io::{Committer, Device, Kind as DeviceKind, T1Object, TryRead};
+use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
+
+use crate::active::{Active, Leaf};
+use crate::event_loop::Loop;
+use crate::mailbox::{Message, SubData, fail};
+use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
+use crate::remote::{Object, RemoteKey, Submit};
+use crate::slab::Token;
+
+/// Most parts of one block status; a longer request is answered for its beginning.
+const STATUS_PARTS: usize = 512;
+
+impl Loop {
+    /// Takes an operation on and runs it as far as it goes.
+    pub fn submit(&mut self, op: Op) {
+        let token = self.ops.insert(op);
+        self.run_op(token);
+    }
+
+    /// Runs an operation from its beginning: when it is new, and after it was parked.
+    pub fn run_op(&mut self, token: Token) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        op.rewind();
+        if let Scope::T1(t1) = &op.scope {
+            let t1 = Arc::clone(t1);
+            let Source::Peer { epoch, .. } = op.source else { return };
+            let (offset, length) = (op.offset, op.length);
+            op.pending = 1;
+            self.local_parts(token, &t1, epoch, NO_LEAF, offset, length, 0);
+            return self.part_ended(token);
+        }
+        let Some(volume) = self.volumes.get_mut(op.volume) else {
+            return self.finish(token, Err(Fail::Shutdown));
+        };
+        if volume.held {
+            volume.parked.push_back(token);
+            return self.want_tick();
+        }
+        if let Source::Peer { epoch, .. } = op.source {
+            if epoch < volume.active.epoch || !volume.active.tree.is_owner() {
+                return self.finish(token, Err(Fail::Stale));
+            }
+            if epoch > volume.active.epoch {
+                volume.parked.push_back(token);
+                return self.want_tick();
+            }
+        }
+        let tree = &volume.active.tree;
+        if matches!(op.scope, Scope::Volume)
+            && op.offset.checked_add(op.length).is_none_or(|end| end > tree.size())
+        {
+            let error = if op.kind.changes() { Fail::NoSpace } else { Fail::Invalid };
+            return self.finish(token, Err(error));
+        }
+        volume.inflight += 1;
+        op.running = true;
+        let ordered = op.kind.changes() || matches!(op.source, Source::Copy { .. });
+        if ordered && tree.has_mirror() && tree.is_owner() && !op.locked {
+            let range = match &op.scope {
+                Scope::Subtrees(paths) => {
+                    let cover = paths.first().map(|p| tree.cover(p, op.offset, op.length));
+                    cover.and_then(Result::ok).unwrap_or((0, tree.size()))
+                }
+                _ => (op.offset, op.length),
+            };
+            if !volume.volume.lock.acquire(range.0, range.1, (self.index, token)) {
+                return;
+            }
+            op.locked = true;
+        }
+        self.route(token);
+    }
+
+    /// The range lock has come to this operation.
+    pub fn granted(&mut self, token: Token) {
+        if let Some(op) = self.ops.get_mut(token) {
+            op.locked = true;
+            self.route(token);
+        }
+    }
+
+    fn route(&mut self, token: Token) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        let Some(volume) = self.volumes.get(op.volume) else {
+            return self.finish(token, Err(Fail::Shutdown));
+        };
+        let active = Arc::clone(&volume.active);
+        let access = match op.kind {
+            Kind::Read | Kind::Status | Kind::Flush => Access::Read,
+            Kind::Write => Access::Write,
+            Kind::Trim | Kind::Zero { .. } => Access::Span,
+        };
+        self.spread = self.spread.wrapping_add(1);
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let choice = ReadChoice { pinned: active.pinned, avoid: &op.avoid, spread: self.spread };
+        let tree = &active.tree;
+        let (offset, length) = (op.offset, op.length);
+        let routed = if op.kind == Kind::Flush {
+            pieces.clear();
+            let wanted = match &op.scope {
+                Scope::Subtrees(paths) => {
+                    paths.first().and_then(|p| tree.leaves_under(p).ok()).unwrap_or(0..0)
+                }
+                _ => 0..active.leaves.len() as u32,
+            };
+            let whole = |leaf| Piece { target: Target::Leaf(leaf), offset: 0, length: 0, at: 0 };
+            pieces.extend(wanted.map(whole));
+            Routed::Ready
+        } else if let Scope::Subtrees(paths) = &op.scope {
+            let mut all = Vec::new();
+            let mut result = Routed::Ready;
+            let used = if access == Access::Read { 1 } else { paths.len() };
+            for path in &paths[..used] {
+                match tree.route_at(path, access, offset, length, &choice, &mut pieces) {
+                    Ok(Routed::Ready) => all.append(&mut pieces),
+                    Ok(other) => result = other,
+                    Err(_) => result = Routed::Parked,
+                }
+            }
+            pieces = all;
+            result
+        } else {
+            tree.route(access, offset, length, &choice, &mut pieces)
+        };
+        match routed {
+            Routed::Parked => self.park(token),
+            Routed::NoLeg => self.finish(token, Err(Fail::Io)),
+            Routed::Ready => {
+                if op.kind == Kind::Status && pieces.len() > STATUS_PARTS {
+                    pieces.truncate(STATUS_PARTS);
+                    op.length = pieces.last().map_or(0, |last| last.at + last.length);
+                }
+                // One more than the parts, so that it can't end before all have begun.
+                op.pending = 1;
+                for piece in &pieces {
+                    self.piece(token, &active, piece);
+                }
+                self.part_ended(token);
+            }
+        }
+        pieces.clear();
+        self.pieces = pieces;
+    }
+
+    fn piece(&mut self, token: Token, active: &Active, piece: &Piece) {
+        let epoch = active.epoch;
+        let Some(kind) = self.ops.get(token).map(|op| op.kind) else { return };
+        let Piece { offset, length, at, .. } = *piece;
+        match piece.target {
+            Target::Owner => {
+                let Some(owner) = active.tree.owner() else { return };
+                let peer = &active.tree.peers()[owner as usize];
+                let object = Object::Volume(active.tree.spec().volume.as_str().into());
+                let key = RemoteKey::Peer(Arc::clone(&active.peers[owner as usize]));
+                let to = Submit { op: token, kind, leaf: NO_LEAF, epoch, offset, length, at };
+                self.send_remote(key, &peer.address, object, None, to);
+            }
+            Target::Leaf(leaf) => match &active.leaves[leaf as usize] {
+                Leaf::Local(t1) => self.local_parts(token, t1, epoch, leaf, offset, length, at),
+                Leaf::Missing => self.note(token, Fail::Stale, NO_LEAF),
+                Leaf::Remote(peer, t1) => {
+                    let address = &active.tree.peers()[*peer as usize].address;
+                    let key = RemoteKey::Peer(Arc::clone(&active.peers[*peer as usize]));
+                    let to = Submit { op: token, kind, leaf, epoch, offset, length, at };
+                    self.send_remote(key, address, Object::T1(Arc::clone(t1)), None, to);
+                }
+            },
+        }
+    }
+
+    fn note(&mut self, token: Token, error: Fail, leaf: u32) {
+        if let Some(op) = self.ops.get_mut(token) {
+            op.note(error, leaf);
+        }
+    }
+
+    /// The parts of an operation that fall to one T1 object here.
+    #[allow(clippy::too_many_arguments)]
+    fn local_parts(
+        &mut self,
+        token: Token,
+        t1: &Arc<T1Object>,
+        epoch: u64,
+        leaf: u32,
+        offset: u64,
+        length: u64,
+        at: u64,
+    ) {
+        if !t1.serves(epoch) {
+            self.fencing_rejections += 1;
+            return self.note(token, Fail::Stale, NO_LEAF);
+        }
+        let Some(op) = self.ops.get(token) else { return };
+        if op.kind == Kind::Flush {
+            for device in t1.devices() {
+                self.flush_device(token, &device, leaf);
+            }
+            return;
+        }
+        if offset.checked_add(length).is_none_or(|end| end > t1.size()) {
+            return self.note(token, Fail::Invalid, leaf);
+        }
+        let _: Result<(), ()> = t1.map(offset, length, |device, start, count, done| {
+            self.device_part(token, t1, device, leaf, start, count, at + done);
+            Ok(())
+        });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn device_part(
+        &mut self,
+        token: Token,
+        t1: &Arc<T1Object>,
+        device: &Arc<Device>,
+        leaf: u32,
+        start: u64,
+        count: u64,
+        at: u64,
+    ) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        let DeviceKind::File(file) = &device.kind else {
+            if op.kind == Kind::Status {
+                return op.status.push((at, vec![(count, 0)]));
+            }
+            if op.fua && op.kind.changes() && !op.touched.iter().any(|d| d.id == device.id) {
+                op.touched.push(Arc::clone(device));
+            }
+            let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
+            let kind = op.kind;
+            let to = Submit { op: token, kind, leaf, epoch: 0, offset: start, length: count, at };
+            return self.send_remote(key, &device.uri, Object::Device, Some(Arc::clone(t1)), to);
+        };
+        let span = at as usize..(at + count) as usize;
+        let (kind, name) = (op.kind, op.kind.name());
+        let counters = self.devices.entry(device.id.clone()).or_default();
+        let done = match kind {
+            Kind::Read => match file.try_read(start, &mut op.data[span]) {
+                Ok(TryRead::Done) => Ok(()),
+                Err(error) => Err(fail(&error)),
+                Ok(TryRead::WouldBlock) => {
+                    let part = op.part(at, leaf);
+                    return self.pool_part(token, part, t1, device, move |device| {
+                        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                        let mut data = vec![0; count as usize];
+                        file.read(start, &mut data).map_err(|e| fail(&e))?;
+                        Ok(SubData::Bytes(data))
+                    });
+                }
+            },
+            Kind::Write => {
+                if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
+                    op.touched.push(Arc::clone(device));
+                }
+                file.write(start, &op.data[span]).map_err(|e| fail(&e))
+            }
+            Kind::Status => {
+                let mut runs = Vec::new();
+                let done = file.status(start, count, &mut runs).map_err(|e| fail(&e));
+                op.status.push((at, runs));
+                done
+            }
+            Kind::Zero { fast: true, .. } if !file.zeroes_fast() => Err(Fail::NotSupported),
+            Kind::Trim | Kind::Zero { .. } => {
+                if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
+                    op.touched.push(Arc::clone(device));
+                }
+                let part = op.part(at, leaf);
+                counters.done(name, count, true);
+                return self.pool_part(token, part, t1, device, move |device| {
+                    let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                    let done = match kind {
+                        Kind::Zero { no_hole, .. } => file.zero(start, count, !no_hole),
+                        _ => file.trim(start, count),
+                    };
+                    done.map(|()| SubData::None).map_err(|e| fail(&e))
+                });
+            }
+            Kind::Flush => Ok(()),
+        };
+        counters.done(name, count, done.is_ok());
+        if let Err(error) = done {
+            op.note(error, leaf);
+        }
+    }
+
+    /// Runs a part on the pool; a fence of the T1 object waits for it.
+    fn pool_part(
+        &mut self,
+        op: Token,
+        piece: u32,
+        t1: &Arc<T1Object>,
+        device: &Arc<Device>,
+        job: impl FnOnce(&Device) -> Result<SubData, Fail> + Send + 'static,
+    ) {
+        if let Some(op) = self.ops.get_mut(op) {
+            op.pending += 1;
+        }
+        let (t1, device, mailbox) = (Arc::clone(t1), Arc::clone(device), self.mailbox.clone());
+        t1.begin();
+        self.shared.pool.submit(move || {
+            let result = job(&device);
+            t1.end();
+            mailbox.post(Message::SubDone { op, piece, result });
+        });
+    }
+
+    fn flush_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        // One flush of a device is enough, however many leaves lie on it.
+        if op.touched.iter().any(|known| known.id == device.id) {
+            return;
+        }
+        op.touched.push(Arc::clone(device));
+        self.commit_device(token, device, leaf);
+    }
+
+    fn commit_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        if matches!(device.kind, DeviceKind::Nbd(_)) {
+            let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
+            let kind = Kind::Flush;
+            let to = Submit { op: token, kind, leaf, epoch: 0, offset: 0, length: 0, at: 0 };
+            return self.send_remote(key, &device.uri, Object::Device, None, to);
+        }
+        op.pending += 1;
+        let piece = op.part(0, leaf);
+        let (mailbox, id) = (self.mailbox.clone(), device.id.clone());
+        let done = Box::new(move |result: Result<f64, vs_io::DeviceError>| {
+            let result = result.map(|seconds| SubData::Flushed(id, seconds));
+            let result = result.map_err(|error| {
+                eprintln!("vswitchd engine: {error}");
+                Fail::Io
+            });
+            mailbox.post(Message::SubDone { op: token, piece, result });
+        });
+        Committer::flush(device, &self.shared.pool, done);
+    }
+
+    /// A part that was under way has ended.
+    pub fn sub_done(&mut self, token: Token, piece: u32, result: Result<SubData, Fail>) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        let Some(part) = op.parts.get(piece as usize).copied() else { return };
+        match result {
+            Ok(SubData::None) => {}
+            Ok(SubData::Bytes(bytes)) => {
+                let at = part.at as usize;
+                op.data[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+            Ok(SubData::Flushed(device, seconds)) => {
+                self.devices.entry(device).or_default().flush.add(seconds, 1);
+            }
+            Err(error) => op.note(error, part.leaf),
+        }
+        self.part_ended(token);
+    }
+
+    fn part_ended(&mut self, token: Token) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        op.pending -= 1;
+        if op.pending == 0 {
+            self.complete(token);
+        }
+    }
+
+    fn complete(&mut self, token: Token) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        let direct = matches!(op.scope, Scope::T1(_));
+        let copy = matches!(op.source, Source::Copy { .. });
+        match op.fail {
+            Some(Fail::Stale) if !direct && !copy => return self.park(token),
+            Some(Fail::Io) if matches!(op.kind, Kind::Read | Kind::Status) && !direct => {
+                // Another in-sync leg may have it; `avoid` grows each time, so this ends.
+                let failed = std::mem::take(&mut op.failed_leaves);
+                if !failed.is_empty() {
+                    op.rewind();
+                    op.avoid.extend(failed);
+                    return self.route(token);
+                }
+            }
+            None if op.fua && op.kind.changes() && !op.touched.is_empty() => {
+                op.fua = false;
+                op.pending = 1;
+                for device in std::mem::take(&mut op.touched) {
+                    self.commit_device(token, &device, NO_LEAF);
+                }
+                return self.part_ended(token);
+            }
+            _ => {}
+        }
+        let result = op.fail.map_or(Ok(()), Err);
+        if copy && result.is_ok() && op.kind == Kind::Read {
+            return self.copy_write(token);
+        }
+        self.finish(token, result);
+    }
+
+    /// Runs the second half of a copied region, under the same lock.
+    pub fn reroute(&mut self, token: Token) {
+        self.route(token);
+    }
+
+    fn unlock(&mut self, token: Token) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        if !std::mem::take(&mut op.locked) {
+            return;
+        }
+        let Some(volume) = self.volumes.get(op.volume) else { return };
+        let granted = volume.volume.lock.release((self.index, token));
+        self.grant(granted);
+    }
+
+    /// Tells those who hold the range lock now.
+    pub fn grant(&mut self, holders: Vec<(usize, Token)>) {
+        for (index, op) in holders {
+            if index == self.index {
+                self.granted.push(op);
+            } else {
+                self.shared.mailboxes[index].post(Message::Granted(op));
+            }
+        }
+    }
+
+    /// Takes the operation out of the volume's requests in flight.
+    fn stop(&mut self, token: Token) {
+        self.unlock(token);
+        let Some(op) = self.ops.get_mut(token) else { return };
+        if std::mem::take(&mut op.running)
+            && let Some(volume) = self.volumes.get_mut(op.volume)
+        {
+            volume.inflight -= 1;
+            if volume.inflight == 0
+                && let Some(ack) = volume.quiescing.take()
+            {
+                let _ = ack.send(());
+            }
+        }
+    }
+
+    /// Puts the operation aside until the volume has another tree.
+    fn park(&mut self, token: Token) {
+        self.stop(token);
+        let Some(op) = self.ops.get(token) else { return };
+        if matches!(op.source, Source::Copy { .. }) {
+            // The job looks at the next tree itself.
+            return self.finish(token, Err(Fail::Stale));
+        }
+        match self.volumes.get_mut(op.volume) {
+            Some(volume) => {
+                volume.parked.push_back(token);
+                self.want_tick();
+            }
+            None => self.finish(token, Err(Fail::Shutdown)),
+        }
+    }
+
+    /// Ends an operation and answers it.
+    pub fn finish(&mut self, token: Token, result: Result<(), Fail>) {
+        self.stop(token);
+        let Some(mut op) = self.ops.remove(token) else { return };
+        let name = op.kind.name();
+        if let Some(volume) = self.volumes.get_mut(op.volume)
+            && matches!(op.scope, Scope::Volume)
+        {
+            let conn = match op.source {
+                Source::Nbd { conn, .. } | Source::Peer { conn, .. } => self.conns.get(conn),
+                Source::Copy { .. } => None,
+            };
+            if let Some(conn) = conn {
+                let seconds = (std::time::Instant::now() - op.begun).as_secs_f64();
+                match result {
+                    Ok(()) => volume.counters.done(name, conn.transport, 1, op.length, seconds),
+                    Err(error) => volume.counters.failed(name, error.name()),
+                }
+            }
+        }
+        match std::mem::replace(
+            &mut op.source,
+            Source::Peer { conn: Token::default(), id: 0, epoch: 0 },
+        ) {
+            Source::Nbd { conn, request } => self.nbd_reply(conn, &request, op, result),
+            Source::Peer { conn, id, .. } => self.peer_reply(conn, id, op, result),
+            Source::Copy { path, resync, task } => {
+                self.copy_region_done(op.volume, &path, resync, task, &op, result);
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! How other threads talk to a loop: a queue and an eventfd.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vs_io::DeviceError;
+
+use crate::active::Volume;
+use crate::metrics::{LoopMetrics, Transport};
+use crate::op::Fail;
+use crate::slab::Token;
+use crate::socket::Stream;
+
+/// What a pool job brings back.
+#[derive(Debug)]
+pub enum SubData {
+    None,
+    Bytes(Vec<u8>),
+    /// A flush of this device, and its seconds.
+    Flushed(String, f64),
+}
+
+/// What a loop can be told.
+pub enum Message {
+    Accept(Stream, Transport),
+    /// A part of an operation has ended on another thread.
+    SubDone {
+        op: Token,
+        piece: u32,
+        result: Result<SubData, Fail>,
+    },
+    /// The range lock is this operation's now.
+    Granted(Token),
+    /// Start no new operations of the volume; answer when none is in flight.
+    Quiesce(String, Sender<()>),
+    /// Use the volume's current tree, and run what was parked.
+    Adopt(Arc<Volume>, Sender<()>),
+    /// The volume is gone: end its sessions.
+    Forget(String, Sender<()>),
+    /// Answer when all that was begun before has been done.
+    Barrier(Sender<()>),
+    /// Close the handles of a T1 object.
+    DropReference(String, Sender<()>),
+    /// Look for copy work of this volume.
+    Copy(String),
+    /// End the peer session of that connection, then tell the other loop's connection.
+    EndPeer {
+        conn: Token,
+        waiter: (usize, Token),
+    },
+    PeerEnded(Token),
+    Metrics(Sender<LoopMetrics>),
+    /// Take no new connections and requests; answer when all is answered.
+    Shutdown(Sender<()>),
+    Exit,
+}
+
+struct Inner {
+    queue: Mutex<Vec<Message>>,
+    event: OwnedFd,
+}
+
+/// A loop's mailbox; clones are the same box.
+#[derive(Clone)]
+pub struct Mailbox(Arc<Inner>);
+
+impl Mailbox {
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new() -> std::io::Result<Mailbox> {
+        // SAFETY: eventfd takes no pointers.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: `fd` was just opened and nobody else owns it.
+        let event = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Mailbox(Arc::new(Inner { queue: Mutex::default(), event })))
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.0.event.as_raw_fd()
+    }
+
+    pub fn post(&self, message: Message) {
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let wake = queue.is_empty();
+        queue.push(message);
+        drop(queue);
+        if wake {
+            let one = 1u64.to_ne_bytes();
+            // SAFETY: writes 8 bytes from `one`. It can only fail when the counter is full,
+            // and then the loop is awake anyway.
+            unsafe { libc::write(self.fd(), one.as_ptr().cast(), 8) };
+        }
+    }
+
+    /// All that has come, and quiets the eventfd.
+    pub fn take(&self) -> Vec<Message> {
+        let mut count = [0u8; 8];
+        // SAFETY: reads at most 8 bytes into `count`; EAGAIN is fine.
+        unsafe { libc::read(self.fd(), count.as_mut_ptr().cast(), 8) };
+        std::mem::take(&mut *self.0.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Makes a device's error an operation's.
+pub fn fail(error: &DeviceError) -> Fail {
+    use vs_io::ErrorKind as K;
+    match error.kind {
+        K::NoSpace => Fail::NoSpace,
+        K::Invalid => Fail::Invalid,
+        _ => Fail::Io,
+    }
+}

@@ -1,0 +1,352 @@
+//! An NBD connection from negotiation to its end.
+
+use vs_wire::nbd::handshake::{Exports, Outcome};
+use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
+use vs_wire::nbd::{MAX_REQUEST, command, command_flag, flag};
+
+use crate::event_loop::{Incoming, Loop, LoopVolume, Protocol};
+use crate::inline::Inline;
+use crate::op::{Fail, Kind, Op, Scope, Source};
+use crate::slab::{Slab, Token};
+use crate::status;
+
+/// Payloads up to this wait in the input buffer; larger ones get one of their own.
+const SMALL: u64 = 64 << 10;
+
+/// What every volume offers.
+const FLAGS: u16 = flag::HAS_FLAGS
+    | flag::SEND_FLUSH
+    | flag::SEND_FUA
+    | flag::SEND_TRIM
+    | flag::SEND_WRITE_ZEROES
+    | flag::SEND_DF
+    | flag::CAN_MULTI_CONN
+    | flag::SEND_CACHE
+    | flag::SEND_FAST_ZERO;
+
+/// A connection in transmission.
+pub struct Session {
+    pub volume: Token,
+    pub style: Style,
+    pub contexts: Vec<u32>,
+    pub incoming: Option<Incoming<Request>>,
+}
+
+struct Served<'a>(&'a Slab<LoopVolume>);
+
+impl Exports for Served<'_> {
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.iter().map(|(_, v)| v.volume.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    fn find(&self, name: &str) -> Option<(u64, u16)> {
+        let found = self.0.iter().find(|(_, volume)| volume.volume.name == name);
+        found.map(|(_, volume)| (volume.active.tree.size(), FLAGS))
+    }
+}
+
+/// A request's payload: in the input buffer, or in a buffer of its own.
+enum Payload<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Vec<u8>),
+}
+
+impl Loop {
+    pub fn nbd_negotiate(&mut self, token: Token) {
+        loop {
+            let Some(conn) = self.conns.get_mut(token) else { return };
+            let Protocol::NbdHandshake(handshake) = &mut conn.protocol else { return };
+            let before = conn.out.tail().len();
+            let fed = handshake.feed(conn.input.bytes(), &Served(&self.volumes), conn.out.tail());
+            conn.out.grown(before);
+            match fed {
+                Ok((0, Outcome::More)) => return,
+                Ok((used, Outcome::More)) => conn.input.consume(used),
+                Ok((used, Outcome::Done(agreed))) => {
+                    conn.input.consume(used);
+                    let found = self.volumes.iter().find(|(_, v)| v.volume.name == agreed.export);
+                    let Some((volume, _)) = found else { return self.end(token) };
+                    let style = match (agreed.extended, agreed.structured) {
+                        (true, _) => Style::Extended,
+                        (_, true) => Style::Structured,
+                        _ => Style::Simple,
+                    };
+                    let contexts = agreed.contexts;
+                    conn.protocol =
+                        Protocol::Nbd(Session { volume, style, contexts, incoming: None });
+                    return self.nbd_input(token);
+                }
+                Ok((_, Outcome::Close | Outcome::StartTls)) => return self.end(token),
+                Err(_) => {
+                    self.protocol_errors += 1;
+                    return self.close(token);
+                }
+            }
+        }
+    }
+
+    pub fn nbd_input(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Nbd(session) = &mut conn.protocol else { return };
+        if session.incoming.as_ref().is_some_and(|i| i.filled == i.data.len())
+            && let Some(incoming) = session.incoming.take()
+        {
+            self.nbd_request(token, incoming.header, Payload::Owned(incoming.data));
+        }
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        // Out of the connection while requests are carried out straight from it.
+        let mut input = std::mem::take(&mut conn.input);
+        while self.nbd_step(token, &mut input) {}
+        if let Some(conn) = self.conns.get_mut(token) {
+            conn.input = input;
+        }
+    }
+
+    /// Takes one request out of the input; false when there is none or it has to wait.
+    fn nbd_step(&mut self, token: Token, input: &mut crate::event_loop::Input) -> bool {
+        let Some(conn) = self.conns.get(token) else { return false };
+        if conn.closing || self.is_full(conn) {
+            return false;
+        }
+        let Some(conn) = self.conns.get_mut(token) else { return false };
+        let Protocol::Nbd(session) = &mut conn.protocol else { return false };
+        if input.skip > 0 {
+            let used = input.skip.min(input.bytes().len() as u64);
+            input.skip -= used;
+            input.consume(used as usize);
+            if input.skip > 0 {
+                return false;
+            }
+        }
+        if session.incoming.is_some() {
+            return false;
+        }
+        let extended = session.style == Style::Extended;
+        let request = match decode(input.bytes(), extended) {
+            Ok(Some(request)) => request,
+            Ok(None) => return false,
+            Err(_) => {
+                self.protocol_errors += 1;
+                self.close(token);
+                return false;
+            }
+        };
+        if request.command == command::DISC {
+            self.end(token);
+            return false;
+        }
+        let header = request_header(extended);
+        let payload = request.payload(extended);
+        let contexts = !session.contexts.is_empty();
+        let structured = session.style != Style::Simple;
+        let size = self.volumes.get(session.volume).map_or(0, |v| v.active.tree.size());
+        if let Err(errno) = request.check(size, structured, contexts) {
+            // A payload that nobody would read through: give up rather than drop gigabytes.
+            if payload > 4 * MAX_REQUEST {
+                self.protocol_errors += 1;
+                self.close(token);
+                return false;
+            }
+            input.consume(header);
+            input.skip = payload;
+            let text = format!(
+                "{} bytes at {} of a volume of {size} bytes can't be done",
+                request.length, request.offset
+            );
+            let before = conn.out.tail().len();
+            conn.style().error(conn.out.tail(), &request, errno, &text);
+            conn.out.grown(before);
+            self.mark(token);
+            return true;
+        }
+        let have = (input.bytes().len() - header) as u64;
+        if payload > have {
+            if payload > SMALL {
+                let mut data = vec![0; payload as usize];
+                let part = &input.bytes()[header..];
+                data[..part.len()].copy_from_slice(part);
+                let filled = part.len();
+                session.incoming = Some(Incoming { header: request, data, filled });
+                input.consume(header + filled);
+            }
+            return false;
+        }
+        let start = input.start + header;
+        let end = start + payload as usize;
+        // A buffer of its own for the moment, so that `input` can be changed meanwhile.
+        let buffer = std::mem::take(&mut input.buffer);
+        self.nbd_request(token, request, Payload::Borrowed(&buffer[start..end]));
+        input.buffer = buffer;
+        input.consume(header + payload as usize);
+        true
+    }
+
+    fn nbd_request(&mut self, token: Token, request: Request, payload: Payload<'_>) {
+        let Some(conn) = self.conns.get(token) else { return };
+        let Protocol::Nbd(session) = &conn.protocol else { return };
+        let (volume, style) = (session.volume, session.style);
+        let quick = match (request.command, &payload) {
+            (command::READ, _) if request.length <= SMALL => {
+                self.quick_read(token, volume, &request)
+            }
+            (command::WRITE, Payload::Borrowed(data)) if !request.fua() => {
+                self.inline_write(volume, token, request.offset, data)
+            }
+            (command::WRITE, Payload::Owned(data)) if !request.fua() => {
+                self.inline_write(volume, token, request.offset, data)
+            }
+            (command::CACHE, _) => Inline::Done,
+            // A request of no length is answered, and nothing is done.
+            (command::FLUSH, _) => Inline::No,
+            _ if request.length == 0 => Inline::Done,
+            _ => Inline::No,
+        };
+        match quick {
+            Inline::Done if request.command == command::READ && request.length > 0 => {
+                return self.count(token, volume, &request);
+            }
+            Inline::Done | Inline::Failed(_) => {
+                let Some(conn) = self.conns.get_mut(token) else { return };
+                let before = conn.out.tail().len();
+                match quick {
+                    Inline::Failed(error) => {
+                        let text = error.name();
+                        style.error(conn.out.tail(), &request, error.errno(), text);
+                    }
+                    _ if request.command == command::READ => {
+                        style.read(conn.out.tail(), &request);
+                    }
+                    _ => style.done(conn.out.tail(), &request),
+                }
+                conn.out.grown(before);
+                self.mark(token);
+                if let Inline::Failed(error) = quick {
+                    let name = crate::metrics::OpName::Write;
+                    if let Some(volume) = self.volumes.get_mut(volume) {
+                        volume.counters.failed(name, error.name());
+                    }
+                    return;
+                }
+                return self.count(token, volume, &request);
+            }
+            Inline::No => {}
+        }
+        let kind = match request.command {
+            command::READ => Kind::Read,
+            command::WRITE => Kind::Write,
+            command::FLUSH => Kind::Flush,
+            command::TRIM => Kind::Trim,
+            command::BLOCK_STATUS => Kind::Status,
+            _ => Kind::Zero {
+                no_hole: request.flags & command_flag::NO_HOLE != 0,
+                fast: request.flags & command_flag::FAST_ZERO != 0,
+            },
+        };
+        let source = Source::Nbd { conn: token, request };
+        let mut op = Op::new(source, Scope::Volume, kind, request.offset, request.length);
+        op.volume = volume;
+        op.fua = request.fua();
+        op.begun = self.now;
+        op.data = match (kind, payload) {
+            (Kind::Write, Payload::Owned(data)) => data,
+            (Kind::Write, Payload::Borrowed(data)) => data.to_vec(),
+            (Kind::Read, _) => vec![0; request.length as usize],
+            _ => Vec::new(),
+        };
+        if let Some(conn) = self.conns.get_mut(token) {
+            conn.inflight += 1;
+            conn.inflight_bytes += op.data.len() as u64;
+        }
+        self.submit(op);
+    }
+
+    /// A read straight into the connection's output.
+    fn quick_read(&mut self, token: Token, volume: Token, request: &Request) -> Inline {
+        if request.length == 0 {
+            return Inline::Done;
+        }
+        let Some(conn) = self.conns.get_mut(token) else { return Inline::No };
+        let style = conn.style();
+        let mut out = std::mem::take(conn.out.tail());
+        let before = out.len();
+        style.read(&mut out, request);
+        let outcome = self.inline_read(volume, request.offset, request.length, &mut out);
+        if !matches!(outcome, Inline::Done) {
+            out.truncate(before);
+        }
+        if let Some(conn) = self.conns.get_mut(token) {
+            *conn.out.tail() = out;
+            conn.out.grown(before);
+        }
+        self.mark(token);
+        outcome
+    }
+
+    fn count(&mut self, token: Token, volume: Token, request: &Request) {
+        use crate::metrics::OpName as N;
+        let Some(conn) = self.conns.get(token) else { return };
+        let Some(volume) = self.volumes.get_mut(volume) else { return };
+        let name = match request.command {
+            command::READ => N::Read,
+            command::WRITE => N::Write,
+            command::TRIM => N::Trim,
+            command::CACHE => N::Cache,
+            command::BLOCK_STATUS => N::BlockStatus,
+            _ => N::WriteZeroes,
+        };
+        let seconds = self.now.elapsed().as_secs_f64();
+        volume.counters.done(name, conn.transport, 1, request.length, seconds);
+    }
+
+    /// Answers an operation of an NBD connection.
+    pub fn nbd_reply(
+        &mut self,
+        token: Token,
+        request: &Request,
+        mut op: Op,
+        result: Result<(), Fail>,
+    ) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Nbd(session) = &conn.protocol else { return };
+        let (style, contexts) = (session.style, session.contexts.clone());
+        conn.inflight -= 1;
+        conn.inflight_bytes -= op.data.len() as u64;
+        let before = conn.out.tail().len();
+        match (result, op.kind) {
+            (Err(error), _) => {
+                let text = error.name();
+                style.error(conn.out.tail(), request, error.errno(), text);
+                conn.out.grown(before);
+            }
+            (Ok(()), Kind::Read) => {
+                style.read(conn.out.tail(), request);
+                conn.out.grown(before);
+                conn.out.push(std::mem::take(&mut op.data));
+            }
+            (Ok(()), Kind::Status) => {
+                let one = request.flags & command_flag::REQ_ONE != 0;
+                let degraded = self.volumes.get(op.volume).is_some_and(|volume| {
+                    volume.active.tree.is_degraded() || volume.volume.resync_percent() < 100
+                });
+                let runs = status::compose(op.status, op.length, one);
+                let health = [(op.length, u32::from(degraded))];
+                let all: Vec<(u32, &[(u64, u32)])> = contexts
+                    .iter()
+                    .map(|&id| {
+                        let allocation = id == vs_wire::nbd::CONTEXT_ALLOCATION;
+                        (id, if allocation { &runs[..] } else { &health[..] })
+                    })
+                    .collect();
+                style.status(conn.out.tail(), request, &all);
+                conn.out.grown(before);
+            }
+            (Ok(()), _) => {
+                style.done(conn.out.tail(), request);
+                conn.out.grown(before);
+            }
+        }
+        self.mark(token);
+    }
+}

@@ -1,0 +1,228 @@
+//! An operation: one request on its way through the tree.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use vs_io::{Device, T1Object};
+use vs_wire::nbd::errno;
+use vs_wire::nbd::transmission::Request;
+use vs_wire::peer;
+
+use crate::metrics::OpName;
+use crate::slab::Token;
+
+/// How a part of an operation, or all of it, failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fail {
+    /// The tree is out of date: wait for the next.
+    Stale,
+    Io,
+    NoSpace,
+    Invalid,
+    NotSupported,
+    /// The volume is going away.
+    Shutdown,
+}
+
+impl Fail {
+    pub fn errno(self) -> u32 {
+        match self {
+            Fail::Stale | Fail::Io => errno::EIO,
+            Fail::NoSpace => errno::ENOSPC,
+            Fail::Invalid => errno::EINVAL,
+            Fail::NotSupported => errno::ENOTSUP,
+            Fail::Shutdown => errno::ESHUTDOWN,
+        }
+    }
+
+    pub fn status(self) -> peer::Status {
+        match self {
+            Fail::Stale => peer::Status::Stale,
+            Fail::Io | Fail::Shutdown => peer::Status::Io,
+            Fail::NoSpace => peer::Status::NoSpace,
+            Fail::Invalid => peer::Status::Invalid,
+            Fail::NotSupported => peer::Status::NotSupported,
+        }
+    }
+
+    pub fn from_status(status: peer::Status) -> Option<Fail> {
+        match status {
+            peer::Status::Ok => None,
+            // An object that its home does not hold: a newer tree knows better.
+            peer::Status::Stale | peer::Status::NotFound => Some(Fail::Stale),
+            peer::Status::Io => Some(Fail::Io),
+            peer::Status::NoSpace => Some(Fail::NoSpace),
+            peer::Status::Invalid => Some(Fail::Invalid),
+            peer::Status::NotSupported => Some(Fail::NotSupported),
+        }
+    }
+
+    pub fn from_errno(error: u32) -> Fail {
+        match error {
+            errno::ENOSPC => Fail::NoSpace,
+            errno::EINVAL | errno::EOVERFLOW => Fail::Invalid,
+            errno::ENOTSUP => Fail::NotSupported,
+            _ => Fail::Io,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Fail::Stale => "held_too_long",
+            Fail::Io => "io",
+            Fail::NoSpace => "no_space",
+            Fail::Invalid => "invalid",
+            Fail::NotSupported => "not_supported",
+            Fail::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Read,
+    Write,
+    Flush,
+    Trim,
+    Zero { no_hole: bool, fast: bool },
+    Status,
+}
+
+impl Kind {
+    pub fn name(self) -> OpName {
+        match self {
+            Kind::Read => OpName::Read,
+            Kind::Write => OpName::Write,
+            Kind::Flush => OpName::Flush,
+            Kind::Trim => OpName::Trim,
+            Kind::Zero { .. } => OpName::WriteZeroes,
+            Kind::Status => OpName::BlockStatus,
+        }
+    }
+
+    /// True if mirrors have to order it.
+    pub fn changes(self) -> bool {
+        matches!(self, Kind::Write | Kind::Trim | Kind::Zero { .. })
+    }
+}
+
+/// Who waits for it.
+#[derive(Clone, Debug)]
+pub enum Source {
+    Nbd {
+        conn: Token,
+        request: Request,
+    },
+    Peer {
+        conn: Token,
+        id: u64,
+        epoch: u64,
+    },
+    /// A region of a copy: the job is found by volume and path.
+    Copy {
+        path: Vec<usize>,
+        resync: bool,
+        task: usize,
+    },
+}
+
+/// What it acts on.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// The volume, in volume space.
+    Volume,
+    /// Subtrees, each in its own space: reads use the first.
+    Subtrees(Vec<Vec<usize>>),
+    /// One T1 object, for a peer.
+    T1(Arc<T1Object>),
+}
+
+/// A part that one device or peer carries out.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Where its bytes lie in `Op::data`.
+    pub at: u64,
+    /// Index of the leaf, or `NO_LEAF`.
+    pub leaf: u32,
+}
+
+pub const NO_LEAF: u32 = u32::MAX;
+
+/// One request, from admission to reply.
+#[derive(Debug)]
+pub struct Op {
+    pub source: Source,
+    pub scope: Scope,
+    pub kind: Kind,
+    pub fua: bool,
+    /// The loop's volume; meaningless for a T1 scope.
+    pub volume: Token,
+    pub offset: u64,
+    pub length: u64,
+    /// A write's payload or a read's result.
+    pub data: Vec<u8>,
+    /// Block status as it comes in: (offset in the request, runs).
+    pub status: Vec<(u64, Vec<(u64, u32)>)>,
+    pub parts: Vec<Part>,
+    pub pending: u32,
+    pub fail: Option<Fail>,
+    pub failed_leaves: Vec<u32>,
+    pub avoid: Vec<u32>,
+    /// File devices written to by a FUA request, to be flushed before the reply.
+    pub touched: Vec<Arc<Device>>,
+    pub locked: bool,
+    /// Counted in the volume's requests in flight.
+    pub running: bool,
+    pub begun: Instant,
+}
+
+impl Op {
+    pub fn new(source: Source, scope: Scope, kind: Kind, offset: u64, length: u64) -> Op {
+        Op {
+            source,
+            scope,
+            kind,
+            fua: false,
+            volume: Token::default(),
+            offset,
+            length,
+            data: Vec::new(),
+            status: Vec::new(),
+            parts: Vec::new(),
+            pending: 0,
+            fail: None,
+            failed_leaves: Vec::new(),
+            avoid: Vec::new(),
+            touched: Vec::new(),
+            locked: false,
+            running: false,
+            begun: Instant::now(),
+        }
+    }
+
+    /// Remembers a part's failure. Stale outweighs all, since the whole is run again then.
+    pub fn note(&mut self, fail: Fail, leaf: u32) {
+        if self.fail.is_none() || fail == Fail::Stale {
+            self.fail = Some(fail);
+        }
+        if leaf != NO_LEAF {
+            self.failed_leaves.push(leaf);
+        }
+    }
+
+    /// Forgets what a run left, for the next.
+    pub fn rewind(&mut self) {
+        self.status.clear();
+        self.parts.clear();
+        self.pending = 0;
+        self.fail = None;
+        self.failed_leaves.clear();
+        self.touched.clear();
+    }
+
+    pub fn part(&mut self, at: u64, leaf: u32) -> u32 {
+        self.parts.push(Part { at, leaf });
+        (self.parts.len() - 1) as u32
+    }
+}

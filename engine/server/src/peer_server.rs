@@ -1,0 +1,431 @@
+//! The home's and the owner's side of the peer protocol.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use vs_io::T1Object;
+use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
+
+use crate::event_loop::{Incoming, Input, Loop, Protocol};
+use crate::inline::Inline;
+use crate::mailbox::Message;
+use crate::op::{Fail, Kind, Op, Scope, Source};
+use crate::slab::Token;
+
+/// Most objects that one session may open.
+const MAX_HANDLES: usize = 65_536;
+
+/// Where a session of a client's loop runs.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    incarnation: String,
+    attempt: u64,
+    loop_index: usize,
+    conn: Token,
+}
+
+/// Sessions by (client SP, its loop).
+pub type Registry = HashMap<(String, u32), Registered>;
+
+/// What a handle stands for.
+enum Handle {
+    T1 { id: String, version: u64, object: Option<Arc<T1Object>> },
+    Volume(String),
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Hello,
+    /// Older sessions of the same client have to end first: so many are left.
+    Waiting(usize),
+    Ready,
+}
+
+/// One connection of another SP.
+#[derive(Default)]
+pub struct PeerSession {
+    state: State,
+    identity: Option<(String, u32)>,
+    handles: HashMap<u32, Handle>,
+    pub incoming: Option<Incoming<Request>>,
+    /// Loops whose newer session waits for this one's end.
+    waiters: Vec<(usize, Token)>,
+}
+
+impl PeerSession {
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+}
+
+impl Loop {
+    pub fn peer_input(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Peer(session) = &mut conn.protocol else { return };
+        match session.state {
+            State::Hello => return self.peer_hello(token),
+            State::Waiting(_) => return,
+            State::Ready => {}
+        }
+        if session.incoming.as_ref().is_some_and(|i| i.filled == i.data.len())
+            && let Some(incoming) = session.incoming.take()
+        {
+            self.peer_request(token, incoming.header, &incoming.data);
+        }
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let mut input = std::mem::take(&mut conn.input);
+        while self.peer_step(token, &mut input) {}
+        if let Some(conn) = self.conns.get_mut(token) {
+            conn.input = input;
+        }
+    }
+
+    fn peer_hello(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let hello = match Hello::decode(conn.input.bytes()) {
+            Ok(Some((hello, used))) => {
+                conn.input.consume(used);
+                hello
+            }
+            Ok(None) => return,
+            Err(_) => {
+                self.protocol_errors += 1;
+                return self.close(token);
+            }
+        };
+        let config = &self.shared.config;
+        let refusal = if hello.cluster != config.cluster_id {
+            Some(Welcome::WrongCluster)
+        } else if hello.server != config.sp {
+            Some(Welcome::WrongServer)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            let before = conn.out.tail().len();
+            refusal.encode(conn.out.tail());
+            conn.out.grown(before);
+            self.protocol_errors += 1;
+            return self.end(token);
+        }
+        let older = {
+            let mut registry = self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (hello.client.clone(), hello.slot);
+            if let Some(known) = registry.get(&key)
+                && known.incarnation == hello.incarnation
+                && known.attempt > hello.attempt
+            {
+                // This connection was overtaken by a later one of the same loop.
+                drop(registry);
+                return self.close(token);
+            }
+            let of_old = |key: &(String, u32), known: &Registered| {
+                key.0 == hello.client
+                    && (key.1 == hello.slot || known.incarnation != hello.incarnation)
+            };
+            let older: Vec<(usize, Token)> = registry
+                .iter()
+                .filter(|(key, known)| of_old(key, known))
+                .map(|(_, known)| (known.loop_index, known.conn))
+                .collect();
+            registry.retain(|key, known| !of_old(key, known));
+            let Hello { incarnation, attempt, .. } = hello;
+            let entry = Registered { incarnation, attempt, loop_index: self.index, conn: token };
+            registry.insert(key, entry);
+            older
+        };
+        let Protocol::Peer(session) = &mut conn.protocol else { return };
+        session.identity = Some((hello.client, hello.slot));
+        session.state = State::Waiting(older.len() + 1);
+        for (index, old) in older {
+            let message = Message::EndPeer { conn: old, waiter: (self.index, token) };
+            self.shared.mailboxes[index].post(message);
+        }
+        self.peer_ended(token);
+    }
+
+    /// One of the older sessions that this connection waits for has ended.
+    pub fn peer_ended(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Peer(session) = &mut conn.protocol else { return };
+        let State::Waiting(left) = &mut session.state else { return };
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        session.state = State::Ready;
+        let before = conn.out.tail().len();
+        Welcome::Ok.encode(conn.out.tail());
+        conn.out.grown(before);
+        self.wake.push(token);
+        self.mark(token);
+    }
+
+    /// Ends an older session: what it has not read is dropped, what runs is waited for.
+    pub fn end_peer(&mut self, token: Token, waiter: (usize, Token)) {
+        self.drop_parked(token);
+        if let Some((_, session)) = self.orphans.get_mut(&token) {
+            return session.waiters.push(waiter);
+        }
+        let Some(conn) = self.conns.get_mut(token) else {
+            return self.shared.mailboxes[waiter.0].post(Message::PeerEnded(waiter.1));
+        };
+        let Protocol::Peer(session) = &mut conn.protocol else { return };
+        session.waiters.push(waiter);
+        if conn.inflight == 0 {
+            self.close(token);
+        } else {
+            // Answers can't be sent any more, but the operations have to end.
+            conn.out.clear();
+            self.end(token);
+        }
+    }
+
+    /// Ends a peer connection's operations that wait for another tree: its client sends
+    /// them again.
+    fn drop_parked(&mut self, conn: Token) {
+        let mut ended = Vec::new();
+        for token in self.volumes.tokens() {
+            let ops = &self.ops;
+            let from = |op: &Token| {
+                let source = ops.get(*op).map(|op| &op.source);
+                matches!(source, Some(Source::Peer { conn: of, .. }) if *of == conn)
+            };
+            if let Some(volume) = self.volumes.get_mut(token) {
+                ended.extend(volume.parked.iter().copied().filter(from));
+                volume.parked.retain(|op| !from(op));
+            }
+        }
+        for op in ended {
+            self.finish(op, Err(Fail::Stale));
+        }
+    }
+
+    /// A peer connection was closed with so many operations in flight.
+    pub fn peer_closed(&mut self, token: Token, session: PeerSession, inflight: u32) {
+        if inflight > 0 {
+            self.orphans.insert(token, (inflight, session));
+            return;
+        }
+        self.peer_gone(token, session);
+    }
+
+    fn peer_gone(&mut self, token: Token, session: PeerSession) {
+        if let Some(identity) = session.identity {
+            let mut registry = self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            if registry
+                .get(&identity)
+                .is_some_and(|known| known.loop_index == self.index && known.conn == token)
+            {
+                registry.remove(&identity);
+            }
+        }
+        for (index, conn) in session.waiters {
+            self.shared.mailboxes[index].post(Message::PeerEnded(conn));
+        }
+    }
+
+    fn peer_step(&mut self, token: Token, input: &mut Input) -> bool {
+        let Some(conn) = self.conns.get(token) else { return false };
+        if conn.closing || self.is_full(conn) {
+            return false;
+        }
+        let Some(conn) = self.conns.get_mut(token) else { return false };
+        let Protocol::Peer(session) = &mut conn.protocol else { return false };
+        if session.incoming.is_some() {
+            return false;
+        }
+        let request = match Request::decode(input.bytes()) {
+            Ok(Some(request)) => request,
+            Ok(None) => return false,
+            Err(_) => {
+                self.protocol_errors += 1;
+                self.close(token);
+                return false;
+            }
+        };
+        let payload = request.payload as usize;
+        let have = input.bytes().len() - REQUEST_LEN;
+        if payload > have {
+            if payload > 64 << 10 {
+                let mut data = vec![0; payload];
+                data[..have].copy_from_slice(&input.bytes()[REQUEST_LEN..]);
+                session.incoming = Some(Incoming { header: request, data, filled: have });
+                input.consume(REQUEST_LEN + have);
+            }
+            return false;
+        }
+        let start = input.start + REQUEST_LEN;
+        let buffer = std::mem::take(&mut input.buffer);
+        self.peer_request(token, request, &buffer[start..start + payload]);
+        input.buffer = buffer;
+        input.consume(REQUEST_LEN + payload);
+        true
+    }
+
+    fn peer_request(&mut self, token: Token, request: Request, payload: &[u8]) {
+        match request.op {
+            peer::Op::Open => return self.peer_open(token, &request, payload),
+            peer::Op::Close => {
+                if let Some(conn) = self.conns.get_mut(token)
+                    && let Protocol::Peer(session) = &mut conn.protocol
+                {
+                    session.handles.remove(&request.handle);
+                }
+                return;
+            }
+            _ => {}
+        }
+        let kind = match request.op {
+            peer::Op::Read => Kind::Read,
+            peer::Op::Write => Kind::Write,
+            peer::Op::Flush => Kind::Flush,
+            peer::Op::Trim => Kind::Trim,
+            peer::Op::Status => Kind::Status,
+            _ => Kind::Zero {
+                no_hole: request.flags & peer::NO_HOLE != 0,
+                fast: request.flags & peer::FAST_ZERO != 0,
+            },
+        };
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Peer(session) = &mut conn.protocol else { return };
+        let (scope, volume) = match session.handles.get_mut(&request.handle) {
+            None => return self.peer_answer(token, request.id, Status::NotFound),
+            Some(Handle::Volume(id)) => match self.volume_by_id.get(id) {
+                Some(volume) => (Scope::Volume, *volume),
+                None => return self.peer_answer(token, request.id, Status::NotFound),
+            },
+            Some(Handle::T1 { id, version, object }) => {
+                let now = self.shared.t1s.version();
+                if *version != now {
+                    *object = self.shared.t1s.get(id);
+                    *version = now;
+                }
+                match object {
+                    Some(object) => (Scope::T1(Arc::clone(object)), Token::default()),
+                    None => return self.peer_answer(token, request.id, Status::NotFound),
+                }
+            }
+        };
+        let fua = request.flags & peer::FUA != 0;
+        if let Scope::T1(t1) = &scope
+            && !fua
+        {
+            match kind {
+                Kind::Read
+                    if request.length <= 128 << 10 && self.peer_read(token, t1, &request) =>
+                {
+                    return;
+                }
+                Kind::Write => {
+                    match self.inline_t1_write(t1, request.epoch, request.offset, payload) {
+                        Inline::Done => return self.peer_answer(token, request.id, Status::Ok),
+                        Inline::Failed(error) => {
+                            return self.peer_answer(token, request.id, error.status());
+                        }
+                        Inline::No => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        let source = Source::Peer { conn: token, id: request.id, epoch: request.epoch };
+        let mut op = Op::new(source, scope, kind, request.offset, request.length);
+        op.volume = volume;
+        op.fua = fua;
+        op.begun = self.now;
+        op.data = match kind {
+            Kind::Write => payload.to_vec(),
+            Kind::Read => vec![0; request.length as usize],
+            _ => Vec::new(),
+        };
+        if let Some(conn) = self.conns.get_mut(token) {
+            conn.inflight += 1;
+            conn.inflight_bytes += op.data.len() as u64;
+        }
+        self.submit(op);
+    }
+
+    fn peer_open(&mut self, token: Token, request: &Request, payload: &[u8]) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Peer(session) = &mut conn.protocol else { return };
+        let Ok(id) = String::from_utf8(payload.to_vec()) else {
+            self.protocol_errors += 1;
+            return self.close(token);
+        };
+        if session.handles.len() >= MAX_HANDLES {
+            self.protocol_errors += 1;
+            return self.close(token);
+        }
+        let handle = if request.offset == 0 {
+            Handle::T1 { id, version: u64::MAX, object: None }
+        } else {
+            Handle::Volume(id)
+        };
+        session.handles.insert(request.handle, handle);
+    }
+
+    /// A read straight into the connection's output; false if it has to become an operation.
+    fn peer_read(&mut self, token: Token, t1: &T1Object, request: &Request) -> bool {
+        let Some(conn) = self.conns.get_mut(token) else { return true };
+        let mut out = std::mem::take(conn.out.tail());
+        let before = out.len();
+        let (id, payload) = (request.id, request.length as u32);
+        Reply { status: Status::Ok, id, payload }.encode(&mut out);
+        let done = self.inline_t1_read(t1, request.epoch, request.offset, request.length, &mut out);
+        if !matches!(done, Inline::Done) {
+            out.truncate(before);
+        }
+        if let Inline::Failed(error) = done {
+            Reply { status: error.status(), id, payload: 0 }.encode(&mut out);
+        }
+        if let Some(conn) = self.conns.get_mut(token) {
+            *conn.out.tail() = out;
+            conn.out.grown(before);
+        }
+        self.mark(token);
+        !matches!(done, Inline::No)
+    }
+
+    fn peer_answer(&mut self, token: Token, id: u64, status: Status) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let before = conn.out.tail().len();
+        Reply { status, id, payload: 0 }.encode(conn.out.tail());
+        conn.out.grown(before);
+        self.mark(token);
+    }
+
+    /// Answers an operation of a peer's.
+    pub fn peer_reply(&mut self, token: Token, id: u64, op: Op, result: Result<(), Fail>) {
+        let Some(conn) = self.conns.get_mut(token) else {
+            // The session has ended meanwhile; its successor may wait for this.
+            if let Some((left, _)) = self.orphans.get_mut(&token) {
+                *left -= 1;
+                if *left == 0
+                    && let Some((_, session)) = self.orphans.remove(&token)
+                {
+                    self.peer_gone(token, session);
+                }
+            }
+            return;
+        };
+        conn.inflight -= 1;
+        conn.inflight_bytes -= op.data.len() as u64;
+        let status = result.map_or_else(Fail::status, |()| Status::Ok);
+        let payload = match (result, op.kind) {
+            (Ok(()), Kind::Read) => op.data,
+            (Ok(()), Kind::Status) => {
+                let runs = crate::status::compose(op.status, op.length, false);
+                let pairs = runs.iter().flat_map(|&(length, flags)| [length, u64::from(flags)]);
+                pairs.flat_map(u64::to_le_bytes).collect()
+            }
+            _ => Vec::new(),
+        };
+        let before = conn.out.tail().len();
+        Reply { status, id, payload: payload.len() as u32 }.encode(conn.out.tail());
+        conn.out.grown(before);
+        conn.out.push(payload);
+        self.mark(token);
+    }
+}

@@ -1,0 +1,646 @@
+//! The client's side: sessions to other SPs, and to NBD servers that are devices. Both
+//! pipeline requests by id, connect when first needed, and after a loss connect again and
+//! send again, in its order, what was not answered.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vs_io::T1Object;
+use vs_wire::nbd::client::{self, Export};
+use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
+use vs_wire::nbd::uri::{Address, NbdUri};
+use vs_wire::nbd::{command, command_flag};
+use vs_wire::peer::{self, Hello, Reply, Welcome};
+
+use crate::event_loop::{Input, Loop, TAG_REMOTE};
+use crate::metrics::{Histogram, LoopMetrics};
+use crate::op::{Fail, Kind};
+use crate::out::Out;
+use crate::slab::Token;
+use crate::socket::{IN, OUT, Stream};
+
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait for a connection and its handshake.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Whom a session reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RemoteKey {
+    Peer(Arc<str>),
+    /// By device id.
+    Nbd(Arc<str>),
+}
+
+/// What a request acts on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Object {
+    T1(Arc<str>),
+    Volume(Arc<str>),
+    /// All of an NBD device.
+    Device,
+}
+
+/// A part of an operation that goes to a remote.
+#[derive(Clone, Copy, Debug)]
+pub struct Submit {
+    pub op: Token,
+    /// The operation's own kind, or a flush that follows it.
+    pub kind: Kind,
+    pub leaf: u32,
+    pub epoch: u64,
+    pub offset: u64,
+    pub length: u64,
+    pub at: u64,
+}
+
+/// A request that is not answered yet. Its payload is in the operation.
+struct Sent {
+    object: Object,
+    to: Submit,
+    piece: u32,
+    since: Instant,
+    /// Its fence has to wait for the answer.
+    t1: Option<Arc<T1Object>>,
+}
+
+enum State {
+    Idle {
+        retry: Instant,
+    },
+    Connecting,
+    /// Waiting for WELCOME, or in NBD's handshake.
+    Greeting(Option<Box<client::Handshake>>),
+    Ready,
+}
+
+/// A reply's payload on its way in.
+struct Receiving {
+    id: u64,
+    left: usize,
+    got: usize,
+    /// Block status is gathered; data goes straight to the operation.
+    status: Option<Vec<u8>>,
+}
+
+/// One session, kept for as long as some tree may use it.
+pub struct Remote {
+    key: RemoteKey,
+    address: String,
+    state: State,
+    stream: Option<Stream>,
+    input: Input,
+    out: Out,
+    receiving: Option<Receiving>,
+    sent: BTreeMap<u64, Sent>,
+    handles: HashMap<Object, u32>,
+    next: u64,
+    next_handle: u32,
+    attempt: u64,
+    backoff: Duration,
+    since: Instant,
+    export: Export,
+    events: u32,
+    dirty: bool,
+    round_trip: Histogram,
+    failed_before: bool,
+}
+
+impl Loop {
+    /// Sends a part of an operation to a remote, now or when it is there.
+    pub fn send_remote(
+        &mut self,
+        key: RemoteKey,
+        address: &str,
+        object: Object,
+        t1: Option<Arc<T1Object>>,
+        to: Submit,
+    ) {
+        let token = self.remote(key, address);
+        let now = self.now;
+        let Some(remote) = self.remotes.get_mut(token) else { return };
+        let Some(op) = self.ops.get_mut(to.op) else { return };
+        let splits = object == Object::Device && to.kind != Kind::Flush;
+        let step = if splits { u64::from(remote.export.max_block.max(4096)) } else { u64::MAX };
+        let (whole, mut done) = (to.length, 0);
+        loop {
+            let length = step.min(whole - done);
+            op.pending += 1;
+            let piece = op.part(to.at + done, to.leaf);
+            if let Some(t1) = &t1 {
+                t1.begin();
+            }
+            remote.next += 1;
+            let to = Submit { offset: to.offset + done, length, at: to.at + done, ..to };
+            let sent = Sent { object: object.clone(), to, piece, since: now, t1: t1.clone() };
+            remote.sent.insert(remote.next, sent);
+            if matches!(remote.state, State::Ready) {
+                remote.encode(remote.next, op);
+            }
+            done += length;
+            if done == whole {
+                break;
+            }
+        }
+        self.mark_remote(token);
+        self.want_tick();
+    }
+
+    fn remote(&mut self, key: RemoteKey, address: &str) -> Token {
+        if let Some(token) = self.remote_by_key.get(&key)
+            && let Some(remote) = self.remotes.get_mut(*token)
+        {
+            if remote.address != address {
+                address.clone_into(&mut remote.address);
+            }
+            return *token;
+        }
+        let remote = Remote {
+            key: key.clone(),
+            address: address.to_owned(),
+            state: State::Idle { retry: self.now },
+            stream: None,
+            input: Input::default(),
+            out: Out::default(),
+            receiving: None,
+            sent: BTreeMap::new(),
+            handles: HashMap::new(),
+            next: 0,
+            next_handle: 0,
+            attempt: 0,
+            backoff: FIRST_RETRY,
+            since: self.now,
+            export: Export { max_block: 4 << 20, min_block: 1, ..Export::default() },
+            events: 0,
+            dirty: false,
+            round_trip: Histogram::default(),
+            failed_before: false,
+        };
+        let token = self.remotes.insert(remote);
+        self.remote_by_key.insert(key, token);
+        self.connect_remote(token);
+        token
+    }
+
+    fn connect_remote(&mut self, token: Token) {
+        let config = &self.shared.config;
+        let (cluster, client) = (config.cluster_id.clone(), config.sp.clone());
+        let (incarnation, slot) = (config.incarnation.clone(), self.index as u32);
+        let Some(remote) = self.remotes.get_mut(token) else { return };
+        let stream = match &remote.key {
+            RemoteKey::Peer(_) => Stream::connect_tcp(&remote.address),
+            RemoteKey::Nbd(_) => match NbdUri::parse(&remote.address).map(|uri| uri.address) {
+                Ok(Address::Tcp(address)) => Stream::connect_tcp(&address),
+                Ok(Address::Unix(path)) => Stream::connect_unix(&path),
+                Err(_) => Err(std::io::Error::from_raw_os_error(libc::EINVAL)),
+            },
+        };
+        remote.since = self.now;
+        let Ok(stream) = stream else { return self.lost(token, "can't connect") };
+        remote.attempt += 1;
+        remote.handles.clear();
+        if let RemoteKey::Peer(server) = &remote.key {
+            let attempt = remote.attempt;
+            let server = server.to_string();
+            let hello = Hello { cluster, client, incarnation, slot, attempt, server };
+            let before = remote.out.tail().len();
+            hello.encode(remote.out.tail());
+            remote.out.grown(before);
+        }
+        remote.events = OUT | IN;
+        let fd = stream.fd();
+        remote.stream = Some(stream);
+        remote.state = State::Connecting;
+        if self.epoll.add(fd, OUT | IN, token.pack(TAG_REMOTE)).is_err() {
+            self.lost(token, "can't be watched");
+        }
+    }
+
+    fn mark_remote(&mut self, token: Token) {
+        if let Some(remote) = self.remotes.get_mut(token)
+            && !remote.dirty
+            && !matches!(remote.state, State::Idle { .. } | State::Connecting)
+        {
+            remote.dirty = true;
+            self.dirty_remotes.push(token);
+        }
+    }
+
+    pub fn flush_remote(&mut self, token: Token) {
+        let Some(remote) = self.remotes.get_mut(token) else { return };
+        remote.dirty = false;
+        let Some(stream) = &remote.stream else { return };
+        let Ok(sent) = remote.out.flush(stream) else { return self.lost(token, "was cut off") };
+        let wanted = if sent { IN } else { IN | OUT };
+        if remote.events != wanted {
+            remote.events = wanted;
+            if self.epoll.modify(stream.fd(), wanted, token.pack(TAG_REMOTE)).is_err() {
+                self.lost(token, "can't be watched");
+            }
+        }
+    }
+
+    pub fn remote_event(&mut self, token: Token, bits: u32) {
+        let Some(remote) = self.remotes.get_mut(token) else { return };
+        let Some(stream) = &remote.stream else { return };
+        if matches!(remote.state, State::Connecting) {
+            if let Err(error) = stream.connect_error() {
+                return self.lost(token, &error.to_string());
+            }
+            if bits & OUT == 0 {
+                return;
+            }
+            let handshake = match &remote.key {
+                RemoteKey::Peer(_) => None,
+                RemoteKey::Nbd(_) => NbdUri::parse(&remote.address)
+                    .ok()
+                    .map(|uri| Box::new(client::Handshake::new(&uri.export))),
+            };
+            remote.state = State::Greeting(handshake);
+        }
+        if bits & !OUT != 0 {
+            let Some(stream) = &remote.stream else { return };
+            match stream.recv(remote.input.room()) {
+                Ok(0) => return self.lost(token, "closed the connection"),
+                Ok(count) => {
+                    remote.input.end += count;
+                    if let Err(why) = self.remote_input(token) {
+                        return self.lost(token, &why);
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return self.lost(token, &error.to_string()),
+            }
+        }
+        self.mark_remote(token);
+    }
+
+    fn remote_input(&mut self, token: Token) -> Result<(), String> {
+        loop {
+            let Some(remote) = self.remotes.get_mut(token) else { return Ok(()) };
+            match &mut remote.state {
+                State::Idle { .. } | State::Connecting => return Ok(()),
+                State::Greeting(None) => {
+                    match Welcome::decode(remote.input.bytes()).map_err(|e| e.to_string())? {
+                        None => return Ok(()),
+                        Some(Welcome::Ok) => remote.input.consume(peer::WELCOME_LEN),
+                        Some(other) => return Err(format!("refused this SP: {other:?}")),
+                    }
+                    self.remote_ready(token);
+                }
+                State::Greeting(Some(handshake)) => {
+                    let before = remote.out.tail().len();
+                    let fed = handshake.feed(remote.input.bytes(), remote.out.tail());
+                    remote.out.grown(before);
+                    let (used, outcome) = fed.map_err(|e| e.to_string())?;
+                    remote.input.consume(used);
+                    match outcome {
+                        client::Outcome::Done(export) => {
+                            remote.export = export;
+                            self.remote_ready(token);
+                        }
+                        client::Outcome::More if used == 0 => return Ok(()),
+                        client::Outcome::More => {}
+                    }
+                }
+                State::Ready => {
+                    if !self.remote_reply(token)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The handshake is done: sends what waits, oldest first.
+    fn remote_ready(&mut self, token: Token) {
+        let Some(remote) = self.remotes.get_mut(token) else { return };
+        remote.state = State::Ready;
+        remote.backoff = FIRST_RETRY;
+        if std::mem::take(&mut remote.failed_before) {
+            eprintln!("vswitchd engine: {} is back", remote.name());
+        }
+        let ids: Vec<u64> = remote.sent.keys().copied().collect();
+        for id in ids {
+            let Some(remote) = self.remotes.get_mut(token) else { return };
+            let Some(op) = remote.sent.get(&id).and_then(|sent| self.ops.get(sent.to.op)) else {
+                remote.sent.remove(&id);
+                continue;
+            };
+            remote.encode(id, op);
+        }
+    }
+
+    /// Takes one reply, or a part of its payload; false when there is no more input.
+    fn remote_reply(&mut self, token: Token) -> Result<bool, String> {
+        let Some(remote) = self.remotes.get_mut(token) else { return Ok(false) };
+        if let Some(receiving) = &mut remote.receiving {
+            let take = receiving.left.min(remote.input.bytes().len());
+            if take == 0 && receiving.left > 0 {
+                return Ok(false);
+            }
+            let bytes = &remote.input.bytes()[..take];
+            if let Some(status) = &mut receiving.status {
+                status.extend_from_slice(bytes);
+            } else if let Some(sent) = remote.sent.get(&receiving.id)
+                && let Some(op) = self.ops.get_mut(sent.to.op)
+            {
+                let at = sent.to.at as usize + receiving.got;
+                op.data[at..at + take].copy_from_slice(bytes);
+            }
+            remote.input.consume(take);
+            receiving.left -= take;
+            receiving.got += take;
+            if receiving.left > 0 {
+                return Ok(false);
+            }
+            let id = receiving.id;
+            let status = receiving.status.take();
+            remote.receiving = None;
+            if let Some(status) = status {
+                let word = |at: usize| {
+                    status.get(at..at + 8).map_or(0, |b| {
+                        u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])
+                    })
+                };
+                let runs = (0..status.len() / 16).map(|n| (word(n * 16), word(n * 16 + 8) as u32));
+                let runs: Vec<(u64, u32)> = runs.collect();
+                if let Some(sent) = remote.sent.get(&id)
+                    && let Some(op) = self.ops.get_mut(sent.to.op)
+                {
+                    op.status.push((sent.to.at, runs));
+                }
+            }
+            self.remote_answered(token, id, None);
+            return Ok(true);
+        }
+        let (id, error, payload) = match remote.key {
+            RemoteKey::Peer(_) => {
+                let reply = Reply::decode(remote.input.bytes()).map_err(|e| e.to_string())?;
+                let Some(reply) = reply else { return Ok(false) };
+                remote.input.consume(peer::REPLY_LEN);
+                (reply.id, Fail::from_status(reply.status), reply.payload as usize)
+            }
+            RemoteKey::Nbd(_) => {
+                let reply =
+                    client::decode_reply(remote.input.bytes()).map_err(|e| e.to_string())?;
+                let Some((errno, id)) = reply else { return Ok(false) };
+                remote.input.consume(16);
+                let kind = remote.sent.get(&id).map(|sent| sent.to);
+                let reads = kind.is_some_and(|to| to.kind == Kind::Read);
+                let payload = if reads && errno == 0 { kind.map_or(0, |to| to.length) } else { 0 };
+                (id, (errno != 0).then(|| Fail::from_errno(errno)), payload as usize)
+            }
+        };
+        let Some(sent) = remote.sent.get(&id) else {
+            return Err("answered what was not asked".into());
+        };
+        let kind = sent.to.kind;
+        if error.is_some() || payload == 0 {
+            if error.is_none() && kind == Kind::Read && sent.to.length > 0 {
+                return Err("answered a read without data".into());
+            }
+            self.remote_answered(token, id, error);
+            return Ok(true);
+        }
+        if kind == Kind::Read && payload as u64 != sent.to.length {
+            return Err("answered a read with another length".into());
+        }
+        let status = (kind == Kind::Status).then(Vec::new);
+        remote.receiving = Some(Receiving { id, left: payload, got: 0, status });
+        Ok(true)
+    }
+
+    fn remote_answered(&mut self, token: Token, id: u64, error: Option<Fail>) {
+        let now = self.now;
+        let Some(remote) = self.remotes.get_mut(token) else { return };
+        let Some(sent) = remote.sent.remove(&id) else { return };
+        remote.round_trip.add((now - sent.since).as_secs_f64(), 1);
+        if let Some(t1) = &sent.t1 {
+            t1.end();
+        }
+        let result = error.map_or(Ok(crate::mailbox::SubData::None), Err);
+        self.sub_done(sent.to.op, sent.piece, result);
+    }
+
+    /// The connection is gone; what waits is sent again over the next.
+    fn lost(&mut self, token: Token, why: &str) {
+        let now = self.now;
+        let Some(remote) = self.remotes.get_mut(token) else { return };
+        if !remote.failed_before {
+            eprintln!("vswitchd engine: {}: {why}", remote.name());
+            remote.failed_before = true;
+        }
+        if let Some(stream) = remote.stream.take() {
+            self.epoll.remove(stream.fd());
+        }
+        remote.input = Input::default();
+        remote.out.clear();
+        remote.receiving = None;
+        remote.handles.clear();
+        remote.state = State::Idle { retry: now + remote.backoff };
+        remote.backoff = (remote.backoff * 2).min(LAST_RETRY);
+        // A swap that waits must not wait for this remote.
+        let ops: Vec<Token> = remote.sent.values().map(|sent| sent.to.op).collect();
+        let volumes = ops.iter().filter_map(|op| self.ops.get(*op)).map(|op| op.volume);
+        let held: Vec<Token> =
+            volumes.filter(|volume| self.volumes.get(*volume).is_some_and(|v| v.held)).collect();
+        for volume in held {
+            self.take_back(volume);
+        }
+        self.want_tick();
+    }
+
+    /// Parts of the volume's operations that wait for a remote that is not connected come
+    /// back as stale, so that their operations run on the next tree.
+    pub fn take_back(&mut self, volume: Token) {
+        for token in self.remotes.tokens() {
+            let Some(remote) = self.remotes.get_mut(token) else { continue };
+            if matches!(remote.state, State::Ready) {
+                continue;
+            }
+            let ops = &self.ops;
+            let of = |sent: &Sent| ops.get(sent.to.op).is_some_and(|op| op.volume == volume);
+            let ids: Vec<u64> =
+                remote.sent.iter().filter(|(_, sent)| of(sent)).map(|(id, _)| *id).collect();
+            for id in ids {
+                self.remote_answered(token, id, Some(Fail::Stale));
+            }
+        }
+    }
+
+    /// Reconnects and gives up where it is time to; true if something still waits.
+    pub fn tick_remotes(&mut self, hold: Duration) -> bool {
+        let now = self.now;
+        let mut waiting = false;
+        for token in self.remotes.tokens() {
+            let Some(remote) = self.remotes.get_mut(token) else { continue };
+            let late: Vec<u64> = remote
+                .sent
+                .iter()
+                .take_while(|(_, sent)| now - sent.since > hold)
+                .map(|(id, _)| *id)
+                .collect();
+            waiting |= !remote.sent.is_empty();
+            match remote.state {
+                // Not answered for so long: another connection may do better, and what this
+                // one still has under way ends with it.
+                State::Ready if !late.is_empty() => self.lost(token, "does not answer"),
+                State::Connecting | State::Greeting(_) if now - remote.since > CONNECT => {
+                    self.lost(token, "does not answer");
+                }
+                State::Connecting | State::Greeting(_) => waiting = true,
+                State::Idle { retry } if !remote.sent.is_empty() && retry <= now => {
+                    self.connect_remote(token);
+                }
+                State::Idle { .. } | State::Ready => {}
+            }
+            for id in late {
+                self.remote_answered(token, id, Some(Fail::Io));
+            }
+        }
+        waiting
+    }
+
+    /// Closes the handles of a T1 object.
+    pub fn drop_reference(&mut self, object: &str) {
+        let object = Object::T1(Arc::from(object));
+        for token in self.remotes.tokens() {
+            let Some(remote) = self.remotes.get_mut(token) else { continue };
+            let Some(handle) = remote.handles.remove(&object) else { continue };
+            let request = peer::Request {
+                op: peer::Op::Close,
+                flags: 0,
+                handle,
+                id: 0,
+                epoch: 0,
+                offset: 0,
+                length: 0,
+                payload: 0,
+            };
+            let before = remote.out.tail().len();
+            request.encode(remote.out.tail());
+            remote.out.grown(before);
+            self.mark_remote(token);
+        }
+    }
+
+    /// Says goodbye to NBD servers: nbdkit 1.32 aborts when a client just drops.
+    pub fn disconnect_remotes(&mut self) {
+        for token in self.remotes.tokens() {
+            if let Some(remote) = self.remotes.get_mut(token)
+                && matches!((&remote.key, &remote.state), (RemoteKey::Nbd(_), State::Ready))
+            {
+                let before = remote.out.tail().len();
+                let request = NbdRequest {
+                    flags: 0,
+                    command: command::DISC,
+                    cookie: 0,
+                    offset: 0,
+                    length: 0,
+                };
+                encode_request(&request, false, remote.out.tail());
+                remote.out.grown(before);
+                self.flush_remote(token);
+            }
+        }
+    }
+
+    pub fn remote_metrics(&self, metrics: &mut LoopMetrics) {
+        for (_, remote) in self.remotes.iter() {
+            if let RemoteKey::Peer(sp) = &remote.key {
+                let up = matches!(remote.state, State::Ready);
+                metrics.peers.insert(sp.to_string(), (up, remote.round_trip.clone()));
+            }
+        }
+    }
+}
+
+impl Remote {
+    fn name(&self) -> String {
+        match &self.key {
+            RemoteKey::Peer(sp) => format!("peer {sp} at {}", self.address),
+            RemoteKey::Nbd(id) => format!("device {id} at {}", self.address),
+        }
+    }
+
+    /// Appends a request to the output, opening its object first if this session has not.
+    fn encode(&mut self, id: u64, op: &crate::op::Op) {
+        let Some(sent) = self.sent.get(&id) else { return };
+        let Submit { kind, epoch, offset, length, at, .. } = sent.to;
+        let data = match kind {
+            Kind::Write => &op.data[at as usize..(at + length) as usize],
+            _ => &[],
+        };
+        let before = self.out.tail().len();
+        let tail = self.out.tail();
+        if let (RemoteKey::Nbd(_), Object::Device) = (&self.key, &sent.object) {
+            let (command, flags) = match kind {
+                // Block status of NBD devices is not asked for: see `device_part`.
+                Kind::Read | Kind::Status => (command::READ, 0),
+                Kind::Write => (command::WRITE, 0),
+                Kind::Flush => (command::FLUSH, 0),
+                // A trim may leave anything behind, and all legs have to read alike.
+                Kind::Trim => (command::WRITE_ZEROES, 0),
+                Kind::Zero { no_hole, .. } => {
+                    (command::WRITE_ZEROES, if no_hole { command_flag::NO_HOLE } else { 0 })
+                }
+            };
+            let request = NbdRequest { flags, command, cookie: id, offset, length };
+            encode_request(&request, false, tail);
+        } else {
+            let (class, name) = match &sent.object {
+                Object::T1(name) => (0, name),
+                Object::Volume(name) => (1, name),
+                Object::Device => return,
+            };
+            let next = &mut self.next_handle;
+            let handle = *self.handles.entry(sent.object.clone()).or_insert_with(|| {
+                *next += 1;
+                let fresh = *next;
+                let open = peer::Request {
+                    op: peer::Op::Open,
+                    flags: 0,
+                    handle: fresh,
+                    id: 0,
+                    epoch: 0,
+                    offset: class,
+                    length: 0,
+                    payload: name.len() as u32,
+                };
+                open.encode(tail);
+                tail.extend_from_slice(name.as_bytes());
+                fresh
+            });
+            let mut flags = if op.fua { peer::FUA } else { 0 };
+            let code = match kind {
+                Kind::Read => peer::Op::Read,
+                Kind::Write => peer::Op::Write,
+                Kind::Flush => peer::Op::Flush,
+                Kind::Trim => peer::Op::Trim,
+                Kind::Status => peer::Op::Status,
+                Kind::Zero { no_hole, fast } => {
+                    flags |= if no_hole { peer::NO_HOLE } else { 0 };
+                    flags |= if fast { peer::FAST_ZERO } else { 0 };
+                    peer::Op::Zero
+                }
+            };
+            let payload = data.len() as u32;
+            let request =
+                peer::Request { op: code, flags, handle, id, epoch, offset, length, payload };
+            request.encode(tail);
+        }
+        self.out.grown(before);
+        if !data.is_empty() {
+            if data.len() < 32 << 10 {
+                let before = self.out.tail().len();
+                self.out.tail().extend_from_slice(data);
+                self.out.grown(before);
+            } else {
+                self.out.push(data.to_vec());
+            }
+        }
+    }
+}

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Makes sure that commands exist: need.sh COMMAND:PACKAGE ...
+# What is missing is installed from Debian's packages when this user may (root, or sudo without
+# a password); otherwise the one line that installs it is printed. `py/NAME` stands for a module
+# of the system's Python, `venv` for the parts that Debian splits off it.
+set -eu
+
+has() {
+    case $1 in
+        py/*) /usr/bin/python3 -c "import ${1#py/}" 2>/dev/null ;;
+        venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null ;;
+        *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+missing=
+for pair in "$@"; do
+    has "${pair%%:*}" || missing="$missing ${pair#*:}"
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "missing:$missing (Debian's names). Install them with this system's package manager, then run make again." >&2
+    exit 1
+fi
+if [ "$(id -u)" = 0 ]; then
+    as_root=
+elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+    as_root=sudo
+else
+    echo "missing:$missing. As root, run:  apt-get install$missing" >&2
+    echo "then run make again." >&2
+    exit 1
+fi
+
+echo "installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+# Word splitting is meant below: a list of packages, and an optional `sudo`.
+# shellcheck disable=SC2086
+install() { $as_root apt-get install -y -q --no-install-recommends $missing </dev/null; }
+install >/dev/null 2>&1 || { $as_root apt-get update -q && install; }
+for pair in "$@"; do
+    has "${pair%%:*}" || {
+        echo "${pair%%:*} is still missing although ${pair#*:} is installed." >&2
+        exit 1
+    }
+done

@@ -1,0 +1,51 @@
+"""Reads a device's label straight from its file, with nothing of the product's code.
+
+The format is `docs/engine.md`, 'Labels': two slots of 2 MiB; the valid one with the higher
+sequence number counts.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SLOT = 2 << 20
+HEADER = struct.Struct("<8sQII")
+
+
+@cache
+def _table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return tuple(table)
+
+
+def crc32c(data: bytes) -> int:
+    """The Castagnoli checksum (RFC 3720, appendix B.4)."""
+    table, crc = _table(), 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The label's body; ValueError if neither slot is valid."""
+    best: tuple[int, dict[str, Any]] | None = None
+    with path.open("rb") as device:
+        for slot in (0, 1):
+            device.seek(slot * SLOT)
+            magic, sequence, length, checksum = HEADER.unpack(device.read(HEADER.size))
+            if magic != b"VSLABEL1" or length > SLOT - HEADER.size:
+                continue
+            body = device.read(length)
+            if crc32c(body) == checksum and (best is None or sequence > best[0]):
+                best = sequence, json.loads(body)
+    if best is None:
+        raise ValueError(f"{path} has no valid label")
+    return best[1]

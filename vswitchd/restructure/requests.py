@@ -1,0 +1,99 @@
+"""What may be asked of a volume, and the target states that VBM answers with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from vswitchd.model.objects import Path, SpId, T1Id, Volume, VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new volume. Empty `layout`: one T1 object; empty `serving`: the homes of its T1
+    objects; empty `place_on`: any SP. `size` 0: what the layout's sizes come to."""
+
+    id: VolumeId
+    name: str
+    size: int
+    layout: str = ""
+    serving: tuple[SpId, ...] = ()
+    place_on: tuple[SpId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The volume and all its data go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """`size` is the new size in bytes."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddLeg:
+    """One more copy of the whole volume. Empty `layout`: one T1 object; `sp` places what
+    the layout leaves open."""
+
+    layout: str = ""
+    sp: SpId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLeg:
+    """`leg`: the SP that homes the whole leg, a T1 id in it, or its index in the root mirror."""
+
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """T1 objects change their home: the one given, or all that `from_sp` homes."""
+
+    from_sp: SpId
+    to_sp: SpId
+    t1: T1Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Hosts may connect at `sp` as well."""
+
+    sp: SpId
+
+
+@dataclass(frozen=True, slots=True)
+class Unserve:
+    """Hosts may no longer connect at `sp`."""
+
+    sp: SpId
+
+
+@dataclass(frozen=True, slots=True)
+class Relayout:
+    """The volume takes this layout."""
+
+    layout: str
+
+
+Request: TypeAlias = Create | Delete | Grow | AddLeg | RemoveLeg | Move | Serve | Unserve | Relayout
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """The volume becomes this (None: it is gone), in one swap of trees."""
+
+    volume: Volume | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOnto:
+    """The write-only leg at `path` of the volume as it then is gets its data."""
+
+    path: Path
+
+
+Stage: TypeAlias = Become | CopyOnto

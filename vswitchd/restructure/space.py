@@ -1,0 +1,132 @@
+"""Free space as the views show it, and taking from it while a request is worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vswitchd.model.objects import DeviceId, Extent, SpId
+from vswitchd.model.view import DeviceView, View
+
+Run = tuple[int, int]
+"""A free run as (first, end), bytes on its device."""
+
+
+class Space:
+    """Free runs of every device that is up, by device. Runs that are taken are gone.
+
+    A device that several SPs reach is one device: only what all of their views call free
+    is used.
+    """
+
+    def __init__(self, views: Iterable[View]) -> None:
+        self._runs: dict[DeviceId, list[Run]] = {}
+        self._units: dict[DeviceId, int] = {}
+        self._reach: dict[SpId, list[DeviceId]] = {}
+        self._objects: dict[SpId, int] = {}
+        for view in sorted(views, key=lambda v: v.sp):
+            self._objects[view.sp] = len(view.t1s)
+            up = [device for device in view.devices if device.up]
+            self._reach[view.sp] = sorted(device.id for device in up)
+            for device in up:
+                runs = _aligned(device)
+                known = self._runs.get(device.id)
+                self._runs[device.id] = runs if known is None else _common(known, runs)
+                self._units[device.id] = device.unit
+
+    def sps(self) -> list[SpId]:
+        """Every SP that was heard."""
+        return sorted(self._reach)
+
+    def devices(self, sp: SpId) -> list[DeviceId]:
+        """The devices that an SP reaches."""
+        return self._reach.get(sp, [])
+
+    def free(self, device: DeviceId) -> int:
+        """Free bytes on a device."""
+        return sum(end - first for first, end in self._runs[device])
+
+    def objects(self, sp: SpId) -> int:
+        """How many T1 objects an SP homes, those planned here included."""
+        return self._objects[sp]
+
+    def homed(self, sp: SpId) -> None:
+        """One more T1 object is planned at the SP."""
+        self._objects[sp] += 1
+
+    def fits(self, device: DeviceId, size: int) -> bool:
+        """Whether `size` bytes, rounded up to the device's unit, are free."""
+        return self.free(device) >= _round_up(size, self._units[device])
+
+    def take(self, devices: Sequence[DeviceId], size: int) -> tuple[Extent, ...] | None:
+        """At least `size` bytes from the devices, in their order; None if there is not as
+        much. From each device the smallest run that does alone, else the largest first."""
+        plan: list[Extent] = []
+        for device in devices:
+            plan += self._some(device, size - sum(extent.length for extent in plan))
+        if sum(extent.length for extent in plan) < size:
+            return None
+        for extent in plan:
+            self._remove(extent)
+        return tuple(plan)
+
+    def release(self, extents: Iterable[Extent]) -> None:
+        """Gives back what `take` gave."""
+        for extent in extents:
+            runs = self._runs[extent.device]
+            runs.append((extent.offset, extent.offset + extent.length))
+            self._runs[extent.device] = _joined(runs)
+
+    def _some(self, device: DeviceId, size: int) -> list[Extent]:
+        if size <= 0:
+            return []
+        need = _round_up(size, self._units[device])
+        runs = self._runs[device]
+        fitting = [run for run in runs if run[1] - run[0] >= need]
+        if fitting:
+            first, _ = min(fitting, key=lambda run: (run[1] - run[0], run[0]))
+            return [Extent(device, first, need)]
+        chosen: list[Extent] = []
+        for first, end in sorted(runs, key=lambda run: (run[0] - run[1], run[0])):
+            length = min(end - first, need - sum(extent.length for extent in chosen))
+            if length > 0:
+                chosen.append(Extent(device, first, length))
+        return chosen
+
+    def _remove(self, extent: Extent) -> None:
+        left: list[Run] = []
+        start, stop = extent.offset, extent.offset + extent.length
+        for first, end in self._runs[extent.device]:
+            if stop <= first or end <= start:
+                left.append((first, end))
+                continue
+            left += [run for run in ((first, start), (stop, end)) if run[0] < run[1]]
+        self._runs[extent.device] = left
+
+
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _aligned(device: DeviceView) -> list[Run]:
+    runs = []
+    for extent in device.free:
+        first = _round_up(extent.offset, device.unit)
+        end = (extent.offset + extent.length) // device.unit * device.unit
+        if first < end:
+            runs.append((first, end))
+    return sorted(runs)
+
+
+def _common(some: list[Run], others: list[Run]) -> list[Run]:
+    both = ((max(a[0], b[0]), min(a[1], b[1])) for a in some for b in others)
+    return sorted(run for run in both if run[0] < run[1])
+
+
+def _joined(runs: list[Run]) -> list[Run]:
+    joined: list[Run] = []
+    for first, end in sorted(runs):
+        if joined and joined[-1][1] == first:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((first, end))
+    return joined

@@ -1,0 +1,296 @@
+"""VBM: a request and the collected state -> the states that the volume goes through.
+
+Each `Become` is one swap of trees, one version and one epoch above the one before; a
+`CopyOnto` between them fills a write-only leg. Pure and deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
+
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.invariants import check, check_name
+from vswitchd.model.layout import Layout, Place, format_size, layout_of, parse_layout
+from vswitchd.model.objects import (
+    T1,
+    DeviceId,
+    Hole,
+    Leaf,
+    Leg,
+    LegState,
+    Mirror,
+    Node,
+    SpId,
+    T1Id,
+    Volume,
+    leaves,
+    walk,
+)
+from vswitchd.model.view import View
+from vswitchd.restructure import twins
+from vswitchd.restructure.collected import (
+    require_agreement,
+    require_reachable,
+    require_settled,
+    view_of,
+)
+from vswitchd.restructure.grow import Grower
+from vswitchd.restructure.legs import remove_leg
+from vswitchd.restructure.placement import Placement, check_size, layout_size, sized
+from vswitchd.restructure.requests import (
+    AddLeg,
+    Become,
+    CopyOnto,
+    Create,
+    Delete,
+    Grow,
+    Move,
+    Relayout,
+    RemoveLeg,
+    Request,
+    Serve,
+    Stage,
+    Unserve,
+)
+from vswitchd.restructure.space import Space
+
+
+def restructure(
+    volume: Volume | None,
+    views: Sequence[View],
+    request: Request,
+    new_id: Callable[[], str],
+    device_names: Mapping[DeviceId, str] | None = None,
+) -> tuple[Stage, ...]:
+    """The target states that fulfil the request, in order; none if it is fulfilled already.
+
+    `volume`: as the store has it, None for a create; `views`: of every SP that is up;
+    `new_id`: a fresh random id in hexadecimal at each call; `device_names`: what people
+    call devices in layouts, beside their ids.
+    """
+    work = _Work(tuple(views), new_id, device_names or {})
+    if isinstance(request, Create):
+        stages = work.create(request)
+    elif volume is None:
+        raise VsError("VS2013", Kind.NOT_FOUND, "there is no such volume; create it first")
+    else:
+        stages = work.change(volume, request)
+    for stage in stages:
+        if isinstance(stage, Become) and stage.volume is not None:
+            moving = any(isinstance(node, Hole) for _, node in walk(stage.volume.root))
+            check(stage.volume, moving=moving)
+    return tuple(stages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One request's inputs."""
+
+    views: tuple[View, ...]
+    new_id: Callable[[], str]
+    names: Mapping[DeviceId, str]
+
+    def change(self, volume: Volume, request: Request) -> list[Stage]:
+        if isinstance(request, Delete):
+            require_reachable(volume, self.views)
+            return [Become(None)]
+        held = require_agreement(volume, self.views)
+        match request:
+            case RemoveLeg(leg):
+                return [Become(_next(volume, root=remove_leg(volume, leg)))]
+            case Serve(sp):
+                return self.serve(volume, sp)
+            case Unserve(sp):
+                return self.unserve(volume, sp)
+        require_settled(volume)
+        match request:
+            case Grow(size):
+                return self.grow(volume, size, held)
+            case AddLeg():
+                return self.add_leg(volume, request)
+            case Move():
+                return self.move(volume, request)
+            case Relayout(layout):
+                return self.relayout(volume, parse_layout(layout))
+        raise AssertionError(request)
+
+    def create(self, request: Create) -> list[Stage]:
+        check_name(request.name)
+        layout = parse_layout(request.layout) if request.layout else Place()
+        size = request.size or layout_size(layout)
+        check_size(size)
+        for sp in (*request.serving, *request.place_on):
+            view_of(self.views, sp)
+        placement = Placement(
+            request.id, Space(self.views), self.new_id, self.names, request.place_on
+        )
+        root = placement.place(sized(layout, size))
+        homes = [t1.home for t1 in placement.t1s]
+        serving = tuple(sorted(set(request.serving or homes)))
+        owner = next((home for home in homes if home in serving), serving[0])
+        t1s = tuple(placement.t1s)
+        return [Become(Volume(request.id, request.name, size, 1, 1, root, t1s, serving, owner))]
+
+    def serve(self, volume: Volume, sp: SpId) -> list[Stage]:
+        view_of(self.views, sp)
+        if sp in volume.serving:
+            raise VsError(
+                "VS2014", Kind.EXISTS, f"SP {sp} serves volume {volume.name} already; nothing to do"
+            )
+        return [Become(_next(volume, serving=tuple(sorted((*volume.serving, sp)))))]
+
+    def unserve(self, volume: Volume, sp: SpId) -> list[Stage]:
+        rest = tuple(other for other in volume.serving if other != sp)
+        if len(rest) == len(volume.serving):
+            raise VsError(
+                "VS2015",
+                Kind.NOT_FOUND,
+                f"SP {sp} does not serve volume {volume.name}; {', '.join(rest)} do",
+            )
+        if not rest:
+            raise VsError(
+                "VS6011",
+                Kind.UNSAFE,
+                f"SP {sp} is the last that serves volume {volume.name}; let another serve it "
+                "first, or delete the volume",
+            )
+        if sp != volume.owner:
+            return [Become(_next(volume, serving=rest))]
+        homes = {t1.home for t1 in volume.t1s}
+        heir = min(rest, key=lambda other: (other not in homes, other))
+        handed = _next(volume, owner=heir)
+        return [Become(handed), Become(_next(handed, serving=rest))]
+
+    def grow(self, volume: Volume, size: int, held: Mapping[T1Id, T1]) -> list[Stage]:
+        check_size(size)
+        if size <= volume.size:
+            raise VsError(
+                "VS1015",
+                Kind.INVALID,
+                f"volume {volume.name} has {format_size(volume.size)}; growing needs a size "
+                f"above it, not {format_size(size)}",
+            )
+        placement = self._placement(volume)
+        grower = Grower({t1.id: t1 for t1 in volume.t1s}, held, placement)
+        root = grower.grow(volume.root, size)
+        t1s = (*grower.t1s.values(), *placement.t1s)
+        return [Become(_next(volume, size=size, root=root, t1s=t1s))]
+
+    def add_leg(self, volume: Volume, request: AddLeg) -> list[Stage]:
+        layout = parse_layout(request.layout) if request.layout else Place()
+        placement = self._placement(volume)
+        new = placement.place(sized(layout, volume.size), volume.t1s, request.sp)
+        leg = Leg(new, LegState.WRITE_ONLY)
+        match volume.root:
+            case Mirror(legs):
+                root = Mirror((*legs, leg))
+            case _:
+                root = Mirror((Leg(volume.root), leg))
+        return _copied(_next(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
+
+    def move(self, volume: Volume, request: Move) -> list[Stage]:
+        target = view_of(self.views, request.to_sp)
+        chosen = self._chosen(volume, request)
+        up = {device.id for device in target.devices if device.up}
+        shared = [t1 for t1 in chosen if all(extent.device in up for extent in t1.extents)]
+        apart = [t1 for t1 in chosen if t1 not in shared]
+        stages: list[Stage] = []
+        # What copies comes first: it can be undone until its old legs leave.
+        if apart:
+            stages += self._by_twins(volume, apart, request.to_sp)
+            volume = _last(stages)
+        if shared:
+            stages += _rehomed(volume, shared, request.to_sp)
+        return stages
+
+    def relayout(self, volume: Volume, layout: Layout) -> list[Stage]:
+        wanted = sized(layout, volume.size)
+        if wanted in (layout_of(volume, self.names), layout_of(volume)):
+            return []
+        placement = self._placement(volume)
+        twin = placement.place(wanted)
+        root = Mirror((Leg(volume.root), Leg(twin, LegState.WRITE_ONLY)))
+        stages = _copied(_next(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
+        return [*stages, Become(_next(_last(stages), root=twin))]
+
+    def _by_twins(self, volume: Volume, chosen: Iterable[T1], to_sp: SpId) -> list[Stage]:
+        placement = self._placement(volume)
+        by_old: dict[T1Id, Leaf] = {}
+        for t1 in chosen:
+            twin = placement.place(Place(to_sp, None, t1.size), (*volume.t1s, *placement.t1s))
+            assert isinstance(twin, Leaf)
+            by_old[t1.id] = twin
+        root = twins.beside(volume.root, by_old)
+        stages = _copied(_next(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
+        return [*stages, Become(_next(_last(stages), root=twins.in_place(volume.root, by_old)))]
+
+    def _chosen(self, volume: Volume, request: Move) -> list[T1]:
+        if request.from_sp == request.to_sp:
+            raise VsError(
+                "VS1016", Kind.INVALID, f"moving from SP {request.from_sp} to itself; name another"
+            )
+        chosen = [
+            t1 for t1 in volume.t1s if t1.home == request.from_sp and request.t1 in (None, t1.id)
+        ]
+        if not chosen:
+            what = f"no T1 {request.t1}" if request.t1 else "nothing"
+            homes = ", ".join(sorted({t1.home for t1 in volume.t1s}))
+            raise VsError(
+                "VS2016",
+                Kind.NOT_FOUND,
+                f"volume {volume.name} has {what} on SP {request.from_sp}; it is on {homes}",
+            )
+        return chosen
+
+    def _placement(self, volume: Volume) -> Placement:
+        return Placement(volume.id, Space(self.views), self.new_id, self.names)
+
+
+def _next(
+    volume: Volume,
+    *,
+    size: int | None = None,
+    root: Node | None = None,
+    t1s: tuple[T1, ...] | None = None,
+    serving: tuple[SpId, ...] | None = None,
+    owner: SpId | None = None,
+) -> Volume:
+    """The volume one version and epoch on. With a new root and no `t1s`, only those T1
+    objects stay that the root refers to."""
+    tree = volume.root if root is None else root
+    if t1s is None:
+        used = {leaf.t1 for leaf in leaves(tree)}
+        t1s = tuple(t1 for t1 in volume.t1s if t1.id in used)
+    return with_fields(
+        volume,
+        size=volume.size if size is None else size,
+        version=volume.version + 1,
+        epoch=volume.epoch + 1,
+        root=tree,
+        t1s=t1s,
+        serving=volume.serving if serving is None else serving,
+        owner=volume.owner if owner is None else owner,
+    )
+
+
+def _copied(volume: Volume) -> list[Stage]:
+    """A volume with write-only legs, their copies, then all of them in sync."""
+    copies = [CopyOnto(path) for path in twins.write_only(volume.root)]
+    return [Become(volume), *copies, Become(_next(volume, root=twins.in_sync(volume.root)))]
+
+
+def _last(stages: list[Stage]) -> Volume:
+    last = stages[-1]
+    assert isinstance(last, Become) and last.volume is not None
+    return last.volume
+
+
+def _rehomed(volume: Volume, chosen: Iterable[T1], to_sp: SpId) -> list[Stage]:
+    """Claims 14 to 18: trees without the references, then trees with them at the new home."""
+    moved = {t1.id for t1 in chosen}
+    holes = {t1.id: Hole(t1.size) for t1 in volume.t1s if t1.id in moved}
+    out = _next(volume, root=twins.in_place(volume.root, holes), t1s=volume.t1s)
+    t1s = tuple(with_fields(t1, home=to_sp) if t1.id in moved else t1 for t1 in volume.t1s)
+    return [Become(out), Become(_next(out, root=volume.root, t1s=t1s))]
