@@ -13,7 +13,7 @@ pub const MAX_PAYLOAD: u32 = 64 << 20;
 /// Longest object id in an OPEN.
 pub const MAX_ID: u32 = 255;
 /// Bytes of one extent in a STATUS reply.
-pub const EXTENT_LEN: usize = 12;
+pub const EXTENT_LEN: usize = 16;
 
 /// How a session begins: who the client is, and whom it believes to have reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -275,11 +275,12 @@ impl Reply {
     }
 }
 
-/// Encodes the extents of a STATUS reply: (length, flags) each, in order from the request's offset.
+/// Encodes the extents of a STATUS reply: (length u64, flags u64) each, in order from the
+/// request's offset.
 pub fn put_extents(extents: &[(u64, u32)], out: &mut Vec<u8>) {
     for (length, flags) in extents {
         out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(&flags.to_le_bytes());
+        out.extend_from_slice(&u64::from(*flags).to_le_bytes());
     }
 }
 
@@ -294,7 +295,8 @@ pub fn take_extents(payload: &[u8], length: u64) -> Result<Vec<(u64, u32)>, Wire
     let mut extents = Vec::with_capacity(parts.len());
     for part in parts {
         let mut take = Take(part);
-        let (size, flags) = take.le64().zip(take.le32()).ok_or(BAD)?;
+        let (size, flags) = take.le64().zip(take.le64()).ok_or(BAD)?;
+        let flags = u32::try_from(flags).map_err(|_| BAD)?;
         left = left.checked_sub(size).filter(|_| size > 0).ok_or(BAD)?;
         extents.push((size, flags));
     }
