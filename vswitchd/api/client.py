@@ -21,6 +21,15 @@ from vswitchd.rpc import (
     volume_pb2_grpc,
 )
 
+__all__ = [
+    "Client",
+    "cluster_pb2",
+    "device_pb2",
+    "operation_pb2",
+    "processor_pb2",
+    "volume_pb2",
+]
+
 A = TypeVar("A")
 
 #: Seconds for one call: a request is planned while its caller waits.

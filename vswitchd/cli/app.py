@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -39,21 +38,15 @@ def options(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (docs: 0 done ... 8 denied)."""
-    import click
-
     try:
-        result = app(args=list(argv) if argv is not None else None, standalone_mode=False)
+        app(args=list(argv) if argv is not None else None)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     except VsError as error:
         note(f"vswitchctl: {error}")
         return EXIT[error.kind]
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (click.UsageError, click.Abort) as error:
-        if isinstance(error, click.UsageError):
-            error.show(sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return 0
-    return result if isinstance(result, int) else 0
+    return 0

@@ -42,7 +42,7 @@ def status(output: OutputOption = Output.TABLE, watch: Watch = False) -> None:
         show(now, output, table)
 
     watched(look, watch)
-    raise typer.Exit(worst[0] if output is Output.TABLE else 0)
+    raise typer.Exit(worst[0])
 
 
 def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="VSnnnn")]) -> None:
