@@ -59,9 +59,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     ),
     "VS1030": (
         "The engine was asked for something that makes no sense for this device or object: a "
-        "URI of an unknown kind, a size or extent that is not aligned, an address that is none.",
+        "URI of an unknown kind, a path outside the directories that devices may lie in, a size "
+        "or extent that does not fit, an NBD export that can't be used as a device.",
         "Correct what the message names. Device URIs are file:/path, block:/dev/x, "
-        "nbd://host:port/export and nbd+unix:///export?socket=/path.",
+        "nbd://host:port/export and nbd+unix:///export?socket=/path; their directories are "
+        "device_root under [processor].",
     ),
     "VS1031": (
         "A T2 object that was made for one SP reached another. It is refused: its references "
@@ -138,8 +140,8 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "`vswitchctl volume show NAME`.",
     ),
     "VS2021": (
-        "The engine holds something else under that identity already: an object with other "
-        "extents, a volume of the same name, or a device that was opened another way.",
+        "The engine holds something else there already: another object on these extents or under "
+        "this id, another volume of the same name, or the same device opened by another path.",
         "Compare what the message names with `vswitchctl device list` and "
         "`vswitchctl volume list`; take another name or path.",
     ),
@@ -214,8 +216,8 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Start the SP under the name that the message says, or give it a --state of its own.",
     ),
     "VS3021": (
-        "The engine can't do it in its present state: an address is in use, a reference is still "
-        "used by the tree, or a device still holds objects.",
+        "The engine can't do it in its present state: an address is in use, a tree still refers "
+        "to the object, or a device still holds objects.",
         "Free what the message names, then try again.",
     ),
     "VS3022": (
@@ -311,9 +313,9 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "what is free.",
     ),
     "VS4020": (
-        "A device or the file system beneath it is full. A file device is sparse, so the file "
-        "system can run out before the device does.",
-        "Make room on the file system that the message names.",
+        "A device, its label, or the file system beneath it is full. A file device is sparse, so "
+        "the file system can run out before the device does.",
+        "Make room on the file system, or use another device.",
     ),
     # 5: somebody did not answer in time.
     "VS5001": (
@@ -354,11 +356,10 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Let another SP serve it first (`vswitchctl volume serve`), or delete the volume.",
     ),
     "VS6020": (
-        "The device holds data that is not this cluster's: a foreign file system or partition "
-        "table, another cluster's label, another volume's extents, or it lies outside the "
-        "directories that devices may lie in.",
+        "The device is not what it should be: it holds something that vswitchd did not write, "
+        "carries another cluster's or another device's label, or is smaller than its label says.",
         "Check that it is the right device. If its data is not needed, make it blank yourself "
-        "first; vswitchd never does. If it lies elsewhere, name its directory under device_root.",
+        "first; vswitchd never does.",
     ),
     "VS6021": (
         "A controller of another cluster called this SP.",
@@ -386,8 +387,9 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "the SP's objects again, and the data on the devices is not touched.",
     ),
     "VS9021": (
-        "The engine failed: an I/O error of a device, or a defect.",
-        "Look at the SP's log and at the system's log for errors of the device.",
+        "The engine failed: a device can't be opened, read or written, or there is a defect.",
+        "Check that this user may use the device, and look at the SP's log and the system's log "
+        "for errors of it.",
     ),
     "VS9030": (
         "The controller's store can't be read: it is damaged, or is no store.",

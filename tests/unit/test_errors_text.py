@@ -146,7 +146,7 @@ def test_a_code_has_one_kind_and_its_first_digit_says_which() -> None:
 
 
 def test_a_code_that_several_modules_raise_says_the_same_in_each() -> None:
-    """Their messages share at least three words in a row: one condition.
+    """Their messages share at least three words in a row: one condition."""
     for code, places in raised().items():
         modules = {place.where.partition(":")[0] for place in places}
         if len(modules) > 1:
