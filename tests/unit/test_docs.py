@@ -8,9 +8,9 @@ import shlex
 import tomllib
 from pathlib import Path
 
-import click
 import pytest
 import typer
+from typer.core import TyperGroup
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -48,7 +48,7 @@ def test_vswitchctl_takes_the_words_of_the_readme(line: str) -> None:
 
     command, words = typer.main.get_command(app), shlex.split(line)[1:]
     context = command.make_context("vswitchctl", list(words))
-    while isinstance(command, click.Group):
+    while isinstance(command, TyperGroup):
         name, command, words = command.resolve_command(
             context, [*context._protected_args, *context.args]
         )
@@ -118,7 +118,7 @@ def test_the_tour_names_the_tests_of_all_claims() -> None:
 
 def test_the_tour_names_modules_that_exist() -> None:
     rooms = "model|restructure|election|controller|processor|store|api|cli|obs"
-    said = set(re.findall(rf"`((?:{rooms})\.[a-z_]+)", read("docs/ARCHITECTURE.md")))
+    said = set(re.findall(rf"`((?:{rooms})\.(?!json)[a-z_]+)", read("docs/ARCHITECTURE.md")))
     assert len(said) > 10
     for name in said:
         assert (ROOT / "vswitchd" / f"{name.replace('.', '/')}.py").exists(), name
