@@ -73,7 +73,7 @@ def store_and_labels(cluster: Cluster, volumes: Iterable[volume_pb2.Volume]) -> 
                 t1["size"],
                 tuple((e["device"], e["offset"], e["length"]) for e in t1["extents"]),
             )
-            for t1 in (entry.get("t1", entry) for entry in label["t1s"])
+            for t1 in (entry["t1"] for entry in label["t1s"])
         }
         assert told == due[device], f"label of {device}: {told ^ due[device]}"
 

@@ -1,7 +1,7 @@
 """Reads a device's label straight from its file, with nothing of the product's code.
 
 The format is `docs/engine.md`, 'Labels': two slots of 2 MiB; the valid one with the higher
-sequence number counts.
+sequence number counts. The checksum covers sequence, length and body.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ def read(path: Path) -> dict[str, Any]:
     with path.open("rb") as device:
         for slot in (0, 1):
             device.seek(slot * SLOT)
-            magic, sequence, length, checksum = HEADER.unpack(device.read(HEADER.size))
+            header = device.read(HEADER.size)
+            magic, sequence, length, checksum = HEADER.unpack(header)
             if magic != b"VSLABEL1" or length > SLOT - HEADER.size:
                 continue
             body = device.read(length)
-            if crc32c(body) == checksum and (best is None or sequence > best[0]):
+            if crc32c(header[8:20] + body) == checksum and (best is None or sequence > best[0]):
                 best = sequence, json.loads(body)
     if best is None:
         raise ValueError(f"{path} has no valid label")

@@ -40,7 +40,8 @@ MAX_DEPTH = 16
 _LEG_STATES = {state.value: state for state in LegState}
 
 
-def _bad(where: str, problem: str) -> VsError:
+def malformed(where: str, problem: str) -> VsError:
+    """The error for JSON that is not of the shape expected."""
     return VsError("VS1020", Kind.INVALID, f"{where}: {problem}")
 
 
@@ -49,7 +50,7 @@ class Fields:
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, dict):
-            raise _bad(where, f"an object was expected, not {type(value).__name__}")
+            raise malformed(where, f"an object was expected, not {type(value).__name__}")
         self._left: Json = dict(value)
         self._where = where
 
@@ -60,47 +61,49 @@ class Fields:
     def take(self, name: str) -> object:
         """The field's raw value; VsError if it is missing."""
         if name not in self._left:
-            raise _bad(self.path(name), "is missing")
+            raise malformed(self.path(name), "is missing")
         return self._left.pop(name)
 
     def text(self, name: str) -> str:
         """A string field."""
         value = self.take(name)
         if not isinstance(value, str):
-            raise _bad(self.path(name), f"a string was expected, not {value!r}")
+            raise malformed(self.path(name), f"a string was expected, not {value!r}")
         return value
 
     def number(self, name: str) -> int:
         """An unsigned 64-bit integer field."""
         value = self.take(name)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
-            raise _bad(self.path(name), f"an unsigned 64-bit integer was expected, not {value!r}")
+            raise malformed(
+                self.path(name), f"an unsigned 64-bit integer was expected, not {value!r}"
+            )
         return value
 
     def items(self, name: str, decode: Callable[[object, str], _T]) -> tuple[_T, ...]:
         """A list field, each item decoded."""
         value = self.take(name)
         if not isinstance(value, list):
-            raise _bad(self.path(name), f"a list was expected, not {type(value).__name__}")
+            raise malformed(self.path(name), f"a list was expected, not {type(value).__name__}")
         return tuple(decode(item, f"{self.path(name)}[{i}]") for i, item in enumerate(value))
 
     def texts(self, name: str) -> dict[str, str]:
         """A field that maps strings to strings."""
         value = self.take(name)
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            raise _bad(self.path(name), "an object of strings was expected")
+            raise malformed(self.path(name), "an object of strings was expected")
         return value
 
     def done(self) -> None:
         """Refuses fields that nobody asked for."""
         if self._left:
-            raise _bad(self.path(min(self._left)), "is not a known field")
+            raise malformed(self.path(min(self._left)), "is not a known field")
 
 
 def as_text(value: object, where: str) -> str:
     """An item that must be a string."""
     if not isinstance(value, str):
-        raise _bad(where, f"a string was expected, not {value!r}")
+        raise malformed(where, f"a string was expected, not {value!r}")
     return value
 
 
@@ -109,7 +112,7 @@ def loads(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _bad(where, f"not JSON: {error}") from None
+        raise malformed(where, f"not JSON: {error}") from None
 
 
 def dumps(value: object) -> str:
@@ -140,7 +143,7 @@ def node_to_json(node: Node) -> Json:
 def node_from_json(value: object, where: str = "node", depth: int = 0) -> Node:
     """A tree from plain JSON values."""
     if depth > MAX_DEPTH:
-        raise _bad(where, f"the tree is deeper than {MAX_DEPTH}")
+        raise malformed(where, f"the tree is deeper than {MAX_DEPTH}")
     fields = Fields(value, where)
     kind = fields.text("kind")
     node: Node
@@ -152,7 +155,9 @@ def node_from_json(value: object, where: str = "node", depth: int = 0) -> Node:
         inner = Fields(item, place)
         state = _LEG_STATES.get(text := inner.text("state"))
         if state is None:
-            raise _bad(inner.path("state"), f"in_sync or write_only was expected, not {text!r}")
+            raise malformed(
+                inner.path("state"), f"in_sync or write_only was expected, not {text!r}"
+            )
         found = Leg(child(inner.take("node"), inner.path("node")), state)
         inner.done()
         return found
@@ -169,13 +174,13 @@ def node_from_json(value: object, where: str = "node", depth: int = 0) -> Node:
         case "concat":
             node = Concat(fields.items("parts", child))
         case _:
-            raise _bad(
+            raise malformed(
                 fields.path("kind"), f"leaf, hole, mirror, stripe or concat expected, not {kind!r}"
             )
     if isinstance(node, Stripe) and node.chunk == 0:
-        raise _bad(fields.path("chunk"), "must be above 0")
+        raise malformed(fields.path("chunk"), "must be above 0")
     if isinstance(node, Mirror | Stripe | Concat) and not children(node):
-        raise _bad(where, f"a {kind} needs children")
+        raise malformed(where, f"a {kind} needs children")
     fields.done()
     return node
 

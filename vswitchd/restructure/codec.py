@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import (
     Fields,
     Json,
     dumps,
     loads,
+    malformed,
     t1_from_json,
     t1_to_json,
     t2_from_json,
@@ -154,7 +154,7 @@ def step_from_json(value: object, where: str = "step") -> Step:
         case "forget":
             step = Forget(_volume(fields))
         case other:
-            raise _bad(fields.path("kind"), f"is not a known step: {other!r}")
+            raise malformed(fields.path("kind"), f"is not a known step: {other!r}")
     fields.done()
     return step
 
@@ -203,10 +203,6 @@ def decode_plan(text: str) -> Plan:
     return plan_from_json(loads(text, "plan"))
 
 
-def _bad(where: str, problem: str) -> VsError:
-    return VsError("VS1020", Kind.INVALID, f"{where}: {problem}")
-
-
 def _sp(fields: Fields) -> SpId:
     return SpId(fields.text("sp"))
 
@@ -221,11 +217,11 @@ def _volume(fields: Fields) -> VolumeId:
 
 def _index(value: object, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _bad(where, f"an index was expected, not {value!r}")
+        raise malformed(where, f"an index was expected, not {value!r}")
     return value
 
 
 def _group(value: object, where: str) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
-        raise _bad(where, "a pair of indices was expected")
+        raise malformed(where, "a pair of indices was expected")
     return _index(value[0], f"{where}[0]"), _index(value[1], f"{where}[1]")

@@ -50,7 +50,7 @@ impl Fail {
             peer::Status::Ok => None,
             // An object that its home does not hold: a newer tree knows better.
             peer::Status::Stale | peer::Status::NotFound => Some(Fail::Stale),
-            peer::Status::Io => Some(Fail::Io),
+            peer::Status::Io | peer::Status::Busy => Some(Fail::Io),
             peer::Status::NoSpace => Some(Fail::NoSpace),
             peer::Status::Invalid => Some(Fail::Invalid),
             peer::Status::NotSupported => Some(Fail::NotSupported),

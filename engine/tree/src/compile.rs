@@ -1,7 +1,11 @@
 //! From a T2 object to an arena of nodes that can be walked without allocation.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use thiserror::Error;
 
+use crate::route::Target;
 use crate::spec::{LegState, Node, Spec};
 
 /// Leaves and holes are multiples of this; so is every boundary inside a tree.
@@ -10,6 +14,8 @@ pub const BLOCK: u64 = 4096;
 pub const MAX_DEPTH: usize = 16;
 /// Most nodes in one tree.
 pub const MAX_NODES: usize = 65_536;
+/// Most other SPs that one tree refers to.
+pub const MAX_PEERS: usize = 1024;
 
 /// Why a T2 object was not taken. The text names the node by its path of child indices.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -24,6 +30,8 @@ pub enum TreeError {
     NoHome(String),
     #[error("no peer address is given for {0}")]
     NoPeer(String),
+    #[error("the tree refers to more than {MAX_PEERS} other SPs")]
+    TooManyPeers,
     #[error("there is no node at path {0:?}")]
     NoPath(Vec<usize>),
 }
@@ -68,15 +76,31 @@ pub(crate) enum Kind {
     },
 }
 
+impl Kind {
+    pub fn child(&self, index: usize) -> Option<u32> {
+        match self {
+            Kind::Mirror { legs } => legs.get(index).map(|leg| leg.0),
+            Kind::Stripe { columns, .. } => columns.get(index).copied(),
+            Kind::Concat { parts, .. } => parts.get(index).copied(),
+            Kind::Leaf(_) | Kind::Hole => None,
+        }
+    }
+
+    fn children(&self) -> Vec<u32> {
+        (0..).map_while(|index| self.child(index)).collect()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub kind: Kind,
     pub size: u64,
-    /// Leaves are numbered left to right, so a subtree's are an interval [lo, hi).
-    pub leaf_lo: u32,
-    pub leaf_hi: u32,
+    /// Leaves are numbered left to right, so a subtree's are an interval.
+    pub leaves: Range<u32>,
+    /// Every leaf of the subtree is here.
     pub local: bool,
     pub mirrored: bool,
+    pub has_hole: bool,
 }
 
 /// A compiled tree. Immutable; a restructure replaces it whole.
@@ -87,7 +111,6 @@ pub struct Tree {
     leaves: Vec<LeafRef>,
     peers: Vec<Peer>,
     owner: Option<u16>,
-    has_hole: bool,
     spec: Spec,
 }
 
@@ -105,17 +128,16 @@ impl Tree {
             nodes: Vec::new(),
             leaves: Vec::new(),
             peers: Vec::new(),
-            has_hole: false,
+            seen: HashSet::new(),
         };
         let root = build.add(&spec.root, &mut Vec::new())?;
-        let owner =
-            if spec.owner == spec.sp { None } else { Some(build.peer(&spec.owner.clone())?) };
-        let Builder { nodes, leaves, peers, has_hole, .. } = build;
+        let owner = if spec.owner == spec.sp { None } else { Some(build.peer(&spec.owner)?) };
+        let Builder { nodes, leaves, peers, .. } = build;
         let room = nodes[root as usize].size;
         if spec.size > room {
             return Err(TreeError::Size { size: spec.size, room });
         }
-        Ok(Tree { nodes, root, leaves, peers, owner, has_hole, spec })
+        Ok(Tree { nodes, root, leaves, peers, owner, spec })
     }
 
     /// The T2 object that this was compiled from.
@@ -163,7 +185,14 @@ impl Tree {
     /// True if any range is parked.
     #[must_use]
     pub fn has_hole(&self) -> bool {
-        self.has_hole
+        self.nodes[self.root as usize].has_hole
+    }
+
+    /// Where a flush of the volume has to go: every leaf, and, if this SP sends what is mirrored
+    /// to the owner, the owner too.
+    pub fn flush_targets(&self) -> impl Iterator<Item = Target> + '_ {
+        let owner = (!self.is_owner() && self.has_mirror()).then_some(Target::Owner);
+        (0..self.leaves.len() as u32).map(Target::Leaf).chain(owner)
     }
 
     /// True if some mirror's leg is write-only.
@@ -176,24 +205,19 @@ impl Tree {
     }
 
     /// Paths of the mirrors whose legs a resync compares: those with two or more in-sync
-    /// legs, outermost first, not looking inside a leg of such a mirror twice.
+    /// legs, outermost first.
     #[must_use]
     pub fn mirrors(&self) -> Vec<Vec<usize>> {
         let mut found = Vec::new();
         let mut todo = vec![(self.root, Vec::new())];
         while let Some((id, path)) = todo.pop() {
-            let children: Vec<u32> = match &self.nodes[id as usize].kind {
-                Kind::Mirror { legs } => {
-                    if legs.iter().filter(|leg| leg.1 == LegState::InSync).count() > 1 {
-                        found.push(path.clone());
-                    }
-                    legs.iter().map(|leg| leg.0).collect()
-                }
-                Kind::Stripe { columns, .. } => columns.clone(),
-                Kind::Concat { parts, .. } => parts.clone(),
-                Kind::Leaf(_) | Kind::Hole => Vec::new(),
-            };
-            for (index, child) in children.into_iter().enumerate() {
+            let kind = &self.nodes[id as usize].kind;
+            if let Kind::Mirror { legs } = kind
+                && legs.iter().filter(|leg| leg.1 == LegState::InSync).count() > 1
+            {
+                found.push(path.clone());
+            }
+            for (index, child) in kind.children().into_iter().enumerate() {
                 let mut below = path.clone();
                 below.push(index);
                 todo.push((child, below));
@@ -226,9 +250,8 @@ impl Tree {
     ///
     /// # Errors
     /// `NoPath` if there is no such node.
-    pub fn leaves_under(&self, path: &[usize]) -> Result<std::ops::Range<u32>, TreeError> {
-        let node = self.node(path)?;
-        Ok(node.leaf_lo..node.leaf_hi)
+    pub fn leaves_under(&self, path: &[usize]) -> Result<Range<u32>, TreeError> {
+        Ok(self.node(path)?.leaves.clone())
     }
 
     pub(crate) fn node(&self, path: &[usize]) -> Result<&Compiled, TreeError> {
@@ -238,12 +261,7 @@ impl Tree {
     pub(crate) fn node_id(&self, path: &[usize]) -> Result<u32, TreeError> {
         let mut id = self.root;
         for &index in path {
-            let child = match &self.nodes[id as usize].kind {
-                Kind::Mirror { legs } => legs.get(index).map(|leg| leg.0),
-                Kind::Stripe { columns, .. } => columns.get(index).copied(),
-                Kind::Concat { parts, .. } => parts.get(index).copied(),
-                Kind::Leaf(_) | Kind::Hole => None,
-            };
+            let child = self.nodes[id as usize].kind.child(index);
             id = child.ok_or_else(|| TreeError::NoPath(path.to_vec()))?;
         }
         Ok(id)
@@ -255,11 +273,12 @@ struct Builder<'a> {
     nodes: Vec<Compiled>,
     leaves: Vec<LeafRef>,
     peers: Vec<Peer>,
-    has_hole: bool,
+    /// Two leaves over the same blocks would overwrite one another.
+    seen: HashSet<&'a str>,
 }
 
-impl Builder<'_> {
-    fn add(&mut self, node: &Node, path: &mut Vec<usize>) -> Result<u32, TreeError> {
+impl<'a> Builder<'a> {
+    fn add(&mut self, node: &'a Node, path: &mut Vec<usize>) -> Result<u32, TreeError> {
         let here = path.iter().map(|index| format!("/{index}")).collect::<String>();
         let bad = |what: &str| TreeError::Node { path: format!("{here}/"), what: what.into() };
         if path.len() > MAX_DEPTH {
@@ -276,6 +295,9 @@ impl Builder<'_> {
                 return Err(bad(&format!("size {size} is not a positive multiple of {BLOCK}")));
             }
             Node::Leaf { t1, size } => {
+                if !self.seen.insert(t1) {
+                    return Err(bad(&format!("T1 object {t1} stands in the tree twice")));
+                }
                 let home = self.spec.homes.get(t1).ok_or_else(|| TreeError::NoHome(t1.clone()))?;
                 let place = if *home == self.spec.sp {
                     Place::Local
@@ -285,10 +307,7 @@ impl Builder<'_> {
                 self.leaves.push(LeafRef { t1: t1.clone(), size: *size, place });
                 (Kind::Leaf(leaf_lo), *size)
             }
-            Node::Hole { size } => {
-                self.has_hole = true;
-                (Kind::Hole, *size)
-            }
+            Node::Hole { size } => (Kind::Hole, *size),
             Node::Mirror { legs } => {
                 if !legs.iter().any(|leg| leg.state == LegState::InSync) {
                     return Err(bad("a mirror needs a leg in sync"));
@@ -325,30 +344,23 @@ impl Builder<'_> {
                 (Kind::Concat { parts: ids, starts }, end)
             }
         };
-        let below = self.direct(&kind);
+        let below: Vec<&Compiled> =
+            kind.children().into_iter().map(|id| &self.nodes[id as usize]).collect();
         let local = match &kind {
             Kind::Leaf(leaf) => self.leaves[*leaf as usize].place == Place::Local,
-            _ => below.iter().all(|&id| self.nodes[id as usize].local),
+            _ => below.iter().all(|node| node.local),
         };
-        let mirrored = matches!(kind, Kind::Mirror { .. })
-            || below.iter().any(|&id| self.nodes[id as usize].mirrored);
-        let leaf_hi = self.leaves.len() as u32;
-        self.nodes.push(Compiled { kind, size, leaf_lo, leaf_hi, local, mirrored });
+        let mirrored =
+            matches!(kind, Kind::Mirror { .. }) || below.iter().any(|node| node.mirrored);
+        let has_hole = matches!(kind, Kind::Hole) || below.iter().any(|node| node.has_hole);
+        let leaves = leaf_lo..self.leaves.len() as u32;
+        self.nodes.push(Compiled { kind, size, leaves, local, mirrored, has_hole });
         Ok((self.nodes.len() - 1) as u32)
     }
 
-    fn direct(&self, kind: &Kind) -> Vec<u32> {
-        match kind {
-            Kind::Mirror { legs } => legs.iter().map(|leg| leg.0).collect(),
-            Kind::Stripe { columns, .. } => columns.clone(),
-            Kind::Concat { parts, .. } => parts.clone(),
-            Kind::Leaf(_) | Kind::Hole => Vec::new(),
-        }
-    }
-
-    fn children<'n>(
+    fn children(
         &mut self,
-        nodes: impl Iterator<Item = &'n Node>,
+        nodes: impl Iterator<Item = &'a Node>,
         path: &mut Vec<usize>,
     ) -> Result<Vec<u32>, TreeError> {
         let mut ids = Vec::new();
@@ -370,6 +382,9 @@ impl Builder<'_> {
         }
         let address =
             self.spec.peers.get(sp).ok_or_else(|| TreeError::NoPeer(sp.to_owned()))?.clone();
+        if self.peers.len() == MAX_PEERS {
+            return Err(TreeError::TooManyPeers);
+        }
         self.peers.push(Peer { sp: sp.to_owned(), address });
         Ok((self.peers.len() - 1) as u16)
     }

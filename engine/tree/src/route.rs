@@ -6,8 +6,10 @@ use crate::spec::LegState;
 /// What a request does, as far as routing cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To one in-sync leg of each mirror; also block status.
+    /// To one in-sync leg of each mirror.
     Read,
+    /// Block status: routed as `Read` is, since it describes what a read would return.
+    Status,
     /// With a payload, to every leg of each mirror.
     Write,
     /// Trim and write-zeroes: like `Write`, but without a payload, so that each column of a
@@ -52,7 +54,8 @@ pub enum Routed {
     Ready,
     /// A hole is in the way: wait for another tree. The pieces mean nothing.
     Parked,
-    /// `ReadChoice::avoid` leaves some mirror without a leg to read.
+    /// Every way to read some byte meets a leaf in `ReadChoice::avoid`: the error is the reply's.
+    /// The pieces mean nothing.
     NoLeg,
 }
 
@@ -66,7 +69,9 @@ struct Walk<'a, 'o> {
 }
 
 impl Tree {
-    /// Routes a request on the volume. `out` is cleared first. The range must lie within
+    /// Routes a request on the volume. At an SP that is not the owner, mirrored ranges go to
+    /// `Target::Owner`; a span over a stripe with mirrors in it goes there whole, its single-copy
+    /// columns too. `out` is cleared first. The range must lie within
     /// the volume (`debug_assert`); a request of no length gives no piece.
     pub fn route(
         &self,
@@ -78,13 +83,6 @@ impl Tree {
     ) -> Routed {
         debug_assert!(offset + length <= self.size());
         out.clear();
-        if access == Access::Span && !self.is_owner() && self.has_mirror() {
-            if self.has_hole() {
-                return Routed::Parked;
-            }
-            out.push(Piece { target: Target::Owner, offset, length, at: 0 });
-            return Routed::Ready;
-        }
         let mut walk = Walk { tree: self, access, choice, volume: Some(offset), out };
         walk.node(self.root, offset, length, 0)
     }
@@ -119,6 +117,7 @@ impl Walk<'_, '_> {
         let tree = self.tree;
         match &tree.nodes[id as usize].kind {
             Kind::Hole => Routed::Parked,
+            Kind::Leaf(leaf) if self.reads() && self.choice.avoid.contains(leaf) => Routed::NoLeg,
             Kind::Leaf(leaf) => {
                 self.push(Target::Leaf(*leaf), offset, length, at);
                 Routed::Ready
@@ -139,6 +138,13 @@ impl Walk<'_, '_> {
                 }
                 Routed::Ready
             }
+            Kind::Stripe { .. } if self.access == Access::Span && self.is_owners(id) => {
+                // Chunk by chunk this could be millions of pieces; the owner does it in a few.
+                if tree.nodes[id as usize].has_hole {
+                    return Routed::Parked;
+                }
+                self.push_owner(length, at)
+            }
             Kind::Stripe { chunk, columns } if self.access == Access::Span => {
                 self.span(*chunk, columns, offset, length)
             }
@@ -157,17 +163,9 @@ impl Walk<'_, '_> {
                 }
                 Routed::Ready
             }
+            Kind::Mirror { .. } if self.is_owners(id) => self.push_owner(length, at),
+            Kind::Mirror { legs } if self.reads() => self.read(legs, offset, length, at),
             Kind::Mirror { legs } => {
-                if let (Some(volume), false) = (self.volume, tree.is_owner()) {
-                    self.push(Target::Owner, volume + at, length, at);
-                    return Routed::Ready;
-                }
-                if self.access == Access::Read {
-                    return match self.choose(legs) {
-                        Some(leg) => self.node(leg, offset, length, at),
-                        None => Routed::NoLeg,
-                    };
-                }
                 for &(leg, _) in legs {
                     match self.node(leg, offset, length, at) {
                         Routed::Ready => {}
@@ -192,24 +190,61 @@ impl Walk<'_, '_> {
         Routed::Ready
     }
 
+    fn reads(&self) -> bool {
+        matches!(self.access, Access::Read | Access::Status)
+    }
+
+    /// True if what is mirrored under this node is the owner's to do, and this SP is not it.
+    fn is_owners(&self, id: u32) -> bool {
+        self.volume.is_some() && !self.tree.is_owner() && self.tree.nodes[id as usize].mirrored
+    }
+
+    fn push_owner(&mut self, length: u64, at: u64) -> Routed {
+        if let Some(volume) = self.volume {
+            self.push(Target::Owner, volume + at, length, at);
+        }
+        Routed::Ready
+    }
+
+    /// Reads from one in-sync leg: one without any leaf to avoid if there is such a leg, else the
+    /// first whose leaves to avoid lie outside the range or have an in-sync twin further down.
+    fn read(&mut self, legs: &[(u32, LegState)], offset: u64, length: u64, at: u64) -> Routed {
+        if let Some(leg) = self.choose(legs) {
+            return self.node(leg, offset, length, at);
+        }
+        let limit = if self.choice.pinned { 1 } else { legs.len() };
+        for leg in in_sync(legs).take(limit) {
+            let (count, last) = (self.out.len(), self.out.last().copied());
+            match self.node(leg, offset, length, at) {
+                Routed::NoLeg => {
+                    // A failed try may also have made the last piece before it longer.
+                    self.out.truncate(count);
+                    if let (Some(slot), Some(last)) = (self.out.last_mut(), last) {
+                        *slot = last;
+                    }
+                }
+                other => return other,
+            }
+        }
+        Routed::NoLeg
+    }
+
+    /// The best leg of those that hold no leaf to avoid.
     fn choose(&self, legs: &[(u32, LegState)]) -> Option<u32> {
-        let in_sync = || legs.iter().filter(|leg| leg.1 == LegState::InSync).map(|leg| leg.0);
-        let good = |id: &u32| {
-            let node = &self.tree.nodes[*id as usize];
-            !self.choice.avoid.iter().any(|&leaf| node.leaf_lo <= leaf && leaf < node.leaf_hi)
-        };
+        let nodes = &self.tree.nodes;
+        let avoid = self.choice.avoid;
+        let good = |id: &u32| !avoid.iter().any(|leaf| nodes[*id as usize].leaves.contains(leaf));
+        let local = |id: &u32| nodes[*id as usize].local;
         if self.choice.pinned {
-            return in_sync().next().filter(good);
+            return in_sync(legs).next().filter(good);
         }
-        let local = |id: &u32| self.tree.nodes[*id as usize].local;
-        let best_local = in_sync().filter(good).filter(local).count();
         let pick = |count: usize| (self.choice.spread % count as u64) as usize;
-        if best_local > 0 {
-            return in_sync().filter(good).filter(local).nth(pick(best_local));
-        }
-        match in_sync().filter(good).count() {
-            0 => None,
-            count => in_sync().filter(good).nth(pick(count)),
+        match in_sync(legs).filter(good).filter(local).count() {
+            0 => match in_sync(legs).filter(good).count() {
+                0 => None,
+                count => in_sync(legs).filter(good).nth(pick(count)),
+            },
+            count => in_sync(legs).filter(good).filter(local).nth(pick(count)),
         }
     }
 
@@ -225,8 +260,12 @@ impl Walk<'_, '_> {
     }
 }
 
+fn in_sync(legs: &[(u32, LegState)]) -> impl Iterator<Item = u32> {
+    legs.iter().filter(|leg| leg.1 == LegState::InSync).map(|leg| leg.0)
+}
+
 /// How many bytes of column `index` lie before `offset` of the stripe's own space.
-pub(crate) fn column_before(chunk: u64, count: u64, index: u64, offset: u64) -> u64 {
+fn column_before(chunk: u64, count: u64, index: u64, offset: u64) -> u64 {
     let (number, within) = (offset / chunk, offset % chunk);
     let (row, column) = (number / count, number % count);
     match index.cmp(&column) {

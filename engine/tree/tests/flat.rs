@@ -1,11 +1,10 @@
 //! Routing held against a flat array of bytes: whatever the tree, a volume is just that.
 
-use std::collections::HashMap;
+mod common;
 
+use common::{BLOCK, leaf, range, spec, tree};
 use proptest::prelude::*;
-use vs_tree::{Access, Leg, LegState, Node, Piece, Place, ReadChoice, Routed, Spec, Target, Tree};
-
-const BLOCK: u64 = 4096;
+use vs_tree::{Access, Leg, LegState, Node, Piece, ReadChoice, Routed, Target, Tree};
 
 /// Trees whose leaves have unlike sizes; names are given afterwards.
 fn shapes() -> impl Strategy<Value = Node> {
@@ -25,58 +24,6 @@ fn shapes() -> impl Strategy<Value = Node> {
             prop::collection::vec(inner, 1..4).prop_map(|parts| Node::Concat { parts }),
         ]
     })
-}
-
-fn name(node: &mut Node, next: &mut u32) {
-    match node {
-        Node::Leaf { t1, .. } => {
-            *t1 = format!("t-{next}");
-            *next += 1;
-        }
-        Node::Hole { .. } => {}
-        Node::Mirror { legs } => legs.iter_mut().for_each(|leg| name(&mut leg.node, next)),
-        Node::Stripe { columns, .. } => columns.iter_mut().for_each(|n| name(n, next)),
-        Node::Concat { parts } => parts.iter_mut().for_each(|n| name(n, next)),
-    }
-}
-
-fn spec(mut root: Node, size: u64, owner: &str) -> Spec {
-    let mut count = 0;
-    name(&mut root, &mut count);
-    let sps = ["a", "b", "c"];
-    let homes = (0..count).map(|n| (format!("t-{n}"), sps[n as usize % 3].to_owned())).collect();
-    let peers = ["b", "c"].map(|sp| (sp.to_owned(), format!("{sp}:1")));
-    Spec {
-        volume: "v".into(),
-        name: "v".into(),
-        size,
-        version: 1,
-        epoch: 1,
-        sp: "a".into(),
-        owner: owner.into(),
-        root,
-        homes,
-        peers: HashMap::from(peers),
-    }
-}
-
-/// A tree over the whole of its root, or None where a stripe has no full chunk.
-fn tree(root: &Node, owner: &str) -> Option<Tree> {
-    let probe = Tree::compile(spec(root.clone(), BLOCK, owner)).ok()?;
-    let size = probe.node_size(&[]).ok()?;
-    Tree::compile(spec(root.clone(), size, owner)).ok()
-}
-
-fn range(size: u64, from: u64, length: u64) -> (u64, u64) {
-    let offset = from % size;
-    (offset, (length % (size - offset)).max(1))
-}
-
-fn leaf(piece: &Piece) -> u32 {
-    match piece.target {
-        Target::Leaf(index) => index,
-        Target::Owner => panic!("{piece:?} at the owner"),
-    }
 }
 
 proptest! {
@@ -108,6 +55,12 @@ proptest! {
                     to.copy_from_slice(&data[piece.at as usize..(piece.at + piece.length) as usize]);
                 }
             }
+            let choice = ReadChoice { pinned: false, avoid: &[], spread };
+            tree.route(Access::Read, offset, length, &choice, &mut out);
+            let read: Vec<u8> = out.iter().flat_map(|piece| {
+                leaves[leaf(piece) as usize][piece.offset as usize..][..piece.length as usize].to_vec()
+            }).collect();
+            prop_assert_eq!(&read, &flat[offset as usize..(offset + length) as usize]);
             for pinned in [false, true] {
                 let choice = ReadChoice { pinned, avoid: &[], spread };
                 let routed = tree.route(Access::Read, 0, tree.size(), &choice, &mut out);
@@ -167,8 +120,16 @@ proptest! {
     }
 
     #[test]
-    fn cover_is_the_smallest_interval(root in shapes(), pick in any::<usize>(), from in any::<u64>(), length in 1u64..20_000) {
-        let Some(tree) = tree(&root, "a") else { return Ok(()) };
+    fn cover_is_the_smallest_interval(
+        root in shapes(),
+        cut in any::<u64>(),
+        pick in any::<usize>(),
+        from in any::<u64>(),
+        length in 1u64..20_000,
+    ) {
+        let Some(whole) = tree(&root, "a") else { return Ok(()) };
+        let size = (1 + cut % (whole.size() / BLOCK)) * BLOCK;
+        let tree = Tree::compile(spec(root, size, "a")).unwrap();
         let mut paths = vec![vec![]];
         let mut index = 0;
         while index < paths.len() {
@@ -183,85 +144,102 @@ proptest! {
         }
         let path = &paths[pick % paths.len()];
         let (offset, length) = range(tree.node_size(path).unwrap(), from, length);
-        let (start, covered) = tree.cover(path, offset, length).unwrap();
-        let mut wanted = Vec::new();
-        tree.route_at(path, Access::Write, offset, length, &ReadChoice::default(), &mut wanted).unwrap();
-        let mut pieces = Vec::new();
-        tree.route(Access::Write, 0, tree.size(), &ReadChoice::default(), &mut pieces);
-        let mut hit: Vec<u64> = Vec::new();
+        // By brute force: where the volume's own pieces meet those of the node's range.
+        let (mut wanted, mut pieces) = (Vec::new(), Vec::new());
+        let choice = ReadChoice::default();
+        tree.route_at(path, Access::Write, offset, length, &choice, &mut wanted).unwrap();
+        tree.route(Access::Write, 0, tree.size(), &choice, &mut pieces);
+        let mut hit: Vec<(u64, u64)> = Vec::new();
         for want in &wanted {
             for piece in pieces.iter().filter(|p| p.target == want.target) {
                 let lo = want.offset.max(piece.offset);
                 let hi = (want.offset + want.length).min(piece.offset + piece.length);
                 if lo < hi {
-                    hit.push(piece.at + lo - piece.offset);
-                    hit.push(piece.at + hi - piece.offset - 1);
+                    hit.push((piece.at + lo - piece.offset, piece.at + hi - piece.offset));
                 }
             }
         }
-        if let (Some(first), Some(last)) = (hit.iter().min(), hit.iter().max()) {
-            prop_assert!(start <= *first && *last < start + covered);
+        let start = hit.iter().map(|h| h.0).min().unwrap_or(size);
+        let end = hit.iter().map(|h| h.1).max().unwrap_or(size);
+        prop_assert_eq!(tree.cover(path, offset, length), Ok((start, end - start)));
+    }
+
+    #[test]
+    fn a_leaf_that_failed_is_left_out_or_there_is_no_leg(
+        root in shapes(),
+        failed in prop::collection::hash_set(0u32..12, 0..5),
+        from in any::<u64>(),
+        length in 1u64..60_000,
+        spread in any::<u64>(),
+    ) {
+        let Some(tree) = tree(&root, "a") else { return Ok(()) };
+        let (offset, length) = range(tree.size(), from, length);
+        let avoid: Vec<u32> = failed.into_iter().collect();
+        let choice = ReadChoice { pinned: false, avoid: &avoid, spread };
+        let mut out = Vec::new();
+        match tree.route(Access::Status, offset, length, &choice, &mut out) {
+            Routed::Ready => {
+                let mut end = 0;
+                for piece in &out {
+                    prop_assert!(!avoid.contains(&leaf(piece)));
+                    prop_assert_eq!(piece.at, end);
+                    end += piece.length;
+                }
+                prop_assert_eq!(end, length);
+            }
+            Routed::NoLeg => {
+                let mut all = Vec::new();
+                tree.route(Access::Write, offset, length, &ReadChoice::default(), &mut all);
+                prop_assert!(all.iter().any(|piece| avoid.contains(&leaf(piece))));
+            }
+            Routed::Parked => prop_assert!(false, "no hole, no parking"),
+        }
+        for byte in [offset, offset + length - 1] {
+            let (mut read, mut all) = (Vec::new(), Vec::new());
+            let routed = tree.route(Access::Read, byte, 1, &choice, &mut read);
+            tree.route(Access::Write, byte, 1, &ReadChoice::default(), &mut all);
+            if all.iter().all(|piece| avoid.contains(&leaf(piece))) {
+                prop_assert_eq!(routed, Routed::NoLeg);
+            }
+            if !all.iter().any(|piece| avoid.contains(&leaf(piece))) {
+                prop_assert_eq!(routed, Routed::Ready);
+            }
         }
     }
 
     #[test]
-    fn a_leg_that_failed_is_left_out(root in shapes()) {
-        let Some(tree) = tree(&root, "a") else { return Ok(()) };
+    fn a_non_owners_span_reaches_every_byte_once(root in shapes(), from in any::<u64>(), length in 1u64..80_000) {
+        let Some(tree) = tree(&root, "b") else { return Ok(()) };
+        let (offset, length) = range(tree.size(), from, length);
         let mut out = Vec::new();
-        for (index, _) in tree.leaves().iter().enumerate() {
-            let avoid = [index as u32];
-            let choice = ReadChoice { pinned: false, avoid: &avoid, spread: 0 };
-            if tree.route(Access::Read, 0, tree.size(), &choice, &mut out) == Routed::Ready && tree.has_mirror() {
-                let under_mirror = tree.mirrors().iter().any(|path| {
-                    tree.leaves_under(path).unwrap().contains(&avoid[0])
-                });
-                if under_mirror {
-                    prop_assert!(out.iter().all(|piece| leaf(piece) != avoid[0]));
-                }
-            }
+        let routed = tree.route(Access::Span, offset, length, &ReadChoice::default(), &mut out);
+        prop_assert_eq!(routed, Routed::Ready);
+        prop_assert_eq!(out.iter().map(|piece| piece.length).sum::<u64>(), length);
+        let mirrored: Vec<_> = tree.leaves().iter().enumerate().filter(|(index, _)| {
+            let mut path = Vec::new();
+            under_mirror(&tree.spec().root, *index as u32, &mut 0, &mut path)
+        }).map(|(index, _)| Target::Leaf(index as u32)).collect();
+        prop_assert!(out.iter().all(|piece| !mirrored.contains(&piece.target)));
+        for piece in out.iter().filter(|piece| piece.target == Target::Owner) {
+            prop_assert!(offset <= piece.offset && piece.offset + piece.length <= offset + length);
         }
     }
 }
 
-#[test]
-fn a_hole_parks_only_what_touches_it() {
-    let leaf = |n: u64| Node::Leaf { t1: String::new(), size: n * BLOCK };
-    let root = Node::Concat { parts: vec![leaf(2), Node::Hole { size: BLOCK }, leaf(1)] };
-    let tree = Tree::compile(spec(root, 4 * BLOCK, "a")).unwrap();
-    let mut out = Vec::new();
-    let mut route = |offset, length| {
-        tree.route(Access::Write, offset, length, &ReadChoice::default(), &mut out)
+/// True if leaf `wanted` (counted left to right) has a mirror above it.
+fn under_mirror(node: &Node, wanted: u32, next: &mut u32, above: &mut Vec<bool>) -> bool {
+    let (mirror, children): (bool, Vec<&Node>) = match node {
+        Node::Leaf { .. } => {
+            *next += 1;
+            return *next - 1 == wanted && above.contains(&true);
+        }
+        Node::Hole { .. } => return false,
+        Node::Mirror { legs } => (true, legs.iter().map(|leg| &leg.node).collect()),
+        Node::Stripe { columns, .. } => (false, columns.iter().collect()),
+        Node::Concat { parts } => (false, parts.iter().collect()),
     };
-    assert_eq!(route(0, 2 * BLOCK), Routed::Ready);
-    assert_eq!(route(0, 2 * BLOCK + 1), Routed::Parked);
-    assert_eq!(route(3 * BLOCK, BLOCK), Routed::Ready);
-    assert!(tree.has_hole());
-}
-
-#[test]
-fn leaves_know_their_place() {
-    let leaf = || Node::Leaf { t1: String::new(), size: BLOCK };
-    let tree =
-        Tree::compile(spec(Node::Concat { parts: vec![leaf(), leaf()] }, BLOCK, "a")).unwrap();
-    assert_eq!(tree.leaves()[0].place, Place::Local);
-    let Place::Remote(peer) = tree.leaves()[1].place else { panic!("t-1 is at b") };
-    assert_eq!(tree.peers()[peer as usize].sp, "b");
-}
-
-#[test]
-fn bad_trees_are_named() {
-    let leaf = |size| Node::Leaf { t1: String::new(), size };
-    let fails = |root, size| Tree::compile(spec(root, size, "a")).unwrap_err().to_string();
-    assert_eq!(fails(leaf(100), BLOCK), "/: size 100 is not a positive multiple of 4096");
-    let stripe = Node::Stripe { chunk: 5000, columns: vec![leaf(BLOCK)] };
-    assert_eq!(fails(stripe, BLOCK), "/: a stripe's chunk is a power of two from 4096");
-    let mirror = Node::Mirror { legs: vec![Leg { state: LegState::WriteOnly, node: leaf(BLOCK) }] };
-    assert_eq!(fails(mirror, BLOCK), "/: a mirror needs a leg in sync");
-    assert!(fails(leaf(BLOCK), 2 * BLOCK).contains("above the 4096 bytes"));
-    let mut no_home = spec(leaf(BLOCK), BLOCK, "a");
-    no_home.homes.clear();
-    assert_eq!(
-        Tree::compile(no_home).unwrap_err().to_string(),
-        "no home is given for T1 object t-0"
-    );
+    above.push(mirror);
+    let found = children.into_iter().any(|child| under_mirror(child, wanted, next, above));
+    above.pop();
+    found
 }

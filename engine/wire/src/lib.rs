@@ -15,8 +15,10 @@ pub enum WireError {
     ClientFlags(u32),
     #[error("an option of {0} bytes is too large")]
     OptionSize(u32),
-    #[error("too many options before transmission")]
+    #[error("too many options, or too many bytes of them, before transmission")]
     TooManyOptions,
+    #[error("the peer speaks another version of the protocol")]
+    PeerVersion,
     #[error("the server speaks no fixed newstyle")]
     OldServer,
     #[error("the server refused the export: {0}")]
@@ -51,4 +53,9 @@ impl<'a> Take<'a> {
         self.0 = rest;
         Some(head)
     }
+}
+
+/// The longest prefix of `text` that has at most `limit` bytes and is still UTF-8.
+pub(crate) fn prefix(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
 }

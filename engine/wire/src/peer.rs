@@ -1,13 +1,19 @@
 //! The peer protocol between SPs (docs/engine.md). Little-endian, fixed-size headers.
 
-use crate::{Take, WireError};
+use crate::{Take, WireError, prefix};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER01");
+/// What all versions' HELLOs begin with.
+const FAMILY: &[u8; 6] = b"VSPEER";
 const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"VSPEERok");
 /// Longest name in a handshake.
 const MAX_NAME: usize = 255;
 /// Longest payload of one request or reply.
 pub const MAX_PAYLOAD: u32 = 64 << 20;
+/// Longest object id in an OPEN.
+pub const MAX_ID: u32 = 255;
+/// Bytes of one extent in a STATUS reply.
+pub const EXTENT_LEN: usize = 16;
 
 /// How a session begins: who the client is, and whom it believes to have reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub enum Welcome {
     Ok = 0,
     WrongCluster = 1,
     WrongServer = 2,
+    /// Answered when `Hello::decode` says `WireError::PeerVersion`.
+    WrongVersion = 3,
 }
 
 /// What a request does.
@@ -61,6 +69,8 @@ pub enum Status {
     NotFound = 4,
     Invalid = 5,
     NotSupported = 6,
+    /// Over a bound of the server's; nothing was done, and it may be sent again.
+    Busy = 7,
 }
 
 /// Request flags.
@@ -83,7 +93,7 @@ pub struct Request {
     pub payload: u32,
 }
 
-/// A reply's header; `payload` bytes follow: data, or for STATUS (length u64, flags u64) pairs.
+/// A reply's header; `payload` bytes follow: data, or the extents of a STATUS (`put_extents`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub status: Status,
@@ -95,7 +105,8 @@ pub const REQUEST_LEN: usize = 48;
 pub const REPLY_LEN: usize = 16;
 
 fn put_name(out: &mut Vec<u8>, name: &str) {
-    let name = &name.as_bytes()[..name.len().min(MAX_NAME)];
+    // A longer one is none of ours; cut, it matches nothing and is refused at the other end.
+    let name = prefix(name, MAX_NAME).as_bytes();
     out.push(name.len() as u8);
     out.extend_from_slice(name);
 }
@@ -117,12 +128,13 @@ impl Hello {
     /// Decodes a HELLO with the bytes it used, or None if `input` is too short.
     ///
     /// # Errors
-    /// When this is no peer.
+    /// `PeerVersion` when it is a peer of another version, others when it is no peer.
     pub fn decode(input: &[u8]) -> Result<Option<(Hello, usize)>, WireError> {
         let mut take = Take(input);
         let Some(magic) = take.le64() else { return Ok(None) };
         if magic != MAGIC {
-            return Err(WireError::BadMagic(magic));
+            let other = input.starts_with(FAMILY);
+            return Err(if other { WireError::PeerVersion } else { WireError::BadMagic(magic) });
         }
         let Some(length) = take.le16() else { return Ok(None) };
         let Some(body) = take.bytes(length as usize) else { return Ok(None) };
@@ -164,6 +176,7 @@ impl Welcome {
             0 => Ok(Some(Welcome::Ok)),
             1 => Ok(Some(Welcome::WrongCluster)),
             2 => Ok(Some(Welcome::WrongServer)),
+            3 => Ok(Some(Welcome::WrongVersion)),
             _ => Err(WireError::Malformed("unknown answer to HELLO")),
         }
     }
@@ -184,7 +197,7 @@ impl Request {
     /// Decodes, or None if `input` is too short.
     ///
     /// # Errors
-    /// An unknown op or an oversized payload: the stream is lost.
+    /// An unknown op, or lengths that make no sense: the stream is lost.
     pub fn decode(input: &[u8]) -> Result<Option<Request>, WireError> {
         if input.len() < REQUEST_LEN {
             return Ok(None);
@@ -211,10 +224,17 @@ impl Request {
             Some(Request { op, flags: input[1], handle, id, epoch, offset, length, payload })
         })();
         let request = request.ok_or(WireError::Malformed("short peer request"))?;
-        let consistent = request.op != Op::Write || request.length == u64::from(request.payload);
-        let sized = request.op != Op::Read || request.length <= u64::from(MAX_PAYLOAD);
-        if request.payload > MAX_PAYLOAD || !consistent || !sized {
-            return Err(WireError::Malformed("peer request of a wrong length"));
+        let sound = match request.op {
+            Op::Write => {
+                request.length == u64::from(request.payload) && request.payload <= MAX_PAYLOAD
+            }
+            Op::Read => request.length <= u64::from(MAX_PAYLOAD) && request.payload == 0,
+            Op::Open => request.payload <= MAX_ID,
+            Op::Flush | Op::Trim | Op::Zero | Op::Status | Op::Close => request.payload == 0,
+        };
+        let reserved = input[2..4] != [0; 2] || input[44..48] != [0; 4];
+        if !sound || reserved {
+            return Err(WireError::Malformed("malformed peer request"));
         }
         Ok(Some(request))
     }
@@ -243,13 +263,42 @@ impl Reply {
             4 => Status::NotFound,
             5 => Status::Invalid,
             6 => Status::NotSupported,
+            7 => Status::Busy,
             _ => return Err(WireError::Malformed("unknown peer status")),
         };
         let mut take = Take(&input[4..]);
         let (payload, id) = (take.le32().unwrap_or(0), take.le64().unwrap_or(0));
-        if payload > MAX_PAYLOAD {
-            return Err(WireError::Malformed("peer reply too large"));
+        if payload > MAX_PAYLOAD || input[1..4] != [0; 3] {
+            return Err(WireError::Malformed("malformed peer reply"));
         }
         Ok(Some(Reply { status, id, payload }))
     }
+}
+
+/// Encodes the extents of a STATUS reply: (length u64, flags u64) each, in order from the
+/// request's offset.
+pub fn put_extents(extents: &[(u64, u32)], out: &mut Vec<u8>) {
+    for (length, flags) in extents {
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&u64::from(*flags).to_le_bytes());
+    }
+}
+
+/// Decodes the payload of a STATUS reply to a request of `length` bytes.
+///
+/// # Errors
+/// When it is cut, has an empty extent, or describes more than was asked for.
+pub fn take_extents(payload: &[u8], length: u64) -> Result<Vec<(u64, u32)>, WireError> {
+    const BAD: WireError = WireError::Malformed("malformed extents in a peer reply");
+    let (parts, rest) = payload.as_chunks::<EXTENT_LEN>();
+    let mut left = length;
+    let mut extents = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut take = Take(part);
+        let (size, flags) = take.le64().zip(take.le64()).ok_or(BAD)?;
+        let flags = u32::try_from(flags).map_err(|_| BAD)?;
+        left = left.checked_sub(size).filter(|_| size > 0).ok_or(BAD)?;
+        extents.push((size, flags));
+    }
+    if rest.is_empty() { Ok(extents) } else { Err(BAD) }
 }

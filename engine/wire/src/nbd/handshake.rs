@@ -10,8 +10,9 @@ use crate::{Take, WireError};
 const MAX_OPTION: u32 = 64 << 10;
 /// Longest export name, as the protocol says.
 const MAX_NAME: usize = 4096;
-/// More options than any client sends; a bound on idle chatter.
+/// More options, and more bytes of them, than any client sends: bounds on idle chatter.
 const MAX_OPTIONS: u32 = 1024;
+const MAX_OPTION_BYTES: u64 = 16 << 20;
 
 /// What the server offers; asked during negotiation.
 pub trait Exports {
@@ -59,6 +60,7 @@ pub struct Handshake {
     greeted: bool,
     no_zeroes: bool,
     options: u32,
+    option_bytes: u64,
     tls: Tls,
     /// Bytes of an oversized option still to be dropped.
     skip: u64,
@@ -76,6 +78,7 @@ impl Handshake {
             greeted: false,
             no_zeroes: false,
             options: 0,
+            option_bytes: 0,
             tls,
             skip: 0,
             context_export: None,
@@ -120,16 +123,21 @@ impl Handshake {
             if kind == option::EXPORT_NAME {
                 return Err(WireError::OptionSize(length));
             }
+            self.count(length)?;
             self.skip = u64::from(length);
             answer(out, kind, reply::ERR_TOO_BIG, b"option too large");
             return Ok((16, Outcome::More));
         }
         let Some(data) = take.bytes(length as usize) else { return Ok((0, Outcome::More)) };
-        self.options += 1;
-        if self.options > MAX_OPTIONS {
-            return Err(WireError::TooManyOptions);
-        }
+        self.count(length)?;
         Ok((16 + data.len(), self.option(kind, data, exports, out)))
+    }
+
+    fn count(&mut self, length: u32) -> Result<(), WireError> {
+        self.options += 1;
+        self.option_bytes += u64::from(length);
+        let few = self.options <= MAX_OPTIONS && self.option_bytes <= MAX_OPTION_BYTES;
+        if few { Ok(()) } else { Err(WireError::TooManyOptions) }
     }
 
     fn option(
@@ -143,11 +151,12 @@ impl Handshake {
             if kind == option::EXPORT_NAME {
                 return Outcome::Close;
             }
-            const TLS_REQD: u32 = (1 << 31) | 5;
-            answer(out, kind, TLS_REQD, b"this server wants TLS: STARTTLS first");
+            answer(out, kind, reply::ERR_TLS_REQD, b"this server wants TLS: STARTTLS first");
             return Outcome::More;
         }
         match kind {
+            // Extended headers need what only GO can tell, so the protocol bars this.
+            option::EXPORT_NAME if self.agreed.extended => Outcome::Close,
             option::EXPORT_NAME => self.export_name(data, exports, out),
             option::ABORT => {
                 answer(out, kind, reply::ACK, &[]);
@@ -164,6 +173,10 @@ impl Handshake {
                 self.context_export = None;
                 Outcome::StartTls
             }
+            option::STARTTLS if self.tls == Tls::Active => {
+                answer(out, kind, reply::ERR_INVALID, b"TLS is already active");
+                Outcome::More
+            }
             option::LIST if data.is_empty() => {
                 for name in exports.names() {
                     let mut payload = (name.len() as u32).to_be_bytes().to_vec();
@@ -174,6 +187,10 @@ impl Handshake {
                 Outcome::More
             }
             option::INFO | option::GO => self.go(kind, data, exports, out),
+            option::STRUCTURED_REPLY if data.is_empty() && self.agreed.extended => {
+                answer(out, kind, reply::ERR_EXT_HEADER_REQD, b"extended headers are in use");
+                Outcome::More
+            }
             option::STRUCTURED_REPLY | option::EXTENDED_HEADERS if data.is_empty() => {
                 self.agreed.structured = true;
                 self.agreed.extended |= kind == option::EXTENDED_HEADERS;

@@ -40,6 +40,7 @@ pub mod reply {
     pub const ERR_UNSUP: u32 = ERROR | 1;
     pub const ERR_POLICY: u32 = ERROR | 2;
     pub const ERR_INVALID: u32 = ERROR | 3;
+    pub const ERR_TLS_REQD: u32 = ERROR | 5;
     pub const ERR_UNKNOWN: u32 = ERROR | 6;
     pub const ERR_TOO_BIG: u32 = ERROR | 9;
     pub const ERR_EXT_HEADER_REQD: u32 = ERROR | 10;
@@ -110,8 +111,10 @@ pub mod chunk {
     pub const OFFSET_HOLE: u16 = 2;
     pub const BLOCK_STATUS: u16 = 5;
     pub const BLOCK_STATUS_EXT: u16 = 6;
-    pub const ERROR: u16 = (1 << 15) | 1;
-    pub const ERROR_OFFSET: u16 = (1 << 15) | 2;
+    /// Set in the types of all chunks that report an error.
+    pub const IS_ERROR: u16 = 1 << 15;
+    pub const ERROR: u16 = IS_ERROR | 1;
+    pub const ERROR_OFFSET: u16 = IS_ERROR | 2;
     pub const DONE: u16 = 1;
 }
 

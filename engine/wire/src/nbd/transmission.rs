@@ -4,7 +4,7 @@ use super::{
     EXTENDED_REPLY_MAGIC, EXTENDED_REQUEST_MAGIC, MAX_REQUEST, REQUEST_MAGIC, SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC, chunk, command, command_flag, errno,
 };
-use crate::{Take, WireError};
+use crate::{Take, WireError, prefix};
 
 /// A request's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Bytes of payload that follow the header.
+    /// Bytes of payload that follow the header, also where `check` refuses the request. Above
+    /// `MAX_REQUEST` they are not worth receiving: close the connection.
     #[must_use]
     pub fn payload(&self, extended: bool) -> u64 {
         let carries = self.command == command::WRITE
@@ -31,7 +32,8 @@ impl Request {
         self.flags & command_flag::FUA != 0
     }
 
-    /// Checks the request against the export and what was negotiated.
+    /// Checks the request against the export and what was negotiated. DISC is the caller's: it
+    /// has no reply.
     ///
     /// # Errors
     /// The error number to answer.
@@ -126,7 +128,7 @@ pub enum Style {
 }
 
 impl Style {
-    /// Bytes in front of a successful read's data.
+    /// Bytes in front of the data of a successful read that is not empty.
     #[must_use]
     pub fn read_header(self) -> usize {
         match self {
@@ -136,11 +138,13 @@ impl Style {
         }
     }
 
-    fn chunk(self, out: &mut Vec<u8>, kind: u16, request: &Request, length: u64) {
+    /// A chunk's header; the last one of a reply is marked as such.
+    fn chunk(self, out: &mut Vec<u8>, kind: u16, last: bool, request: &Request, length: u64) {
+        let flags = if last { chunk::DONE } else { 0 };
         match self {
             Style::Extended => {
                 out.extend_from_slice(&EXTENDED_REPLY_MAGIC.to_be_bytes());
-                out.extend_from_slice(&chunk::DONE.to_be_bytes());
+                out.extend_from_slice(&flags.to_be_bytes());
                 out.extend_from_slice(&kind.to_be_bytes());
                 out.extend_from_slice(&request.cookie.to_be_bytes());
                 out.extend_from_slice(&request.offset.to_be_bytes());
@@ -148,7 +152,7 @@ impl Style {
             }
             _ => {
                 out.extend_from_slice(&STRUCTURED_REPLY_MAGIC.to_be_bytes());
-                out.extend_from_slice(&chunk::DONE.to_be_bytes());
+                out.extend_from_slice(&flags.to_be_bytes());
                 out.extend_from_slice(&kind.to_be_bytes());
                 out.extend_from_slice(&request.cookie.to_be_bytes());
                 out.extend_from_slice(&(length as u32).to_be_bytes());
@@ -158,17 +162,33 @@ impl Style {
 
     /// The header of a successful read; `request.length` bytes of data must follow.
     pub fn read(self, out: &mut Vec<u8>, request: &Request) {
-        if self == Style::Simple {
-            return simple(out, request.cookie, 0);
+        if self == Style::Simple || request.length == 0 {
+            return self.done(out, request);
         }
-        self.chunk(out, chunk::OFFSET_DATA, request, request.length + 8);
-        out.extend_from_slice(&request.offset.to_be_bytes());
+        self.data(out, request, request.offset, request.length, true);
     }
 
-    /// Success of anything but a read.
+    /// One part of a read that is answered in several; `length` bytes, at least 1, must follow.
+    /// Not for `Style::Simple`, nor for a request with the flag DF.
+    pub fn data(self, out: &mut Vec<u8>, request: &Request, offset: u64, length: u64, last: bool) {
+        self.chunk(out, chunk::OFFSET_DATA, last, request, length + 8);
+        out.extend_from_slice(&offset.to_be_bytes());
+    }
+
+    /// Like `data`, but zeroes that are not sent; whole.
+    pub fn hole(self, out: &mut Vec<u8>, request: &Request, offset: u64, length: u32, last: bool) {
+        self.chunk(out, chunk::OFFSET_HOLE, last, request, 12);
+        out.extend_from_slice(&offset.to_be_bytes());
+        out.extend_from_slice(&length.to_be_bytes());
+    }
+
+    /// Success without data.
     pub fn done(self, out: &mut Vec<u8>, request: &Request) {
         match self {
-            Style::Extended => self.chunk(out, chunk::NONE, request, 0),
+            Style::Extended => self.chunk(out, chunk::NONE, true, request, 0),
+            Style::Structured if request.command == command::READ => {
+                self.chunk(out, chunk::NONE, true, request, 0);
+            }
             // Simple replies stay legal for all but reads once structured is negotiated,
             // and save 4 bytes; block status answers with `status`.
             _ => simple(out, request.cookie, 0),
@@ -180,38 +200,36 @@ impl Style {
         if self == Style::Simple {
             return simple(out, request.cookie, errno);
         }
-        let text = &text.as_bytes()[..text.len().min(1024)];
-        self.chunk(out, chunk::ERROR, request, 6 + text.len() as u64);
+        let text = prefix(text, 1024).as_bytes();
+        self.chunk(out, chunk::ERROR, true, request, 6 + text.len() as u64);
         out.extend_from_slice(&errno.to_be_bytes());
         out.extend_from_slice(&(text.len() as u16).to_be_bytes());
         out.extend_from_slice(text);
     }
 
     /// Block status: one chunk for each context, the last one marked done. Extents are
-    /// (length, flags); none may be empty.
+    /// (length, flags); none may be empty. Not for `Style::Simple`; compact requests ask for less
+    /// than 4 GiB, and so much must be what their extents describe.
     pub fn status(self, out: &mut Vec<u8>, request: &Request, contexts: &[(u32, &[(u64, u32)])]) {
         for (index, (context, extents)) in contexts.iter().enumerate() {
-            let start = out.len();
+            let last = index + 1 == contexts.len();
+            let count = extents.len() as u64;
             if self == Style::Extended {
-                let length = 8 + 16 * extents.len() as u64;
-                self.chunk(out, chunk::BLOCK_STATUS_EXT, request, length);
+                self.chunk(out, chunk::BLOCK_STATUS_EXT, last, request, 8 + 16 * count);
                 out.extend_from_slice(&context.to_be_bytes());
-                out.extend_from_slice(&(extents.len() as u32).to_be_bytes());
+                out.extend_from_slice(&(count as u32).to_be_bytes());
                 for (length, flags) in *extents {
                     out.extend_from_slice(&length.to_be_bytes());
                     out.extend_from_slice(&u64::from(*flags).to_be_bytes());
                 }
             } else {
-                let length = 4 + 8 * extents.len() as u64;
-                self.chunk(out, chunk::BLOCK_STATUS, request, length);
+                self.chunk(out, chunk::BLOCK_STATUS, last, request, 4 + 8 * count);
                 out.extend_from_slice(&context.to_be_bytes());
                 for (length, flags) in *extents {
+                    debug_assert!(u32::try_from(*length).is_ok());
                     out.extend_from_slice(&(*length as u32).to_be_bytes());
                     out.extend_from_slice(&flags.to_be_bytes());
                 }
-            }
-            if index + 1 < contexts.len() {
-                out[start + 4..start + 6].copy_from_slice(&0u16.to_be_bytes());
             }
         }
     }

@@ -1,0 +1,1 @@
+"""gRPC: one servicer per noun, clients, conversion between messages and the model's values."""

@@ -1,0 +1,148 @@
+"""The controller's port to SPs over gRPC: `ports.Processors` and `ports.Processor`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+
+from vswitchd.api import convert
+from vswitchd.api.errors import from_rpc
+from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.view import Affected, DeviceView, View
+from vswitchd.ports import ProcessorRecord
+from vswitchd.rpc import vsm_pb2, vsm_pb2_grpc
+
+#: Seconds for calls that only look or note something.
+SHORT = 10.0
+#: Seconds for calls that drain I/O or zero extents.
+LONG = 60.0
+#: Most bytes of one message: a view of an SP with a hundred thousand extents.
+MAX_MESSAGE = 64 << 20
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class VsmProcessors:
+    """Clients of VSMs, one channel for each address."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def connect(self, record: ProcessorRecord, cluster: str, term: int) -> VsmProcessor:
+        """A client whose calls carry the cluster's id and the term."""
+        address = record.vsm_address
+        if address not in self._channels:
+            self._channels[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
+        stub = vsm_pb2_grpc.VsmServiceStub(self._channels[address])
+        caller = vsm_pb2.Caller(cluster_id=cluster, term=term)
+        return VsmProcessor(record.sp, address, stub, caller)
+
+    async def close(self) -> None:
+        """Closes every channel."""
+        for channel in self._channels.values():
+            await channel.close()
+
+
+class VsmProcessor:
+    """One SP's VSM; every call has a deadline and raises VsError."""
+
+    def __init__(
+        self,
+        sp: SpId,
+        address: str,
+        stub: vsm_pb2_grpc.VsmServiceAsyncStub,
+        caller: vsm_pb2.Caller,
+    ) -> None:
+        self._who = f"SP {sp} at {address}"
+        self._stub = stub
+        self._caller = caller
+
+    async def _call(
+        self, method: Callable[..., Awaitable[A]], request: object, seconds: float = SHORT
+    ) -> A:
+        try:
+            return await method(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self._who) from None
+
+    async def view(self) -> View:
+        request = vsm_pb2.GetViewRequest(caller=self._caller)
+        return convert.view_from_proto(await self._call(self._stub.GetView, request))
+
+    async def add_device(self, uri: str, size: int, device: DeviceId) -> DeviceView:
+        request = vsm_pb2.AddSpDeviceRequest(
+            caller=self._caller, uri=uri, size=size, device_id=device
+        )
+        answer = await self._call(self._stub.AddSpDevice, request, LONG)
+        return convert.device_view_from_proto(answer)
+
+    async def remove_device(self, device: DeviceId) -> None:
+        request = vsm_pb2.RemoveSpDeviceRequest(caller=self._caller, device_id=device)
+        await self._call(self._stub.RemoveSpDevice, request)
+
+    async def put_t1(self, t1: T1, epoch: int) -> None:
+        request = vsm_pb2.PutT1Request(caller=self._caller, t1=convert.t1_to_proto(t1), epoch=epoch)
+        await self._call(self._stub.PutT1, request, LONG)
+
+    async def adopt_t1(self, t1: T1, epoch: int) -> None:
+        request = vsm_pb2.PutT1Request(caller=self._caller, t1=convert.t1_to_proto(t1), epoch=epoch)
+        await self._call(self._stub.AdoptT1, request, LONG)
+
+    async def fence_t1(self, t1: T1Id, epoch: int) -> None:
+        request = vsm_pb2.FenceT1Request(caller=self._caller, t1_id=t1, epoch=epoch)
+        await self._call(self._stub.FenceT1, request, LONG)
+
+    async def delete_t1(self, t1: T1Id) -> None:
+        request = vsm_pb2.DeleteT1Request(caller=self._caller, t1_id=t1)
+        await self._call(self._stub.DeleteT1, request, LONG)
+
+    async def stage_t2(self, t2: T2) -> None:
+        request = vsm_pb2.StageT2Request(caller=self._caller, t2=convert.t2_to_proto(t2))
+        await self._call(self._stub.StageT2, request)
+
+    async def activate_t2(self, volume: VolumeId, version: int) -> float:
+        request = vsm_pb2.ActivateT2Request(caller=self._caller, volume_id=volume, version=version)
+        answer = await self._call(self._stub.ActivateT2, request, LONG)
+        return answer.pause_us / 1e6
+
+    async def remove_t2(self, volume: VolumeId) -> None:
+        request = vsm_pb2.RemoveT2Request(caller=self._caller, volume_id=volume)
+        await self._call(self._stub.RemoveT2, request, LONG)
+
+    async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
+        request = vsm_pb2.DropReferenceRequest(caller=self._caller, volume_id=volume, t1_id=t1)
+        await self._call(self._stub.DropReference, request)
+
+    async def start_copy(self, volume: VolumeId, path: Path) -> None:
+        request = vsm_pb2.CopyRequest(caller=self._caller, volume_id=volume, path=path)
+        await self._call(self._stub.StartCopy, request)
+
+    async def stop_copy(self, volume: VolumeId, path: Path) -> None:
+        request = vsm_pb2.CopyRequest(caller=self._caller, volume_id=volume, path=path)
+        await self._call(self._stub.StopCopy, request)
+
+    async def activate_mvsm(self) -> None:
+        await self._call(self._stub.ActivateMvsm, vsm_pb2.MvsmRequest(caller=self._caller))
+
+    async def deactivate_mvsm(self) -> None:
+        await self._call(self._stub.DeactivateMvsm, vsm_pb2.MvsmRequest(caller=self._caller))
+
+    async def determine(
+        self, current: Volume | None, target: Volume | None
+    ) -> tuple[Affected, ...]:
+        request = vsm_pb2.DetermineRequest(
+            caller=self._caller,
+            current=None if current is None else convert.volume_to_proto(current),
+            target=None if target is None else convert.volume_to_proto(target),
+        )
+        answer = await self._call(self._stub.Determine, request)
+        return tuple(convert.affected_from_proto(affected) for affected in answer.affected)

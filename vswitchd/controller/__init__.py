@@ -1,0 +1,1 @@
+"""The controller's shell: collects, plans with the pure rooms, carries plans out, reconciles."""

@@ -1,0 +1,92 @@
+"""From a request to a plan: collect, VBM, the MVSM's word, VCM. Nothing is changed here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vswitchd.controller.collector import Collector
+from vswitchd.controller.registry import Registry
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.objects import DeviceId, Extent, SpId, T1Id, Volume
+from vswitchd.model.view import Affected, View
+from vswitchd.ports import Store
+from vswitchd.restructure import vbm, vcm
+from vswitchd.restructure.requests import Request
+from vswitchd.restructure.steps import Plan, PutT1
+
+
+def without(views: dict[SpId, View], reserved: Sequence[Extent]) -> list[View]:
+    """The views less the free space that open operations have planned to take."""
+    return [
+        replace(
+            view,
+            devices=tuple(
+                replace(device, free=cut(device.free, reserved)) for device in view.devices
+            ),
+        )
+        for _, view in sorted(views.items())
+    ]
+
+
+def cut(free: tuple[Extent, ...], reserved: Sequence[Extent]) -> tuple[Extent, ...]:
+    """Free runs with the reserved ones taken out."""
+    for taken in reserved:
+        rest = []
+        for run in free:
+            end, taken_end = run.offset + run.length, taken.offset + taken.length
+            if run.device != taken.device or taken_end <= run.offset or end <= taken.offset:
+                rest.append(run)
+                continue
+            if run.offset < taken.offset:
+                rest.append(Extent(run.device, run.offset, taken.offset - run.offset))
+            if taken_end < end:
+                rest.append(Extent(run.device, taken_end, end - taken_end))
+        free = tuple(rest)
+    return free
+
+
+def planned_extents(plan: Plan) -> list[Extent]:
+    """What a plan takes."""
+    return [
+        extent for step in plan.steps if isinstance(step, PutT1) for extent in step.t1.extents
+    ]
+
+
+class Planner:
+    """Plans requests from what is, not from the store's word alone."""
+
+    def __init__(self, store: Store, registry: Registry, collector: Collector) -> None:
+        self._store = store
+        self._registry = registry
+        self._collector = collector
+
+    async def plan(
+        self, volume: Volume | None, request: Request, reserved: Sequence[Extent]
+    ) -> Plan:
+        """The plan; VsError says why the request can't be."""
+        views = without(await self._collector.collect(), reserved)
+        names = {DeviceId(d.id): d.name for d in await self._store.devices()}
+        stages = vbm.restructure(volume, views, request, lambda: secrets.token_hex(5), names)
+        answers: list[tuple[Affected, ...]] = []
+        for asked in vcm.transitions(volume, stages):
+            answers.append(() if asked is None else await self._determine(*asked))
+        return vcm.plan(volume, stages, answers, self._registry.peers)
+
+    async def _determine(
+        self, current: Volume | None, target: Volume | None
+    ) -> tuple[Affected, ...]:
+        master = self._registry.master
+        if master is None:
+            raise VsError(
+                "VS5020",
+                Kind.UNREACHABLE,
+                "no SP is master now, so nothing can be restructured; start an SP or try again",
+            )
+        return await self._registry.processor(master).determine(current, target)
+
+
+def t1_ids(volume: Volume) -> set[T1Id]:
+    """Every T1 object that a volume holds."""
+    return {t1.id for t1 in volume.t1s}

@@ -1,0 +1,181 @@
+"""Which SPs there are, which are up, and who of them is master."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from structlog.typing import FilteringBoundLogger
+
+from vswitchd.election import core as election
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.invariants import check_sp_name
+from vswitchd.model.objects import SpId
+from vswitchd.ports import Clock, Processor, ProcessorRecord, Processors, Store
+
+#: Seconds between heartbeats, and without one until an SP counts as down.
+HEARTBEAT = 1.0
+DOWN_AFTER = 5.0
+
+
+class Registry:
+    """SPs by name, with their election."""
+
+    def __init__(
+        self,
+        store: Store,
+        processors: Processors,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        joined: Callable[[SpId], None],
+    ) -> None:
+        """`joined` is told of every SP that registers."""
+        self._store = store
+        self._processors = processors
+        self._clock = clock
+        self._log = log
+        self._joined = joined
+        self._heard: dict[SpId, float] = {}
+        self._changing = asyncio.Lock()
+        self.records: dict[SpId, ProcessorRecord] = {}
+        self.cluster = ""
+        self.election = election.State()
+
+    async def start(self) -> None:
+        """Reads who is known; nobody is up until heard."""
+        self.cluster = await self._store.cluster_id()
+        self.records = {record.sp: record for record in await self._store.processors()}
+        await self._elect(election.ControllerStarted(await self._store.term()))
+
+    # What SPs say.
+
+    async def register(self, record: ProcessorRecord, cluster: str) -> None:
+        """An SP joins, or comes back."""
+        check_sp_name(record.sp)
+        if cluster and cluster != self.cluster:
+            raise VsError(
+                "VS6030",
+                Kind.UNSAFE,
+                f"SP {record.sp} belongs to cluster {cluster}, this is {self.cluster}; "
+                "start it with the right --controller, or with an empty --state",
+            )
+        known = self.records.get(record.sp)
+        alive = known is not None and self.is_up(record.sp)
+        if known is not None and alive and known.incarnation != record.incarnation:
+            self._log.info("processor_restarted", sp=record.sp)
+        async with self._changing:
+            if record.vsm_address and known != record:
+                await self._store.put_processor(record)
+                self.records[record.sp] = record
+        if not record.vsm_address:
+            # Its first contact, to learn the cluster's id: it will register once it serves.
+            return
+        self._heard[record.sp] = self._clock.monotonic()
+        await self._elect(election.SpUp(record.sp))
+        self._joined(record.sp)
+
+    def heartbeat(self, sp: SpId, incarnation: str) -> bool:
+        """False if the SP has to register again."""
+        record = self.records.get(sp)
+        if record is None or record.incarnation != incarnation or sp not in self.election.up:
+            return False
+        self._heard[sp] = self._clock.monotonic()
+        return True
+
+    async def forget(self, sp: SpId) -> None:
+        """The SP is no part of the cluster any more."""
+        async with self._changing:
+            await self._store.delete_processor(sp)
+            self.records.pop(sp, None)
+            self._heard.pop(sp, None)
+        await self._elect(election.SpDown(sp))
+
+    # What others ask.
+
+    def is_up(self, sp: SpId) -> bool:
+        """Heard lately."""
+        heard = self._heard.get(sp)
+        return heard is not None and self._clock.monotonic() - heard < DOWN_AFTER
+
+    @property
+    def up(self) -> list[SpId]:
+        """All that are up."""
+        return sorted(sp for sp in self.records if self.is_up(sp))
+
+    @property
+    def master(self) -> SpId | None:
+        """The SP whose MVSM is active."""
+        return self.election.leader
+
+    def record(self, sp: SpId) -> ProcessorRecord:
+        """VsError if there is no such SP."""
+        if sp not in self.records:
+            known = ", ".join(sorted(self.records)) or "none"
+            raise VsError(
+                "VS2040", Kind.NOT_FOUND, f"there is no SP {sp}; known SPs: {known}"
+            )
+        return self.records[sp]
+
+    def processor(self, sp: SpId) -> Processor:
+        """A client whose calls carry the term of now."""
+        return self._processors.connect(self.record(sp), self.cluster, self.election.term)
+
+    @property
+    def peers(self) -> dict[SpId, str]:
+        """Peer addresses."""
+        return {sp: record.peer_address for sp, record in self.records.items()}
+
+    # The election.
+
+    async def run(self) -> None:
+        """Looks once a second who is down."""
+        while True:
+            await self._clock.sleep(HEARTBEAT)
+            try:
+                for sp in sorted(self.election.up):
+                    if not self.is_up(sp):
+                        self._log.warning("processor_down", sp=sp)
+                        await self._elect(election.SpDown(sp))
+                await self._elect(election.Tick())
+            except VsError as error:
+                self._log.error("election_failed", error=str(error))
+
+    async def _elect(self, event: election.Event) -> None:
+        async with self._changing:
+            events: list[election.Event] = [event]
+            while events:
+                state, effects = election.step(
+                    self.election, events.pop(0), self._clock.monotonic()
+                )
+                self.election = state
+                for effect in effects:
+                    events += await self._carry_out(effect)
+
+    async def _carry_out(self, effect: election.Effect) -> list[election.Event]:
+        match effect:
+            case election.RaiseTerm(term):
+                while await self._store.term() < term:
+                    await self._store.raise_term()
+            case election.Deactivate(sp):
+                try:
+                    await self.processor(sp).deactivate_mvsm()
+                except VsError as error:
+                    self._log.info("deactivate_failed", sp=sp, error=str(error))
+            case election.Activate(sp, term):
+                try:
+                    await self.processor(sp).activate_mvsm()
+                except VsError as error:
+                    self._log.warning("activate_failed", sp=sp, term=term, error=str(error))
+                    if error.kind is Kind.STALE:
+                        seen = await self._seen(sp)
+                        return [election.Refused(sp, term, max(seen, term))]
+                else:
+                    self._log.info("master", sp=sp, term=term)
+                    return [election.Activated(sp, term)]
+        return []
+
+    async def _seen(self, sp: SpId) -> int:
+        try:
+            return (await self.processor(sp).view()).term
+        except VsError:
+            return 0

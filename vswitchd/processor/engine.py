@@ -1,0 +1,141 @@
+"""The engine behind awaitable calls and the model's values. The only importer of `_engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from vswitchd._engine import Engine as Native
+from vswitchd._engine import EngineError
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.codec import encode_t1, encode_t2, t1_from_json
+from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, T1Id, VolumeId
+from vswitchd.model.view import CopyState, CopyView, DeviceView, T1View
+
+R = TypeVar("R")
+
+#: Seconds until a drain gives up; the caller tries again.
+DRAIN = 20.0
+#: Threads that wait for the engine at the same time.
+WAITERS = 16
+
+_CODES = {
+    Kind.INVALID: "VS1030",
+    Kind.NOT_FOUND: "VS2020",
+    Kind.EXISTS: "VS2021",
+    Kind.PRECONDITION: "VS3021",
+    Kind.STALE: "VS3022",
+    Kind.NO_SPACE: "VS4020",
+    Kind.TIMEOUT: "VS5010",
+    Kind.UNSAFE: "VS6020",
+}
+
+
+class Engine:
+    """One native engine. Calls wait on threads, never in the event loop."""
+
+    def __init__(self, config: dict[str, object]) -> None:
+        self._threads = ThreadPoolExecutor(WAITERS, thread_name_prefix="engine")
+        self._native = self._checked(Native, json.dumps(config))
+
+    @staticmethod
+    def _checked(call: Callable[..., R], *args: Any) -> R:
+        try:
+            return call(*args)
+        except EngineError as error:
+            kind = Kind(error.args[0])
+            raise VsError(_CODES.get(kind, "VS9021"), kind, str(error.args[1])) from None
+
+    async def _wait(self, call: Callable[..., R], *args: Any) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: self._checked(call, *args))
+
+    def listen_nbd(self, address: str) -> str:
+        """Serves NBD there; returns the bound address."""
+        return self._checked(self._native.listen_nbd, address)
+
+    def listen_peer(self, address: str) -> str:
+        """Serves peers there; returns the bound address."""
+        return self._checked(self._native.listen_peer, address)
+
+    def metrics(self) -> dict[str, Any]:
+        """The engine's counters."""
+        found: dict[str, Any] = json.loads(self._checked(self._native.metrics))
+        return found
+
+    async def shutdown(self, seconds: float) -> bool:
+        """Ends; True if all requests were answered and flushed in time."""
+        clean = await self._wait(self._native.shutdown, seconds)
+        self._threads.shutdown(wait=False)
+        return clean
+
+    async def device_add(self, uri: str, size: int, device: DeviceId) -> DeviceView:
+        return _device(json.loads(await self._wait(self._native.device_add, uri, size, device)))
+
+    async def device_remove(self, device: DeviceId) -> None:
+        await self._wait(self._native.device_remove, device)
+
+    async def devices(self) -> tuple[DeviceView, ...]:
+        return tuple(map(_device, json.loads(await self._wait(self._native.devices))))
+
+    async def t1_put(self, t1: T1, epoch: int) -> None:
+        await self._wait(self._native.t1_put, encode_t1(t1), epoch)
+
+    async def t1_adopt(self, t1: T1, epoch: int) -> None:
+        await self._wait(self._native.t1_adopt, encode_t1(t1), epoch)
+
+    async def t1_fence(self, t1: T1Id, epoch: int) -> None:
+        await self._wait(self._native.t1_fence, t1, epoch, DRAIN)
+
+    async def t1_delete(self, t1: T1Id) -> None:
+        await self._wait(self._native.t1_delete, t1)
+
+    async def t1s(self) -> tuple[T1View, ...]:
+        found = json.loads(await self._wait(self._native.t1s))
+        return tuple(T1View(t1_from_json(one["t1"]), one["epoch"]) for one in found)
+
+    async def t2_activate(self, t2: T2, *, resync: bool) -> int:
+        """Returns the pause in microseconds."""
+        return await self._wait(self._native.t2_activate, encode_t2(t2), resync, DRAIN)
+
+    async def t2_remove(self, volume: VolumeId) -> None:
+        await self._wait(self._native.t2_remove, volume, DRAIN)
+
+    async def resync_percents(self) -> dict[VolumeId, int]:
+        """For every active volume how far its resync is; 100 when there is none."""
+        found = json.loads(await self._wait(self._native.t2s))
+        return {VolumeId(one["volume"]): one["resync_percent"] for one in found}
+
+    async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
+        await self._wait(self._native.reference_drop, volume, t1)
+
+    async def copy_start(self, volume: VolumeId, path: Path) -> None:
+        await self._wait(self._native.copy_start, volume, list(path))
+
+    async def copy_stop(self, volume: VolumeId, path: Path) -> None:
+        await self._wait(self._native.copy_stop, volume, list(path))
+
+    async def copies(self) -> tuple[CopyView, ...]:
+        found = json.loads(await self._wait(self._native.copies))
+        return tuple(
+            CopyView(
+                VolumeId(one["volume"]),
+                tuple(one["path"]),
+                CopyState(one["state"]),
+                one["copied"],
+                one["total"],
+                one["error"],
+            )
+            for one in found
+        )
+
+
+def _device(value: dict[str, Any]) -> DeviceView:
+    device = DeviceId(value["id"])
+    free = tuple(Extent(device, run["offset"], run["length"]) for run in value["free"])
+    return DeviceView(
+        device, value["uri"], value["size"], value["unit"], value["up"], free, value["error"]
+    )

@@ -1,0 +1,253 @@
+"""The store on SQLite: WAL, synchronous=FULL, one connection on one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter, time
+from typing import TypeVar
+
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.codec import decode_volume, encode_volume
+from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
+from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord
+
+R = TypeVar("R")
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE cluster (id TEXT NOT NULL, term INTEGER NOT NULL);
+CREATE TABLE volume (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL,
+                     body TEXT NOT NULL);
+CREATE TABLE history (volume TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL,
+                      why TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (volume, version));
+CREATE TRIGGER history_is_append_only BEFORE UPDATE ON history
+    BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
+CREATE TABLE processor (sp TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE device (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
+CREATE TABLE operation (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+                        request_id TEXT UNIQUE, cursor INTEGER NOT NULL, body TEXT NOT NULL);
+"""
+
+
+class SqliteStore:
+    """`ports.Store`. Every write is durable when it returns. `observe` is told each request's
+    seconds."""
+
+    def __init__(self, directory: Path, observe: Callable[[float], None] = lambda _: None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._observe = observe
+        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise VsError(
+                "VS3040",
+                Kind.PRECONDITION,
+                f"another controller uses {directory}; stop it, or name another --state",
+            ) from None
+        self._path = directory / "store.sqlite"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._thread.submit(self._open).result()
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self._db.executescript(
+                    f"BEGIN;{SCHEMA}INSERT INTO cluster VALUES ('{uuid.uuid4()}', 0);"
+                    f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+                )
+            elif version != SCHEMA_VERSION:
+                raise VsError(
+                    "VS3041",
+                    Kind.PRECONDITION,
+                    f"{self._path} has schema {version}, this program knows {SCHEMA_VERSION}; "
+                    "run the version that wrote it",
+                )
+        except sqlite3.DatabaseError as error:
+            raise VsError(
+                "VS9030",
+                Kind.INTERNAL,
+                f"{self._path} can't be read: {error}; restore it from a copy",
+            ) from None
+
+    async def _do(self, work: Callable[[sqlite3.Connection], R]) -> R:
+        """Runs `work` in one transaction on the store's thread."""
+
+        def transaction() -> R:
+            begun = perf_counter()
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work(self._db)
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+                return result
+            except sqlite3.OperationalError as error:
+                raise VsError(
+                    "VS9031",
+                    Kind.INTERNAL,
+                    f"{self._path}: {error}; is the disk full or read-only?",
+                ) from None
+            finally:
+                self._observe(perf_counter() - begun)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+
+    async def cluster_id(self) -> str:
+        return str(await self._do(lambda db: db.execute("SELECT id FROM cluster").fetchone()[0]))
+
+    async def term(self) -> int:
+        return int(await self._do(lambda db: db.execute("SELECT term FROM cluster").fetchone()[0]))
+
+    async def raise_term(self) -> int:
+        def work(db: sqlite3.Connection) -> int:
+            return int(
+                db.execute("UPDATE cluster SET term = term + 1 RETURNING term").fetchone()[0]
+            )
+
+        return await self._do(work)
+
+    async def volumes(self) -> Sequence[Volume]:
+        rows = await self._do(
+            lambda db: db.execute("SELECT body FROM volume ORDER BY name").fetchall()
+        )
+        return [decode_volume(body) for (body,) in rows]
+
+    async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT version FROM volume WHERE id = ?", (volume.id,)).fetchone()
+            found = None if row is None else int(row[0])
+            if found == volume.version:
+                return
+            if found != expect_version:
+                raise VsError(
+                    "VS3042",
+                    Kind.STALE,
+                    f"volume {volume.name} is at version {found}, not {expect_version}; "
+                    "look again, then decide again",
+                )
+            body = encode_volume(volume)
+            try:
+                db.execute(
+                    "INSERT INTO volume VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                    " name = excluded.name, version = excluded.version, body = excluded.body",
+                    (volume.id, volume.name, volume.version, body),
+                )
+            except sqlite3.IntegrityError:
+                raise VsError(
+                    "VS2030",
+                    Kind.EXISTS,
+                    f"there is a volume {volume.name} already; choose another name",
+                ) from None
+            db.execute(
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
+                (volume.id, volume.version, time(), why, body),
+            )
+
+        await self._do(work)
+
+    async def delete_volume(self, volume: VolumeId) -> None:
+        await self._do(lambda db: db.execute("DELETE FROM volume WHERE id = ?", (volume,)))
+
+    async def processors(self) -> Sequence[ProcessorRecord]:
+        rows = await self._do(
+            lambda db: db.execute("SELECT body FROM processor ORDER BY sp").fetchall()
+        )
+        return [ProcessorRecord(**json.loads(body)) for (body,) in rows]
+
+    async def put_processor(self, record: ProcessorRecord) -> None:
+        body = json.dumps(asdict(record))
+        await self._do(
+            lambda db: db.execute("REPLACE INTO processor VALUES (?, ?)", (record.sp, body))
+        )
+
+    async def delete_processor(self, sp: SpId) -> None:
+        await self._do(lambda db: db.execute("DELETE FROM processor WHERE sp = ?", (sp,)))
+
+    async def devices(self) -> Sequence[DeviceRecord]:
+        rows = await self._do(
+            lambda db: db.execute("SELECT body FROM device ORDER BY name").fetchall()
+        )
+        return [DeviceRecord(**json.loads(body)) for (body,) in rows]
+
+    async def put_device(self, record: DeviceRecord) -> None:
+        body = json.dumps(asdict(record))
+
+        def work(db: sqlite3.Connection) -> None:
+            try:
+                db.execute(
+                    "INSERT INTO device VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                    " name = excluded.name, body = excluded.body",
+                    (record.id, record.name, body),
+                )
+            except sqlite3.IntegrityError:
+                raise VsError(
+                    "VS2031",
+                    Kind.EXISTS,
+                    f"there is a device {record.name} already; choose another --name",
+                ) from None
+
+        await self._do(work)
+
+    async def delete_device(self, device: DeviceId) -> None:
+        await self._do(lambda db: db.execute("DELETE FROM device WHERE id = ?", (device,)))
+
+    async def operations(self) -> Sequence[OperationRecord]:
+        rows = await self._do(
+            lambda db: db.execute("SELECT body FROM operation ORDER BY number").fetchall()
+        )
+        return [OperationRecord(**json.loads(body)) for (body,) in rows]
+
+    async def add_operation(self, record: OperationRecord) -> OperationRecord:
+        def work(db: sqlite3.Connection) -> OperationRecord:
+            row = db.execute(
+                "SELECT body FROM operation WHERE id = ? OR request_id = ?",
+                (record.id, record.request_id or None),
+            ).fetchone()
+            if row is not None:
+                return OperationRecord(**json.loads(row[0]))
+            db.execute(
+                "INSERT INTO operation (id, request_id, cursor, body) VALUES (?, ?, ?, ?)",
+                (record.id, record.request_id or None, record.cursor, json.dumps(asdict(record))),
+            )
+            return record
+
+        return await self._do(work)
+
+    async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
+        body = json.dumps(asdict(replace(record)))
+
+        def work(db: sqlite3.Connection) -> None:
+            changed = db.execute(
+                "UPDATE operation SET cursor = ?, body = ? WHERE id = ? AND cursor = ?",
+                (record.cursor, body, record.id, expect_cursor),
+            ).rowcount
+            if not changed:
+                raise VsError(
+                    "VS3043",
+                    Kind.STALE,
+                    f"operation {record.id} was moved on by another controller",
+                )
+
+        await self._do(work)
+
+    async def close(self) -> None:
+        """Ends; what was written stays."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._db.close())
+        self._thread.shutdown()
+        os.close(self._lock)
