@@ -104,8 +104,5 @@ async def _create_volume(channel: grpc.aio.Channel) -> None:
         await asyncio.sleep(0.1)
         operation = await operations.GetOperation(wanted, timeout=CALL)
     if operation.state != operation_pb2.OPERATION_STATE_DONE:
-        raise VsError(
-            "VS9041",
-            Kind.INTERNAL,
-            f"volume {VOLUME} could not be created: {operation.error.code}: {operation.error.message}",
-        )
+        why = f"{operation.error.code}: {operation.error.message}"
+        raise VsError("VS9041", Kind.INTERNAL, f"volume {VOLUME} could not be created: {why}")
