@@ -90,9 +90,7 @@ async def _run(args: argparse.Namespace) -> None:
 def _check(settings: config.Processor) -> None:
     """VsError for what can't work, before anything is started."""
     if not settings.name:
-        raise VsError(
-            "VS1048", Kind.INVALID, "this SP needs a name: --name or [processor] name"
-        )
+        raise VsError("VS1048", Kind.INVALID, "this SP needs a name: --name or [processor] name")
     check_sp_name(settings.name)
     if not settings.nbd:
         raise VsError("VS1048", Kind.INVALID, "hosts need an address: --nbd or [processor] nbd")

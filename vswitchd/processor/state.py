@@ -102,33 +102,30 @@ class State:
                 Kind.PRECONDITION,
                 f"another process has {directory} open; end it, or give this SP its own --state",
             ) from None
-        self.identity = Identity(sp)
-        if self._file.exists():
-            self.identity = self._read_identity()
-            if self.identity.sp != sp:
-                raise VsError(
-                    "VS3020",
-                    Kind.PRECONDITION,
-                    f"{directory} is the state of SP {self.identity.sp}, not of {sp}; "
-                    "use that name or another directory",
-                )
-        #: Volumes that were not ended cleanly in the previous life.
-        self.unclean = {VolumeId(volume) for volume in self.identity.mirrored}
-        self.committed = self._read_t2s(_COMMITTED)
-        self.staged = {
-            volume: t2
-            for volume, t2 in self._read_t2s(_STAGED).items()
-            # One that was committed may be back: `commit` does not wait for its removal.
-            if t2 != self.committed.get(volume)
-        }
+        try:
+            self.identity = self._read_identity(sp)
+            #: Volumes that were not ended cleanly in the previous life.
+            self.unclean = {VolumeId(volume) for volume in self.identity.mirrored}
+            self.committed = self._read_t2s(_COMMITTED)
+            self.staged = {
+                volume: t2
+                for volume, t2 in self._read_t2s(_STAGED).items()
+                # One that was committed may be back: `commit` does not wait for its removal.
+                if t2 != self.committed.get(volume)
+            }
+        except VsError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Lets another process have the directory."""
         self._lock.close()
 
-    def _read_identity(self) -> Identity:
+    def _read_identity(self, sp: str) -> Identity:
+        if not self._file.exists():
+            return Identity(sp)
         try:
-            return _decode_identity(self._read(self._file))
+            identity = _decode_identity(self._read(self._file))
         except VsError as error:
             if error.code != "VS1020":
                 raise
@@ -140,6 +137,14 @@ class State:
                 "SP's objects anew, but the legs of mirrors that it owns may differ, so replace "
                 "one leg of each",
             ) from None
+        if identity.sp != sp:
+            raise VsError(
+                "VS3020",
+                Kind.PRECONDITION,
+                f"{self._directory} is the state of SP {identity.sp}, not of {sp}; "
+                "use that name or another directory",
+            )
+        return identity
 
     def _read_t2s(self, suffix: str) -> dict[VolumeId, T2]:
         found = {}

@@ -47,7 +47,7 @@ async def _run(directory: Path) -> None:
         lock = (directory / "lock").open("w")
     except OSError as error:
         raise VsError(
-            "VS1047", Kind.INVALID, f"{directory} can't be used ({error}); give another --dir"
+            "VS1070", Kind.INVALID, f"{directory} can't be used ({error}); give another --dir"
         ) from None
     with lock:
         _claim(lock, directory)
@@ -66,7 +66,7 @@ def _claim(lock: TextIO, directory: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise VsError(
-            "VS3041",
+            "VS3071",
             Kind.PRECONDITION,
             f"a quickstart runs in {directory} already; end it, or give another --dir",
         ) from None

@@ -29,7 +29,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Starts it and waits until it is ready; VsError VS9040 shows its log if it is not."""
+        """Starts it and waits until it is ready; VsError VS9070 shows its log if it is not."""
         argv = self._argv
         if guard := shutil.which("setpriv"):
             # It ends, cleanly, even if the quickstart itself is killed.
@@ -60,7 +60,7 @@ class Child:
 
     def _failed(self, what: str) -> VsError:
         return VsError(
-            "VS9040", Kind.INTERNAL, f"{self.name} {what}; its log {self.log} ends\n{self.tail()}"
+            "VS9070", Kind.INTERNAL, f"{self.name} {what}; its log {self.log} ends\n{self.tail()}"
         )
 
     def tail(self) -> str:

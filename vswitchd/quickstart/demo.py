@@ -53,7 +53,7 @@ async def furnish(controller: str, files: Path) -> None:
             raise from_rpc(error, f"the controller at {controller}") from None
         except TimeoutError:
             raise VsError(
-                "VS5040",
+                "VS5070",
                 Kind.TIMEOUT,
                 f"the cluster was not furnished in {PATIENCE:g} s; the logs beside {files} say why",
             ) from None
@@ -105,4 +105,4 @@ async def _create_volume(channel: grpc.aio.Channel) -> None:
         operation = await operations.GetOperation(wanted, timeout=CALL)
     if operation.state != operation_pb2.OPERATION_STATE_DONE:
         why = f"{operation.error.code}: {operation.error.message}"
-        raise VsError("VS9041", Kind.INTERNAL, f"volume {VOLUME} could not be created: {why}")
+        raise VsError("VS9071", Kind.INTERNAL, f"volume {VOLUME} could not be created: {why}")

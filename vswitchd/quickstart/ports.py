@@ -50,20 +50,20 @@ def _any_free(taken: set[int]) -> int:
             port: int = probe.getsockname()[1]
         if port not in taken:
             return port
-    raise VsError("VS5041", Kind.UNREACHABLE, "no TCP port is free on this machine")
+    raise VsError("VS5071", Kind.UNREACHABLE, "no TCP port is free on this machine")
 
 
 def choose(file: Path) -> dict[str, int]:
     """The ports by name, kept in `file`.
 
-    VsError VS3040 if one that was chosen earlier is in use, VS1046 if the file is damaged.
+    VsError VS3070 if one that was chosen earlier is in use, VS1071 if the file is damaged.
     """
     if file.exists():
         ports = _read(file)
         for name, port in ports.items():
             if not is_free(port):
                 raise VsError(
-                    "VS3040",
+                    "VS3070",
                     Kind.PRECONDITION,
                     f"port {port} ({name}) is in use; end what listens there, or remove {file} "
                     "to have other ports chosen",
@@ -91,6 +91,6 @@ def _read(file: Path) -> dict[str, int]:
         or not all(isinstance(port, int) and 0 < port < 65536 for port in found.values())
     ):
         raise VsError(
-            "VS1046", Kind.INVALID, f"{file} is damaged; remove it to have ports chosen anew"
+            "VS1071", Kind.INVALID, f"{file} is damaged; remove it to have ports chosen anew"
         )
     return found
