@@ -43,12 +43,15 @@ def test_lists_and_numbers_in_the_environment() -> None:
         ('[procesor]\nname = "x"', "did you mean 'processor'"),
         ("[processor]\nnmae = 1", "did you mean 'name'"),
         ("[processor]\nfrobnicate = 1", "known are"),
-        ('[processor]\nloops = "many"', "'many' is not a number"),
-        ("[processor]\nloops = true", "True is not a number"),
+        ('[processor]\nloops = "many"', "'many' is not a whole number"),
+        ("[processor]\nloops = true", "True is not a whole number"),
         ("[processor]\nloops = 1.5", "1.5 is not a whole number"),
+        ("[processor]\nloops = -1", "-1 is not a whole number"),
+        ("[processor]\nhold_seconds = inf", "inf is not a number"),
+        ("[processor]\nhold_seconds = nan", "nan is not a number"),
         ("[processor]\nname = 5", "5 is not a string"),
-        ('[processor]\nnbd = "h:1"', "not a list"),
-        ("[processor]\nnbd = [1]", "not a list"),
+        ('[processor]\nnbd = "h:1"', "not a list of strings"),
+        ("[processor]\nnbd = [1]", "not a list of strings"),
         ("processor = 1", "is a section"),
         ("[processor\n", "line 1"),
     ],
@@ -73,6 +76,20 @@ def test_a_file_that_is_not_there(file: Path) -> None:
 def test_a_mistyped_variable_is_refused() -> None:
     with pytest.raises(VsError, match="did you mean 'VSWITCHD_PROCESSOR_NAME'"):
         config.load(config.Processor, {}, None, {"VSWITCHD_PROCESSOR_NMAE": "x"})
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "said"),
+    [
+        ({"hold_seconds": -1.0}, {}, "--hold-seconds: -1.0 is not a number"),
+        ({}, {"VSWITCHD_PROCESSOR_LOOPS": "2.5"}, "VSWITCHD_PROCESSOR_LOOPS: '2.5' is not a whole"),
+    ],
+)
+def test_flags_and_variables_are_checked_too(
+    flags: dict[str, object], environment: dict[str, str], said: str
+) -> None:
+    with pytest.raises(VsError, match=said):
+        config.load(config.Processor, flags, None, environment)
 
 
 def test_a_good_file_is_good(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from vswitchd.errors import VsError
+from vswitchd.errors import Kind, VsError
 from vswitchd.obs import daemon, log
 from vswitchd.obs.engine_metrics import EngineCollector
 from vswitchd.obs.http import Web
@@ -146,8 +146,6 @@ async def test_health_pages(page: Page) -> None:
 
 
 async def test_a_scrape_that_fails_is_a_500_and_the_server_goes_on(page: Page) -> None:
-    from vswitchd.errors import Kind
-
     page.fault = VsError("VS5010", Kind.TIMEOUT, "a loop does not answer")
     status, text = await page.get("/metrics")
     assert status == 500

@@ -50,10 +50,9 @@ def from_rpc(error: grpc.RpcError, who: str) -> VsError:
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info) and info.domain == DOMAIN:
                 return VsError(info.reason, Kind(info.metadata["kind"]), status.message)
-    # The errors of grpc's synchronous calls are Calls, those of grpc.aio are not.
-    call = error if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
-    code = call.code() if call is not None else grpc.StatusCode.UNKNOWN
-    text = str(call.details() if call is not None else error)
+    told = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    code = error.code() if told else grpc.StatusCode.UNKNOWN
+    text = str(error.details() if told else error)
     if code is grpc.StatusCode.UNAVAILABLE:
         return VsError("VS5001", Kind.UNREACHABLE, f"{who} can't be reached; is it running?")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

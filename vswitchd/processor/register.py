@@ -15,7 +15,7 @@ from vswitchd.ports import ProcessorRecord
 FIRST_RETRY = 0.1
 LAST_RETRY = 2.0
 #: Refusals that trying again does not mend: wrong cluster, wrong name.
-FINAL = frozenset({Kind.INVALID, Kind.EXISTS, Kind.PRECONDITION, Kind.UNSAFE})
+FINAL = frozenset({Kind.INVALID, Kind.UNSAFE})
 
 
 class Registry(Protocol):

@@ -350,7 +350,7 @@ class Vsm:
         if self._mvsm_term != caller.term:
             raise VsError(
                 "VS3026",
-                Kind.STALE,
+                Kind.PRECONDITION,
                 f"the MVSM of SP {self.sp} is not active for term {caller.term}",
             )
         affected = determine(current, target)
