@@ -199,8 +199,10 @@ class Vsm:
     # What it is told.
 
     async def add_device(self, caller: Caller, uri: str, size: int, device: DeviceId) -> DeviceView:
-        """Opens a device, and labels it if it is blank."""
+        """Opens a device, and labels it if it is blank and was not known here."""
         async with self._turn(caller, _DEVICES):
+            if device in self._state.identity.devices:
+                device = DeviceId("")
             found = await self._engine.device_add(uri, size, device)
             self._state.set_device(found.id, uri)
             self._down.pop(found.id, None)
