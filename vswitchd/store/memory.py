@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
 from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord
 from vswitchd.store import refusals
