@@ -191,8 +191,8 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     ),
     "VS3012": (
         "A T1 object lies on a device that its SP does not reach, or that is down.",
-        "Bring the device back: mount the disk, start the NBD server, check the path. The SP "
-        "opens it again by itself.",
+        "Bring the device back: mount the disk, start the NBD server, check the path. It is "
+        "then opened again by itself.",
     ),
     "VS3014": (
         "A leg of the volume is not in sync, or a range is on its way to another SP. Other "
