@@ -1,0 +1,479 @@
+/* An NBD load generator that costs little, so that a run measures the server and not its client.
+ *
+ * One thread keeps DEPTH requests outstanding on each of CONNS connections (simple replies, any
+ * order) and prints one JSON object: rates, latency percentiles, and the CPU time per request of
+ * itself and of the given server processes with all their descendants (/proc/PID/stat).
+ *
+ *   load -a ADDRESS -e EXPORT [-c CONNS] [-d DEPTH] [-b BYTES] [-m rr|rw|sr|sw] [-f N] [-n SPAN]
+ *        [-t SECONDS] [-w WARMUP] [-p PID,PID..]
+ *   load -a ADDRESS -e EXPORT -b BYTES -n SPAN -1      write the span once, flush, end
+ *
+ * ADDRESS is HOST:PORT (numeric) or a path. -f N: every N-th write carries FUA.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <dirent.h>
+#include <endian.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, CMD_FLUSH = 3, FLAG_FUA = 1 };
+enum { MAX_CONNS = 64, MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18, STALL_MS = 10000 };
+#define REQUEST_MAGIC 0x25609513u
+#define REPLY_MAGIC 0x67446698u
+#define OPTION_MAGIC UINT64_C(0x49484156454f5054)
+#define GREETING_MAGIC UINT64_C(0x4e42444d41474943)
+#define OPTION_REPLY_MAGIC UINT64_C(0x3e889045565a9)
+enum { OPT_GO = 7, REP_ACK = 1, REP_INFO = 3, INFO_EXPORT = 0 };
+
+struct request {
+    uint32_t magic;
+    uint16_t flags, type;
+    uint64_t cookie, offset;
+    uint32_t length;
+} __attribute__((packed));
+
+struct reply {
+    uint32_t magic, error;
+    uint64_t cookie;
+} __attribute__((packed));
+
+/* A slot is one request's place; its index in the connection is the cookie. */
+struct slot {
+    struct request request;
+    uint64_t started;
+};
+
+struct conn {
+    int fd;
+    struct slot *slots;
+    unsigned *queue;          /* ring of slots not yet wholly sent */
+    unsigned head, queued;
+    size_t sent;              /* bytes of the queue's first slot that are out */
+    union {
+        struct reply reply;
+        uint8_t bytes[sizeof(struct reply)];
+    } in;
+    size_t have;              /* bytes of `in` */
+    size_t payload;           /* bytes of a read's answer still to come */
+    unsigned reading;         /* the slot that they belong to */
+    uint64_t next;            /* where a sequential run goes on */
+};
+
+static struct conn conns[MAX_CONNS];
+static unsigned nconns = 1, depth = 32, fua_every, npids;
+static size_t block = 4096;
+static uint64_t span = UINT64_MAX, writes, completed, outstanding, unissued = UINT64_MAX, now;
+static bool sequential, writing, measuring, draining;
+static pid_t pids[MAX_PIDS];
+static uint8_t *data, *inbox;
+
+static void die(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("load: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static uint64_t clock_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t random64(void) { /* splitmix64 */
+    static uint64_t state = 20250607;
+    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* Latencies: a histogram of 32 steps per power of two of nanoseconds (3 % each). */
+enum { STEPS = 32, STEP_BITS = 5 };
+static uint64_t histogram[64 * STEPS];
+
+static void record(uint64_t ns) {
+    unsigned top = 63u - (unsigned)__builtin_clzll(ns | STEPS);
+    unsigned shift = top - STEP_BITS;
+    histogram[shift * STEPS + (unsigned)(ns >> shift)]++;
+}
+
+static double percentile_us(double share) {
+    uint64_t total = 0, seen = 0;
+    for (unsigned i = 0; i < 64 * STEPS; i++) total += histogram[i];
+    for (unsigned i = 0; i < 64 * STEPS; i++) {
+        seen += histogram[i];
+        if (total && (double)seen >= share * (double)total) {
+            unsigned shift = i < 2 * STEPS ? 0 : i / STEPS - 1;
+            return ((double)((uint64_t)(i - shift * STEPS) << shift) + (double)(1ull << shift) / 2) / 1e3;
+        }
+    }
+    return 0;
+}
+
+/* CPU time. */
+struct process {
+    pid_t pid, parent;
+    uint64_t ticks;
+    bool counted;
+};
+
+static size_t processes(struct process *found, size_t room) {
+    size_t n = 0;
+    DIR *proc = opendir("/proc");
+    if (!proc) die("/proc: %s", strerror(errno));
+    for (struct dirent *entry; n < room && (entry = readdir(proc));) {
+        if (!isdigit((unsigned char)entry->d_name[0])) continue;
+        char path[300], line[1024];
+        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+        FILE *file = fopen(path, "r");
+        if (!file) continue;
+        size_t length = fread(line, 1, sizeof line - 1, file);
+        fclose(file);
+        line[length] = 0;
+        char *rest = strrchr(line, ')'); /* the name before it may hold anything */
+        struct process p = {.pid = atoi(entry->d_name)};
+        uint64_t user, kernel, dead_user, dead_kernel;
+        if (!rest || sscanf(rest + 1, " %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu",
+                            &p.parent, &user, &kernel, &dead_user, &dead_kernel) != 5)
+            continue;
+        p.ticks = user + kernel + dead_user + dead_kernel;
+        found[n++] = p;
+    }
+    closedir(proc);
+    return n;
+}
+
+static double servers_cpu(void) {
+    static struct process all[4096];
+    size_t n = npids ? processes(all, 4096) : 0;
+    uint64_t ticks = 0;
+    for (bool more = true; more;) {
+        more = false;
+        for (size_t i = 0; i < n; i++) {
+            bool ours = false;
+            for (unsigned k = 0; k < npids; k++) ours |= all[i].pid == pids[k];
+            for (size_t k = 0; k < n && !ours; k++)
+                ours = all[k].counted && all[k].pid == all[i].parent;
+            if (ours && !all[i].counted) {
+                all[i].counted = more = true;
+                ticks += all[i].ticks;
+            }
+        }
+    }
+    return (double)ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
+static double own_cpu(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* The handshake: blocking, in order. */
+static void put(int fd, const void *bytes, size_t length) {
+    if (send(fd, bytes, length, MSG_NOSIGNAL) != (ssize_t)length) die("send: %s", strerror(errno));
+}
+
+static void get(int fd, void *bytes, size_t length) {
+    if (recv(fd, bytes, length, MSG_WAITALL) != (ssize_t)length)
+        die("the server closed the connection in the handshake");
+}
+
+static int dial(const char *address) {
+    union {
+        struct sockaddr any;
+        struct sockaddr_un path;
+        struct sockaddr_in host;
+    } to = {0};
+    socklen_t length;
+    if (strchr(address, '/')) {
+        to.path.sun_family = AF_UNIX;
+        if (strlen(address) >= sizeof to.path.sun_path) die("%s: too long", address);
+        strcpy(to.path.sun_path, address);
+        length = sizeof to.path;
+    } else {
+        char host[64];
+        const char *colon = strrchr(address, ':');
+        if (!colon || (size_t)(colon - address) >= sizeof host) die("%s: not HOST:PORT", address);
+        memcpy(host, address, (size_t)(colon - address));
+        host[colon - address] = 0;
+        to.host.sin_family = AF_INET;
+        to.host.sin_port = htons((uint16_t)atoi(colon + 1));
+        if (inet_pton(AF_INET, host, &to.host.sin_addr) != 1) die("%s: not an address", host);
+        length = sizeof to.host;
+    }
+    int fd = socket(to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    if (fd < 0 || connect(fd, &to.any, length)) die("%s: %s", address, strerror(errno));
+    if (to.any.sa_family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    struct timeval limit = {STALL_MS / 1000, 0};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    return fd;
+}
+
+static uint64_t negotiate(int fd, const char *export) {
+    struct {
+        uint64_t magic, option_magic;
+        uint16_t flags;
+    } __attribute__((packed)) greeting;
+    get(fd, &greeting, sizeof greeting);
+    if (be64toh(greeting.magic) != GREETING_MAGIC || be64toh(greeting.option_magic) != OPTION_MAGIC)
+        die("not a newstyle NBD server");
+    uint32_t name = (uint32_t)strlen(export), length = name + 6;
+    struct {
+        uint32_t client_flags;
+        uint64_t magic;
+        uint32_t option, length, name;
+    } __attribute__((packed)) go = {
+        htobe32(be16toh(greeting.flags) & 3), htobe64(OPTION_MAGIC), htobe32(OPT_GO),
+        htobe32(length), htobe32(name),
+    };
+    uint8_t message[sizeof go + 4096 + 2] = {0};
+    if (name > 4096) die("the export's name is too long");
+    memcpy(message, &go, sizeof go);
+    memcpy(message + sizeof go, export, name);
+    put(fd, message, sizeof go + name + 2); /* two zero bytes: no information is asked for */
+    for (uint64_t size = 0;;) {
+        struct {
+            uint64_t magic;
+            uint32_t option, type, length;
+        } __attribute__((packed)) answer;
+        uint8_t body[4096];
+        get(fd, &answer, sizeof answer);
+        length = be32toh(answer.length);
+        if (be64toh(answer.magic) != OPTION_REPLY_MAGIC || length > sizeof body)
+            die("not an answer to an option");
+        if (length) get(fd, body, length);
+        uint32_t type = be32toh(answer.type);
+        if (type == REP_ACK) return size;
+        if (type != REP_INFO) die("export '%s' refused: %#x %.*s", export, type, (int)length, body);
+        if (length == 12 && !body[0] && body[1] == INFO_EXPORT) {
+            memcpy(&size, body + 2, 8);
+            size = be64toh(size);
+        }
+    }
+}
+
+/* Requests. */
+static void issue(struct conn *c, unsigned at) {
+    if (!unissued) return;
+    unissued--;
+    uint64_t offset;
+    if (sequential) {
+        offset = c->next;
+        c->next = offset + 2 * block > span ? 0 : offset + block;
+    } else {
+        offset = random64() % (span / block) * block;
+    }
+    bool fua = writing && fua_every && ++writes % fua_every == 0;
+    struct slot *slot = &c->slots[at];
+    slot->request = (struct request){
+        htobe32(REQUEST_MAGIC), htobe16(fua ? FLAG_FUA : 0), htobe16(writing ? CMD_WRITE : CMD_READ),
+        at, htobe64(offset), htobe32((uint32_t)block),
+    };
+    slot->started = now;
+    c->queue[(c->head + c->queued++) % depth] = at;
+    outstanding++;
+}
+
+/* Sends what is queued, as much as the socket takes. */
+static void push(struct conn *c) {
+    size_t body = writing ? block : 0, whole = sizeof(struct request) + body;
+    while (c->queued) {
+        struct iovec parts[2 * BATCH];
+        size_t n = 0, skip = c->sent, total = 0;
+        for (unsigned k = 0; k < c->queued && k < BATCH; k++) {
+            struct slot *slot = &c->slots[c->queue[(c->head + k) % depth]];
+            size_t header = sizeof slot->request;
+            if (skip < header)
+                parts[n++] = (struct iovec){(uint8_t *)&slot->request + skip, header - skip};
+            skip = skip < header ? 0 : skip - header;
+            if (body) parts[n++] = (struct iovec){data + skip, body - skip};
+            skip = 0;
+        }
+        for (size_t k = 0; k < n; k++) total += parts[k].iov_len;
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = n};
+        ssize_t went = sendmsg(c->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (went < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (went < 0) die("send: %s", strerror(errno));
+        c->sent += (size_t)went;
+        for (; c->queued && c->sent >= whole; c->sent -= whole) {
+            c->head = (c->head + 1) % depth;
+            c->queued--;
+        }
+        if ((size_t)went < total) return;
+    }
+}
+
+static void answered(struct conn *c, unsigned at) {
+    completed++;
+    outstanding--;
+    if (measuring) record(now - c->slots[at].started);
+    if (!draining) issue(c, at);
+}
+
+static void digest(struct conn *c, const uint8_t *bytes, size_t length) {
+    while (length) {
+        size_t take;
+        if (c->payload) {
+            take = length < c->payload ? length : c->payload;
+            c->payload -= take;
+            if (!c->payload) answered(c, c->reading);
+        } else {
+            take = sizeof c->in - c->have;
+            if (take > length) take = length;
+            memcpy(c->in.bytes + c->have, bytes, take);
+            c->have += take;
+            if (c->have == sizeof c->in) {
+                c->have = 0;
+                if (be32toh(c->in.reply.magic) != REPLY_MAGIC) die("not a simple reply");
+                if (c->in.reply.error) die("the server says error %u", be32toh(c->in.reply.error));
+                if (c->in.reply.cookie >= depth) die("a reply to no request");
+                c->reading = (unsigned)c->in.reply.cookie;
+                if (writing) answered(c, c->reading);
+                else c->payload = block;
+            }
+        }
+        bytes += take;
+        length -= take;
+    }
+}
+
+static void pull(struct conn *c, int flags) {
+    ssize_t came = recv(c->fd, inbox, RECEIVE, flags);
+    now = clock_ns();
+    if (came == 0) die("the server closed the connection");
+    if (came < 0 && errno == EAGAIN && flags) return;
+    if (came < 0) die("receive: %s", strerror(errno));
+    digest(c, inbox, (size_t)came);
+    push(c);
+}
+
+/* Waits for something and does it. */
+static void turn(void) {
+    if (nconns == 1 && !conns[0].queued) {
+        pull(&conns[0], 0);
+        return;
+    }
+    struct pollfd polled[MAX_CONNS];
+    for (unsigned i = 0; i < nconns; i++)
+        polled[i] = (struct pollfd){conns[i].fd, POLLIN | (conns[i].queued ? POLLOUT : 0), 0};
+    if (poll(polled, nconns, STALL_MS) <= 0) die("the server has stalled");
+    now = clock_ns();
+    for (unsigned i = 0; i < nconns; i++) {
+        if (polled[i].revents & ~POLLOUT) pull(&conns[i], MSG_DONTWAIT);
+        else if (polled[i].revents) push(&conns[i]);
+    }
+}
+
+static void farewell(bool flush) {
+    for (unsigned i = 0; i < nconns; i++) {
+        struct request request = {htobe32(REQUEST_MAGIC), 0, htobe16(CMD_FLUSH), 0, 0, 0};
+        struct reply reply;
+        if (flush) {
+            put(conns[i].fd, &request, sizeof request);
+            get(conns[i].fd, &reply, sizeof reply);
+            if (reply.error) die("flush: error %u", be32toh(reply.error));
+        }
+        request.type = htobe16(CMD_DISC);
+        put(conns[i].fd, &request, sizeof request);
+        close(conns[i].fd);
+    }
+}
+
+int main(int argc, char **argv) {
+    const char *address = "", *export = "", *mode = "rr";
+    double seconds = 1, warmup = 0.2;
+    bool once = false;
+    for (int option; (option = getopt(argc, argv, "a:e:c:d:b:m:f:n:t:w:p:1")) != -1;) switch (option) {
+        case 'a': address = optarg; break;
+        case 'e': export = optarg; break;
+        case 'c': nconns = (unsigned)atoi(optarg); break;
+        case 'd': depth = (unsigned)atoi(optarg); break;
+        case 'b': block = strtoul(optarg, NULL, 10); break;
+        case 'm': mode = optarg; break;
+        case 'f': fua_every = (unsigned)atoi(optarg); break;
+        case 'n': span = strtoull(optarg, NULL, 10); break;
+        case 't': seconds = atof(optarg); break;
+        case 'w': warmup = atof(optarg); break;
+        case '1': once = true; break;
+        case 'p':
+            for (char *p = strtok(optarg, ","); p && npids < MAX_PIDS; p = strtok(NULL, ","))
+                pids[npids++] = atoi(p);
+            break;
+        default: return 2;
+    }
+    if (once) mode = "sw", nconns = 1;
+    if (!nconns || nconns > MAX_CONNS || !depth || !block || strlen(mode) != 2) die("bad options");
+    sequential = mode[0] == 's';
+    writing = mode[1] == 'w';
+    data = malloc(block + 8);
+    inbox = malloc(RECEIVE);
+    if (!data || !inbox) die("no memory");
+    for (size_t i = 0; i < block; i += 8) memcpy(data + i, &(uint64_t){random64()}, 8);
+
+    for (unsigned i = 0; i < nconns; i++) {
+        struct conn *c = &conns[i];
+        c->fd = dial(address);
+        uint64_t size = negotiate(c->fd, export);
+        if (size < span) span = size;
+        if (span < block) die("export '%s' has only %lu bytes", export, (unsigned long)size);
+        c->slots = calloc(depth, sizeof *c->slots);
+        c->queue = calloc(depth, sizeof *c->queue);
+        if (!c->slots || !c->queue) die("no memory");
+        c->next = span / block / nconns * i * block;
+    }
+    if (once) unissued = span / block;
+    now = clock_ns();
+    for (unsigned i = 0; i < nconns; i++) {
+        for (unsigned k = 0; k < depth; k++) issue(&conns[i], k);
+        push(&conns[i]);
+    }
+    if (once) {
+        while (outstanding) turn();
+        farewell(true);
+        return 0;
+    }
+
+    uint64_t start = now + (uint64_t)(warmup * 1e9);
+    while (now < start) turn();
+    uint64_t before = completed;
+    double servers = servers_cpu(), own = own_cpu();
+    start = now = clock_ns();
+    measuring = true;
+    uint64_t end = start + (uint64_t)(seconds * 1e9);
+    while (now < end) turn();
+    measuring = false;
+    own = own_cpu() - own;
+    servers = servers_cpu() - servers;
+    double took = (double)(now - start) / 1e9, done = (double)(completed - before);
+    if (done == 0) die("nothing completed");
+    printf("{\"iops\": %.1f, \"mb_s\": %.2f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
+           "\"server_cpu_us\": %.3f, \"client_cpu_us\": %.3f, \"server_cores\": %.3f, "
+           "\"client_cores\": %.3f, \"requests\": %.0f, \"seconds\": %.3f}\n",
+           done / took, done * (double)block / took / 1e6, percentile_us(0.5), percentile_us(0.99),
+           npids ? servers * 1e6 / done : 0, own * 1e6 / done, servers / took, own / took, done, took);
+    fflush(stdout);
+    draining = true;
+    while (outstanding) turn();
+    farewell(false);
+    return 0;
+}
