@@ -12,7 +12,7 @@ from vswitchd.cli.options import OutputOption
 from vswitchd.model.layout import format_size, parse_size
 
 if TYPE_CHECKING:
-    from vswitchd.rpc import device_pb2
+    from vswitchd.api.client import device_pb2
 
 app = typer.Typer(help="Storage that SPs reach.", no_args_is_help=True)
 

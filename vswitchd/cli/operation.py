@@ -12,7 +12,7 @@ from vswitchd.cli.options import OutputOption, Timeout
 from vswitchd.model.layout import format_size
 
 if TYPE_CHECKING:
-    from vswitchd.rpc import operation_pb2
+    from vswitchd.api.client import operation_pb2
 
 app = typer.Typer(help="Long work that requests started.", no_args_is_help=True)
 

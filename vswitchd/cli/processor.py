@@ -11,7 +11,7 @@ from vswitchd.cli.context import Output, context, show
 from vswitchd.cli.options import OutputOption
 
 if TYPE_CHECKING:
-    from vswitchd.rpc import processor_pb2
+    from vswitchd.api.client import processor_pb2
 
 app = typer.Typer(help="Storage processors.", no_args_is_help=True)
 

@@ -13,7 +13,7 @@ from vswitchd.cli.options import DryRun, NoWait, OutputOption, RequestId, Size, 
 from vswitchd.model.layout import format_size
 
 if TYPE_CHECKING:
-    from vswitchd.rpc import operation_pb2
+    from vswitchd.api.client import operation_pb2
 
 app = typer.Typer(help="What hosts mount.", no_args_is_help=True)
 mirror = typer.Typer(help="Legs of a mirror.", no_args_is_help=True)

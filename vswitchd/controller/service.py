@@ -14,12 +14,42 @@ from vswitchd.controller.executor import OPEN, Executor
 from vswitchd.controller.planner import Planner, planned_extents
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.layout import parse_layout, places
 from vswitchd.model.objects import DeviceId, Extent, SpId, Volume, VolumeId
 from vswitchd.ports import Clock, DeviceRecord, OperationRecord, Store
 from vswitchd.restructure.codec import encode_plan
-from vswitchd.restructure.requests import Create, Request
+from vswitchd.restructure.requests import (
+    AddLeg,
+    Create,
+    Move,
+    Relayout,
+    Request,
+    Serve,
+    Unserve,
+)
 
 PLANNED = "planned"
+
+
+def named(request: Request) -> list[SpId]:
+    """The SPs that a request names; a name that nobody has is told apart from an SP that is
+    down."""
+    match request:
+        case Create(_, _, _, layout, serving, place_on):
+            found = [*serving, *place_on]
+        case AddLeg(layout, sp):
+            found = [sp] if sp else []
+        case Relayout(layout):
+            found = []
+        case Move(from_sp, to_sp):
+            return [from_sp, to_sp]
+        case Serve(sp) | Unserve(sp):
+            return [sp]
+        case _:
+            return []
+    if layout:
+        found += [SpId(place.sp) for place in places(parse_layout(layout)) if place.sp]
+    return found
 
 
 class Service:
@@ -118,6 +148,8 @@ class Service:
         request_id: str,
         dry_run: bool,
     ) -> OperationRecord:
+        for sp in named(request):
+            self.registry.record(sp)
         plan = await self._planner.plan(volume, request, self._reserved())
         record = OperationRecord(
             id=f"op-{uuid.uuid4().hex[:12]}",

@@ -141,8 +141,10 @@ async def _serve(
     own.register(EngineCollector(engine.metrics, lambda: views))
     web = Web(own, lambda: True)
     metrics = await web.start(settings.metrics)
+    # Hosts elsewhere can't use a unix socket, so it is told only where there is nothing else.
+    told = next((address for address in nbd if not address.startswith("unix:")), nbd[0])
     record = ProcessorRecord(
-        record.sp, record.incarnation, f"{host}:{port}", peer, nbd[0], record.version
+        record.sp, record.incarnation, f"{host}:{port}", peer, told, record.version
     )
     beats = asyncio.create_task(registration.keep(record, state.identity.cluster_id))
     looks = asyncio.create_task(_look(engine, views))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from vswitchd.errors import VsError
+from vswitchd.errors import Kind, VsError
 from vswitchd.ports import ProcessorRecord
 
 FIRST_RETRY = 0.1
@@ -35,13 +35,14 @@ class Registration:
         self._log = log
 
     async def join(self, record: ProcessorRecord, cluster: str) -> tuple[str, float]:
-        """Tries until the controller answers. VsError other than unreachable is final."""
+        """Tries until the controller takes this SP. Only a refusal of what the SP is (its name,
+        its cluster) is final, as VsError."""
         delay, told = FIRST_RETRY, False
         while True:
             try:
                 joined = await self._registry.register(record, cluster)
             except VsError as error:
-                if error.code not in ("VS5001", "VS5002"):
+                if error.kind in (Kind.INVALID, Kind.UNSAFE):
                     raise
                 if not told:
                     self._log.warning("waiting_for_controller", error=str(error))
@@ -53,9 +54,14 @@ class Registration:
                 return joined
 
     async def keep(self, record: ProcessorRecord, cluster: str) -> None:
-        """Joins and beats for ever."""
+        """Joins and beats for ever. Hosts are served even if the controller refuses."""
         while True:
-            _, interval = await self.join(record, cluster)
+            try:
+                _, interval = await self.join(record, cluster)
+            except VsError as error:
+                self._log.error("refused_by_controller", error=str(error))
+                await asyncio.sleep(LAST_RETRY)
+                continue
             known = True
             while known:
                 await asyncio.sleep(interval)

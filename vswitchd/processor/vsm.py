@@ -282,7 +282,9 @@ class Vsm:
         """Which objects the target affects; the active MVSM alone says."""
         if self._mvsm_term != term:
             raise VsError(
-                "VS3026", Kind.STALE, f"the MVSM of SP {self.sp} is not active for term {term}"
+                "VS3026",
+                Kind.PRECONDITION,
+                f"the MVSM of SP {self.sp} is not active for term {term}",
             )
         affected = determine(current, target)
         volume = target or current
