@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tests.bench import ours, peers, report
-from tests.bench.work import COMPARED, LAYOUTS, Load, Target, Work, build, sync
+from tests.bench.work import COMPARED, LAYOUTS, Figures, Load, Target, Work, build
 from tests.e2e.cluster import MIB, Cluster
 
 
@@ -21,20 +22,17 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--rounds", type=int, help="rounds; the median counts (default 3)")
-    parser.add_argument("--seconds", type=float, help="measured, per run (default 0.7)")
+    parser.add_argument("--seconds", type=float, help="measured, per run (default 0.6)")
     parser.add_argument("--warmup", type=float, default=0.15, help="seconds before that")
-    parser.add_argument("--span", type=int, default=128, metavar="MIB", help="size of each export")
+    parser.add_argument("--span", type=int, default=64, metavar="MIB", help="size of each export")
     parser.add_argument("--only", metavar="TEXT", default="", help="workloads whose name has it")
     parser.add_argument("--peers-only", action="store_true", help="without vswitchd")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="on a disk, not tmpfs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (1 if options.quick else 3)
-    options.seconds = options.seconds or (0.5 if options.quick else 0.7)
+    options.seconds = options.seconds or (0.4 if options.quick else 0.6)
     return options
-
-
-Pair = tuple[Work, Target]
 
 
 def _start(
@@ -58,26 +56,17 @@ def _start(
     return [plain, *found], layouts, missing
 
 
-def _schedule(compared: list[Target], layouts: list[Target], only: str) -> list[list[Pair]]:
-    """The runs of a round; those within one list belong beside each other."""
-    return [
-        [(work, target) for target in [*compared, *(layouts if work in LAYOUTS else [])]]
-        for work in COMPARED
-        if only in work.key
-    ]
+def _targets(work: Work, compared: list[Target], layouts: list[Target]) -> list[Target]:
+    return [*compared, *layouts] if work in LAYOUTS else compared
 
 
-def _measure(load: Load, pairs: list[Pair], results: report.Results) -> None:
-    """One workload at every server; results are kept in the order of the first round."""
-    for work, target in pairs:
-        if work.fua:
-            sync([target])
-        figures = None
-        try:
-            figures = load.measure(target, work)
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            results.failures.append(f"{work.key}: {target.name}: {error}")
-        results.add(work, target.name, figures)
+def _measure(load: Load, work: Work, target: Target, everybody: list[Target]) -> Figures | str:
+    """One run, or why there is none."""
+    try:
+        load.prepare(target, work, everybody)
+        return load.measure(target, work)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return str(error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,24 +77,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = report.Results()
     with ExitStack() as ends:
         root = Path(ends.enter_context(tempfile.TemporaryDirectory("", "vs-", options.dir)))
-        about = {"machine": report.machine(root), "options": vars(options)}
+        about: dict[str, Any] = {"machine": report.machine(root)}
         if about["machine"]["filesystem"] == "tmpfs":
             print(f"{options.dir} is on tmpfs: nothing will reach a disk", file=sys.stderr)
         load = Load(build(root), options.span * MIB, options.seconds, options.warmup)
         compared, layouts, results.missing = _start(options, root, ends)
-        for target in (*compared, *layouts):
+        everybody = [*compared, *layouts]
+        for target in everybody:
             load.fill(target)
-        sync([*compared, *layouts])
-        schedule = _schedule(compared, layouts, options.only)
-        print(f"set up in {time.monotonic() - began:.0f} s", file=sys.stderr)
+        works = [work for work in COMPARED if options.only in work.key]
+        print(f"set up in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for number in range(options.rounds):
-            for pairs in schedule:
+            for work in works:
+                targets = _targets(work, compared, layouts)
                 # Nobody always follows the same neighbour.
-                turn = number * 2 % len(pairs)
-                _measure(load, pairs[turn:] + pairs[:turn], results)
+                turn = number * 2 % len(targets)
+                for target in targets[turn:] + targets[:turn]:
+                    results.add(work, target.name, _measure(load, work, target, everybody))
             spent = time.monotonic() - began
-            print(f"round {number + 1} of {options.rounds} after {spent:.0f} s", file=sys.stderr)
+            now = f"{spent:.0f} s, the machine otherwise busy with {results.others():.2f} cores"
+            print(
+                f"round {number + 1} of {options.rounds} after {now}", file=sys.stderr, flush=True
+            )
     print("machine:", ", ".join(f"{key} {value}" for key, value in about["machine"].items()))
+    about["other_cores"] = round(results.others(), 3)
+    print(f"other processes used {results.others():.2f} cores meanwhile")
     print(f"{options.rounds} rounds of {options.seconds:g} s over {options.span} MiB each\n")
     print(report.table(results))
     if options.json:

@@ -6,7 +6,7 @@
  *
  *   load -a ADDRESS -e EXPORT [-c CONNS] [-d DEPTH] [-b BYTES] [-m rr|rw|sr|sw] [-f N] [-n SPAN]
  *        [-t SECONDS] [-w WARMUP] [-p PID,PID..]
- *   load -a ADDRESS -e EXPORT -b BYTES -n SPAN -1      write the span once, flush, end
+ *   load -a ADDRESS -e EXPORT -b BYTES -n SPAN -1      write the span once
  *
  * ADDRESS is HOST:PORT (numeric) or a path. -f N: every N-th write carries FUA.
  */
@@ -32,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, CMD_FLUSH = 3, FLAG_FUA = 1 };
+enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, FLAG_FUA = 1 };
 enum { MAX_CONNS = 64, MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18, STALL_MS = 10000 };
 #define REQUEST_MAGIC 0x25609513u
 #define REPLY_MAGIC 0x67446698u
@@ -180,6 +180,17 @@ static double servers_cpu(void) {
         }
     }
     return (double)ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* Time that all processors together have spent on anything, whoever it was for. */
+static double machine_cpu(void) {
+    uint64_t user = 0, nice = 0, kernel = 0, idle, wait, irq = 0, soft = 0, steal = 0;
+    FILE *file = fopen("/proc/stat", "r");
+    if (!file || fscanf(file, "cpu %lu %lu %lu %lu %lu %lu %lu %lu", &user, &nice, &kernel, &idle,
+                        &wait, &irq, &soft, &steal) != 8)
+        die("/proc/stat cannot be read");
+    fclose(file);
+    return (double)(user + nice + kernel + irq + soft + steal) / (double)sysconf(_SC_CLK_TCK);
 }
 
 static double own_cpu(void) {
@@ -384,16 +395,9 @@ static void turn(void) {
     }
 }
 
-static void farewell(bool flush) {
+static void farewell(void) {
+    struct request request = {htobe32(REQUEST_MAGIC), 0, htobe16(CMD_DISC), 0, 0, 0};
     for (unsigned i = 0; i < nconns; i++) {
-        struct request request = {htobe32(REQUEST_MAGIC), 0, htobe16(CMD_FLUSH), 0, 0, 0};
-        struct reply reply;
-        if (flush) {
-            put(conns[i].fd, &request, sizeof request);
-            get(conns[i].fd, &reply, sizeof reply);
-            if (reply.error) die("flush: error %u", be32toh(reply.error));
-        }
-        request.type = htobe16(CMD_DISC);
         put(conns[i].fd, &request, sizeof request);
         close(conns[i].fd);
     }
@@ -449,31 +453,33 @@ int main(int argc, char **argv) {
     }
     if (once) {
         while (outstanding) turn();
-        farewell(true);
+        farewell();
         return 0;
     }
 
     uint64_t start = now + (uint64_t)(warmup * 1e9);
     while (now < start) turn();
     uint64_t before = completed;
-    double servers = servers_cpu(), own = own_cpu();
+    double servers = servers_cpu(), own = own_cpu(), machine = machine_cpu();
     start = now = clock_ns();
     measuring = true;
     uint64_t end = start + (uint64_t)(seconds * 1e9);
     while (now < end) turn();
     measuring = false;
+    machine = machine_cpu() - machine;
     own = own_cpu() - own;
     servers = servers_cpu() - servers;
     double took = (double)(now - start) / 1e9, done = (double)(completed - before);
     if (done == 0) die("nothing completed");
     printf("{\"iops\": %.1f, \"mb_s\": %.2f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
            "\"server_cpu_us\": %.3f, \"client_cpu_us\": %.3f, \"server_cores\": %.3f, "
-           "\"client_cores\": %.3f, \"requests\": %.0f, \"seconds\": %.3f}\n",
+           "\"client_cores\": %.3f, \"other_cores\": %.3f, \"requests\": %.0f, \"seconds\": %.3f}\n",
            done / took, done * (double)block / took / 1e6, percentile_us(0.5), percentile_us(0.99),
-           npids ? servers * 1e6 / done : 0, own * 1e6 / done, servers / took, own / took, done, took);
+           npids ? servers * 1e6 / done : 0, own * 1e6 / done, servers / took, own / took,
+           npids ? (machine - servers - own) / took : 0, done, took);
     fflush(stdout);
     draining = true;
     while (outstanding) turn();
-    farewell(false);
+    farewell();
     return 0;
 }

@@ -55,8 +55,14 @@ def create(cluster: Cluster, shape: Shape, size: int) -> Target:
     return Target(
         shape.name,
         str(cluster.root / "sp-a.sock"),
-        cluster.sps["sp-a"].addresses["--nbd"],
+        _port(cluster, "sp-a"),
         shape.volume,
         tuple(cluster.sps[sp].pid for sp in shape.sps),
         tuple(cluster.devices / f"{device}.img" for device in shape.devices),
     )
+
+
+def _port(cluster: Cluster, sp: str) -> str:
+    bound = cluster.sps[sp].endpoints["nbd"]
+    assert isinstance(bound, list)
+    return next(str(address) for address in bound if not str(address).startswith("unix:"))

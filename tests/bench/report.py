@@ -27,9 +27,24 @@ class Results:
     failures: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
-    def add(self, work: Work, server: str, figures: Figures | None) -> None:
-        """One run; rounds come in their order."""
+    def add(self, work: Work, server: str, found: Figures | str) -> None:
+        """One run, or why there is none; rounds come in their order."""
+        if isinstance(found, str):
+            self.failures.append(f"{work.key}: {server}: {found}")
+        figures = None if isinstance(found, str) else found
         self.works.setdefault(work.key, {}).setdefault(server, []).append(figures)
+
+    def others(self) -> float:
+        """Cores that neither the servers nor the generator used, on average: above a tenth or
+        two, somebody else was at work, and the figures are worth less."""
+        runs = [
+            run["other_cores"]
+            for rounds in self.works.values()
+            for figures in rounds.values()
+            for run in figures
+            if run
+        ]
+        return sum(runs) / len(runs) if runs else 0.0
 
     def summary(self) -> Iterator[tuple[str, str, Figures | None]]:
         """Medians with ratios by workload and server; None for a server that never finished."""

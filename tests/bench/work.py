@@ -41,7 +41,7 @@ def _random(tcp: bool, conns: int) -> list[Work]:
     ]
 
 
-#: The workloads that follow a sync, then the others. Every server gets each of them.
+#: What every server gets.
 COMPARED = [
     Work("4k write FUA", "rw", fua=1),
     Work("4k write 1/8 FUA", "rw", fua=8),
@@ -58,7 +58,9 @@ COMPARED = [
 LAYOUTS = [
     work
     for work in COMPARED
-    if not work.tcp and work.conns == 1 and work.name in ("4k read qd32", "4k write qd32")
+    if not work.tcp
+    and work.conns == 1
+    and work.name in ("4k read qd32", "4k write qd32", "4k read qd1")
 ]
 
 
@@ -91,8 +93,15 @@ class Load:
         self.warmup = warmup
 
     def fill(self, target: Target) -> None:
-        """Writes every page of the span once, and flushes."""
+        """Writes every page of the span once."""
         self._run(target, target.unix, "-1", "-b", str(1 << 20), "-d", "8")
+
+    def prepare(self, target: Target, work: Work, everybody: Sequence[Target]) -> None:
+        """The same state for everybody: nothing waits for the disk, so that nobody pays for
+        another's writes; but plain writes then find pages that are dirty already."""
+        sync(everybody)
+        if work.mode.endswith("w") and not work.fua:
+            self.fill(target)
 
     def measure(self, target: Target, work: Work) -> Figures:
         """One run of one workload."""
@@ -119,6 +128,6 @@ class Load:
 
 
 def sync(targets: Sequence[Target]) -> None:
-    """Brings what is dirty to the disk, so that no server pays for another's writes."""
+    """Brings what is dirty to the disk."""
     files = {str(file) for target in targets for file in target.files}
     subprocess.run(["sync", "--data", *sorted(files)], check=True)
