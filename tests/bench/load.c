@@ -11,13 +11,10 @@
  * ADDRESS is HOST:PORT (numeric) or a path. -f N: every N-th write carries FUA.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <ctype.h>
-#include <dirent.h>
+#include "load.h"
+
 #include <endian.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -25,22 +22,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, FLAG_FUA = 1 };
-enum { MAX_CONNS = 64, MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18, STALL_MS = 10000 };
+enum { MAX_CONNS = 64, MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18 };
 #define REQUEST_MAGIC 0x25609513u
 #define REPLY_MAGIC 0x67446698u
-#define OPTION_MAGIC UINT64_C(0x49484156454f5054)
-#define GREETING_MAGIC UINT64_C(0x4e42444d41474943)
-#define OPTION_REPLY_MAGIC UINT64_C(0x3e889045565a9)
-enum { OPT_GO = 7, REP_ACK = 1, REP_INFO = 3, INFO_EXPORT = 0 };
-
 struct request {
     uint32_t magic;
     uint16_t flags, type;
@@ -83,7 +73,7 @@ static bool sequential, writing, measuring, draining;
 static pid_t pids[MAX_PIDS];
 static uint8_t *data, *inbox;
 
-static void die(const char *format, ...) {
+void die(const char *format, ...) {
     va_list args;
     va_start(args, format);
     fputs("load: ", stderr);
@@ -127,160 +117,6 @@ static double percentile_us(double share) {
         }
     }
     return 0;
-}
-
-/* CPU time. */
-struct process {
-    pid_t pid, parent;
-    uint64_t ticks;
-    bool counted;
-};
-
-static size_t processes(struct process *found, size_t room) {
-    size_t n = 0;
-    DIR *proc = opendir("/proc");
-    if (!proc) die("/proc: %s", strerror(errno));
-    for (struct dirent *entry; n < room && (entry = readdir(proc));) {
-        if (!isdigit((unsigned char)entry->d_name[0])) continue;
-        char path[300], line[1024];
-        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
-        FILE *file = fopen(path, "r");
-        if (!file) continue;
-        size_t length = fread(line, 1, sizeof line - 1, file);
-        fclose(file);
-        line[length] = 0;
-        char *rest = strrchr(line, ')'); /* the name before it may hold anything */
-        struct process p = {.pid = atoi(entry->d_name)};
-        uint64_t user, kernel, dead_user, dead_kernel;
-        if (!rest || sscanf(rest + 1, " %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu",
-                            &p.parent, &user, &kernel, &dead_user, &dead_kernel) != 5)
-            continue;
-        p.ticks = user + kernel + dead_user + dead_kernel;
-        found[n++] = p;
-    }
-    closedir(proc);
-    return n;
-}
-
-static double servers_cpu(void) {
-    static struct process all[4096];
-    size_t n = npids ? processes(all, 4096) : 0;
-    uint64_t ticks = 0;
-    for (bool more = true; more;) {
-        more = false;
-        for (size_t i = 0; i < n; i++) {
-            bool ours = false;
-            for (unsigned k = 0; k < npids; k++) ours |= all[i].pid == pids[k];
-            for (size_t k = 0; k < n && !ours; k++)
-                ours = all[k].counted && all[k].pid == all[i].parent;
-            if (ours && !all[i].counted) {
-                all[i].counted = more = true;
-                ticks += all[i].ticks;
-            }
-        }
-    }
-    return (double)ticks / (double)sysconf(_SC_CLK_TCK);
-}
-
-/* Time that all processors together have spent on anything, whoever it was for. */
-static double machine_cpu(void) {
-    uint64_t user = 0, nice = 0, kernel = 0, idle, wait, irq = 0, soft = 0, steal = 0;
-    FILE *file = fopen("/proc/stat", "r");
-    if (!file || fscanf(file, "cpu %lu %lu %lu %lu %lu %lu %lu %lu", &user, &nice, &kernel, &idle,
-                        &wait, &irq, &soft, &steal) != 8)
-        die("/proc/stat cannot be read");
-    fclose(file);
-    return (double)(user + nice + kernel + irq + soft + steal) / (double)sysconf(_SC_CLK_TCK);
-}
-
-static double own_cpu(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-/* The handshake: blocking, in order. */
-static void put(int fd, const void *bytes, size_t length) {
-    if (send(fd, bytes, length, MSG_NOSIGNAL) != (ssize_t)length) die("send: %s", strerror(errno));
-}
-
-static void get(int fd, void *bytes, size_t length) {
-    if (recv(fd, bytes, length, MSG_WAITALL) != (ssize_t)length)
-        die("the server closed the connection in the handshake");
-}
-
-static int dial(const char *address) {
-    union {
-        struct sockaddr any;
-        struct sockaddr_un path;
-        struct sockaddr_in host;
-    } to = {0};
-    socklen_t length;
-    if (strchr(address, '/')) {
-        to.path.sun_family = AF_UNIX;
-        if (strlen(address) >= sizeof to.path.sun_path) die("%s: too long", address);
-        strcpy(to.path.sun_path, address);
-        length = sizeof to.path;
-    } else {
-        char host[64];
-        const char *colon = strrchr(address, ':');
-        if (!colon || (size_t)(colon - address) >= sizeof host) die("%s: not HOST:PORT", address);
-        memcpy(host, address, (size_t)(colon - address));
-        host[colon - address] = 0;
-        to.host.sin_family = AF_INET;
-        to.host.sin_port = htons((uint16_t)atoi(colon + 1));
-        if (inet_pton(AF_INET, host, &to.host.sin_addr) != 1) die("%s: not an address", host);
-        length = sizeof to.host;
-    }
-    int fd = socket(to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-    if (fd < 0 || connect(fd, &to.any, length)) die("%s: %s", address, strerror(errno));
-    if (to.any.sa_family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    struct timeval limit = {STALL_MS / 1000, 0};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    return fd;
-}
-
-static uint64_t negotiate(int fd, const char *export) {
-    struct {
-        uint64_t magic, option_magic;
-        uint16_t flags;
-    } __attribute__((packed)) greeting;
-    get(fd, &greeting, sizeof greeting);
-    if (be64toh(greeting.magic) != GREETING_MAGIC || be64toh(greeting.option_magic) != OPTION_MAGIC)
-        die("not a newstyle NBD server");
-    uint32_t name = (uint32_t)strlen(export), length = name + 6;
-    struct {
-        uint32_t client_flags;
-        uint64_t magic;
-        uint32_t option, length, name;
-    } __attribute__((packed)) go = {
-        htobe32(be16toh(greeting.flags) & 3), htobe64(OPTION_MAGIC), htobe32(OPT_GO),
-        htobe32(length), htobe32(name),
-    };
-    uint8_t message[sizeof go + 4096 + 2] = {0};
-    if (name > 4096) die("the export's name is too long");
-    memcpy(message, &go, sizeof go);
-    memcpy(message + sizeof go, export, name);
-    put(fd, message, sizeof go + name + 2); /* two zero bytes: no information is asked for */
-    for (uint64_t size = 0;;) {
-        struct {
-            uint64_t magic;
-            uint32_t option, type, length;
-        } __attribute__((packed)) answer;
-        uint8_t body[4096];
-        get(fd, &answer, sizeof answer);
-        length = be32toh(answer.length);
-        if (be64toh(answer.magic) != OPTION_REPLY_MAGIC || length > sizeof body)
-            die("not an answer to an option");
-        if (length) get(fd, body, length);
-        uint32_t type = be32toh(answer.type);
-        if (type == REP_ACK) return size;
-        if (type != REP_INFO) die("export '%s' refused: %#x %.*s", export, type, (int)length, body);
-        if (length == 12 && !body[0] && body[1] == INFO_EXPORT) {
-            memcpy(&size, body + 2, 8);
-            size = be64toh(size);
-        }
-    }
 }
 
 /* Requests. */
@@ -460,7 +296,7 @@ int main(int argc, char **argv) {
     uint64_t start = now + (uint64_t)(warmup * 1e9);
     while (now < start) turn();
     uint64_t before = completed;
-    double servers = servers_cpu(), own = own_cpu(), machine = machine_cpu();
+    double servers = servers_cpu(pids, npids), own = own_cpu(), machine = machine_cpu();
     start = now = clock_ns();
     measuring = true;
     uint64_t end = start + (uint64_t)(seconds * 1e9);
@@ -468,7 +304,7 @@ int main(int argc, char **argv) {
     measuring = false;
     machine = machine_cpu() - machine;
     own = own_cpu() - own;
-    servers = servers_cpu() - servers;
+    servers = servers_cpu(pids, npids) - servers;
     double took = (double)(now - start) / 1e9, done = (double)(completed - before);
     if (done == 0) die("nothing completed");
     printf("{\"iops\": %.1f, \"mb_s\": %.2f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
