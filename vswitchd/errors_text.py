@@ -327,13 +327,13 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Move its objects away (`vswitchctl volume move`) and stop serving there "
         "(`vswitchctl volume unserve`) first.",
     ),
-    "VS3064": (
-        "An open operation has a step at the SP, so the SP, or a device there, can't go now.",
-        "Wait for the operation with `vswitchctl operation watch ID`, or cancel it.",
-    ),
     "VS3063": (
         "The SP still has a device, so it can't be forgotten.",
         "Remove the device from it with `vswitchctl device remove NAME --sp SP` first.",
+    ),
+    "VS3064": (
+        "An open operation has a step at the SP, so the SP, or a device there, can't go now.",
+        "Wait for the operation with `vswitchctl operation watch ID`, or cancel it.",
     ),
     # 4: no room.
     "VS3070": (
