@@ -62,6 +62,8 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        #: Called whenever time has passed.
+        self.passed: Callable[[], None] = lambda: None
 
     def monotonic(self) -> float:
         return self.now
@@ -71,6 +73,7 @@ class FakeClock:
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
+        self.passed()
         await asyncio.sleep(0)
 
 
@@ -284,7 +287,7 @@ class CrashingStore(MemoryStore):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__()
-        self._cluster = cluster
+        self._model = cluster
         self.writes = 0
         #: The write that is the last of this controller, and whether it is made.
         self.crash_at: int | None = None
@@ -311,13 +314,13 @@ class CrashingStore(MemoryStore):
     async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
         await self._turn(after=False)
         await super().put_volume(volume, expect_version=expect_version, why=why)
-        self._cluster.apply(Commit(volume))
+        self._model.apply(Commit(volume))
         await self._turn(after=True)
 
     async def delete_volume(self, volume: VolumeId) -> None:
         await self._turn(after=False)
         await super().delete_volume(volume)
-        self._cluster.apply(Forget(volume))
+        self._model.apply(Forget(volume))
         await self._turn(after=True)
 
     async def add_operation(self, record: OperationRecord) -> OperationRecord:

@@ -48,6 +48,7 @@ class World:
     async def controller(self) -> Controller:
         """A controller that has just started, with every SP that is up registered."""
         controller = Controller(self)
+        self.clock.passed = controller.hear
         await controller.registry.start()
         await controller.executor.resume()
         for sp in sorted(set(self.sps.lives) - self.sps.down):
@@ -100,7 +101,6 @@ class Controller:
         self, name: str = "v1", layout: str = "", blocks: int = 8, serving: tuple[SpId, ...] = ()
     ) -> OperationRecord:
         """Starts to create a volume."""
-        self.hear()
 
         def make(volume: VolumeId) -> Create:
             return Create(volume, name, blocks * BLOCK, layout, serving)
@@ -109,7 +109,6 @@ class Controller:
 
     async def change(self, request: Request, name: str = "v1", kind: str = "x") -> OperationRecord:
         """Starts to change a volume."""
-        self.hear()
         return await self.service.change(kind, name, request, "", False)
 
     async def ended(self, record: OperationRecord) -> OperationRecord:
