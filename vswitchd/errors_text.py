@@ -71,6 +71,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Check that no two SPs announce the same --vsm address, then restart the one that is "
         "wrong.",
     ),
+    "VS1032": (
+        "A volume's id came to an SP that can't be one: it holds other characters than letters,"
+        " digits, '_' and '-', or too many.",
+        "Run the same version of the controller and the SPs; if they are, report it.",
+    ),
     "VS1040": (
         "The log level is not one that there is.",
         "Use debug, info, warning or error, with --log-level or under [log].",
@@ -99,6 +104,16 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Mend the line that the message names; settings stand under [controller], [processor], "
         "[limits] or [log].",
     ),
+    "VS1048": (
+        "An SP was started without a name, or without any address for hosts.",
+        "Give --name, and at least one --nbd; or set them in [processor] of the configuration "
+        "file.",
+    ),
+    "VS1049": (
+        "An SP was told to listen for the controller or for other SPs at every address "
+        "(0.0.0.0). Others are told this very address, and can't reach it.",
+        "Give --vsm and --peer the address of this machine by which the others reach it.",
+    ),
     "VS1050": (
         "The page token of a list request did not come from this server.",
         "Ask for the first page, with no token, and go on with the tokens in the answers.",
@@ -106,6 +121,14 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     "VS1060": (
         "The words on the command line contradict each other.",
         "Follow the message; --help after a command shows its options.",
+    ),
+    "VS1070": (
+        "The quickstart can't make or write its directory.",
+        "Give another one with --dir, or mend its permissions.",
+    ),
+    "VS1071": (
+        "The quickstart's file of chosen ports is damaged.",
+        "Remove the file that the message names; ports are chosen anew. Data is not touched.",
     ),
     # 2: something is not there, or is there already.
     "VS2011": (
@@ -247,6 +270,10 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "another has been designated meanwhile.",
         "Try again in some seconds; `vswitchctl sp list` shows the master.",
     ),
+    "VS3027": (
+        "Another process has the SP's state directory open, most likely the same SP.",
+        "End that process, or give this SP a --state of its own.",
+    ),
     "VS3030": (
         "The address for metrics can't be listened on: it is in use, or not this machine's.",
         "Choose another with --metrics; port 0 takes a free one.",
@@ -305,6 +332,15 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The SP still has a device, so it can't be forgotten.",
         "Remove the device from it with `vswitchctl device remove NAME --sp SP` first.",
     ),
+    "VS3070": (
+        "A port that the quickstart chose at its first start is in use by another program.",
+        "End that program, or remove ports.json in the quickstart's directory to have other "
+        "ports chosen.",
+    ),
+    "VS3071": (
+        "A quickstart runs in that directory already.",
+        "Use it, end it with Ctrl-C, or give another --dir.",
+    ),
     # 4: no room.
     "VS4010": (
         "There is not enough free space where the layout wants it. Space that open operations "
@@ -345,6 +381,15 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     "VS5030": (
         "The time given with --timeout is over. The operation goes on.",
         "Watch it with `vswitchctl operation watch ID`, or cancel it.",
+    ),
+    "VS5070": (
+        "The quickstart's devices or volume were not made in time.",
+        "Look into the logs in its directory for what it waits for; the machine may just be "
+        "slow: start it again, it goes on where it was.",
+    ),
+    "VS5071": (
+        "No TCP port is free on this machine for the quickstart.",
+        "End programs that hold ports, and start it again.",
     ),
     # 6: refused for the data's safety.
     "VS6010": (
@@ -391,6 +436,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Check that this user may use the device, and look at the SP's log and the system's log "
         "for errors of it.",
     ),
+    "VS9022": (
+        "An SP can't use its state directory: the disk is full or broken, or permissions are "
+        "missing. What was asked has not happened.",
+        "Make room, or mend the disk or the permissions; the controller tries again by itself.",
+    ),
     "VS9030": (
         "The controller's store can't be read: it is damaged, or is no store.",
         "Restore it from a copy. SPs go on serving meanwhile.",
@@ -405,5 +455,14 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "undone.",
         "Look at `vswitchctl status` and the logs of the SPs of that leg, mend the device, ask "
         "again.",
+    ),
+    "VS9070": (
+        "A process that the quickstart started did not become ready, or has ended; the end of "
+        "its log is shown.",
+        "Act on what the log says, and start the quickstart again; the data stays.",
+    ),
+    "VS9071": (
+        "The quickstart's volume could not be created; the operation's own error is shown.",
+        "Look that error's code up with `vswitchctl explain`.",
     ),
 }
