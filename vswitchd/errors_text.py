@@ -72,9 +72,9 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "wrong.",
     ),
     "VS1032": (
-        "A volume's id came to an SP that can't be one: it holds other characters than letters,"
-        " digits, '_' and '-', or too many.",
-        "Run the same version of the controller and the SPs; if they are, report it.",
+        "A volume's id is not one that this SP can keep; ids are made by the controller.",
+        "Run the same version of the controller and the SPs; if they are, report it with the "
+        "SP's log.",
     ),
     "VS1040": (
         "The log level is not one that there is.",
@@ -105,14 +105,13 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "[limits] or [log].",
     ),
     "VS1048": (
-        "An SP was started without a name, or without any address for hosts.",
-        "Give --name, and at least one --nbd; or set them in [processor] of the configuration "
-        "file.",
+        "A setting that an SP can't do without is missing: its name, or an address for hosts.",
+        "Give it with --name or --nbd, or under [processor].",
     ),
     "VS1049": (
-        "An SP was told to listen for the controller or for other SPs at every address "
-        "(0.0.0.0). Others are told this very address, and can't reach it.",
-        "Give --vsm and --peer the address of this machine by which the others reach it.",
+        "The address of the VSM or of the peer listener stands for every address of a machine. "
+        "Others are told it as it stands, and could not reach this SP by it.",
+        "Write the address of this machine by which the controller and the other SPs reach it.",
     ),
     "VS1050": (
         "The page token of a list request did not come from this server.",
@@ -122,15 +121,15 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The words on the command line contradict each other.",
         "Follow the message; --help after a command shows its options.",
     ),
+    # 2: something is not there, or is there already.
     "VS1070": (
-        "The quickstart can't make or write its directory.",
-        "Give another one with --dir, or mend its permissions.",
+        "The quickstart's directory can't be made or written.",
+        "Give another one with --dir (`make run DATA=dir`).",
     ),
     "VS1071": (
-        "The quickstart's file of chosen ports is damaged.",
-        "Remove the file that the message names; ports are chosen anew. Data is not touched.",
+        "The file in which the quickstart keeps its ports is damaged.",
+        "Remove the file that the message names; ports are then chosen anew.",
     ),
-    # 2: something is not there, or is there already.
     "VS2011": (
         "A layout names a device that this SP does not reach, or that is down there.",
         "Look at `vswitchctl device list`: the device must have the SP among its SPs, and be up.",
@@ -214,8 +213,8 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     ),
     "VS3012": (
         "A T1 object lies on a device that its SP does not reach, or that is down.",
-        "Bring the device back: mount the disk, start the NBD server, check the path. The SP "
-        "opens it again by itself.",
+        "Bring the device back: mount the disk, start the NBD server, check the path. It is "
+        "then opened again by itself.",
     ),
     "VS3014": (
         "A leg of the volume is not in sync, or a range is on its way to another SP. Other "
@@ -271,8 +270,8 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Try again in some seconds; `vswitchctl sp list` shows the master.",
     ),
     "VS3027": (
-        "Another process has the SP's state directory open, most likely the same SP.",
-        "End that process, or give this SP a --state of its own.",
+        "Another process has this SP's state directory open.",
+        "End that process, or give this SP a --state of its own. Two SPs must never share one.",
     ),
     "VS3030": (
         "The address for metrics can't be listened on: it is in use, or not this machine's.",
@@ -332,16 +331,16 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The SP still has a device, so it can't be forgotten.",
         "Remove the device from it with `vswitchctl device remove NAME --sp SP` first.",
     ),
+    # 4: no room.
     "VS3070": (
-        "A port that the quickstart chose at its first start is in use by another program.",
-        "End that program, or remove ports.json in the quickstart's directory to have other "
-        "ports chosen.",
+        "A port that an earlier run of the quickstart chose is in use by something else.",
+        "End what listens there, or remove the file that the message names to have other ports "
+        "chosen.",
     ),
     "VS3071": (
-        "A quickstart runs in that directory already.",
-        "Use it, end it with Ctrl-C, or give another --dir.",
+        "A quickstart runs in this directory already.",
+        "End it with Ctrl-C, or give another directory with --dir (`make run DATA=dir`).",
     ),
-    # 4: no room.
     "VS4010": (
         "There is not enough free space where the layout wants it. Space that open operations "
         "have planned to take does not count as free.",
@@ -382,16 +381,16 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The time given with --timeout is over. The operation goes on.",
         "Watch it with `vswitchctl operation watch ID`, or cancel it.",
     ),
+    # 6: refused for the data's safety.
     "VS5070": (
-        "The quickstart's devices or volume were not made in time.",
-        "Look into the logs in its directory for what it waits for; the machine may just be "
-        "slow: start it again, it goes on where it was.",
+        "The quickstart's controller and SPs started, but its devices or its volume were not "
+        "made in time.",
+        "Look at the logs that the message names; the machine may be slow, then run it again.",
     ),
     "VS5071": (
-        "No TCP port is free on this machine for the quickstart.",
-        "End programs that hold ports, and start it again.",
+        "No TCP port is free on this machine.",
+        "End what holds so many ports, then try again.",
     ),
-    # 6: refused for the data's safety.
     "VS6010": (
         "Removing this leg would leave no leg in sync, and so lose data.",
         "Add another leg and let it come into sync first (`vswitchctl volume mirror add`).",
@@ -437,9 +436,9 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "for errors of it.",
     ),
     "VS9022": (
-        "An SP can't use its state directory: the disk is full or broken, or permissions are "
-        "missing. What was asked has not happened.",
-        "Make room, or mend the disk or the permissions; the controller tries again by itself.",
+        "An SP can't read or write its state directory: the disk is full or failing, or the "
+        "permissions are wrong.",
+        "Make room, or mend the disk or the permissions, then start the SP again.",
     ),
     "VS9030": (
         "The controller's store can't be read: it is damaged, or is no store.",
@@ -457,12 +456,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "again.",
     ),
     "VS9070": (
-        "A process that the quickstart started did not become ready, or has ended; the end of "
-        "its log is shown.",
-        "Act on what the log says, and start the quickstart again; the data stays.",
+        "A process of the quickstart ended or did not become ready.",
+        "Read the end of its log, which the message shows, and mend what it says.",
     ),
     "VS9071": (
-        "The quickstart's volume could not be created; the operation's own error is shown.",
-        "Look that error's code up with `vswitchctl explain`.",
+        "The quickstart could not make its volume.",
+        "Mend what the message says, then run it again; what is there already is kept.",
     ),
 }
