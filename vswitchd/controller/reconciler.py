@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import VsError
-from vswitchd.model.objects import SpId, Volume, VolumeId, project
+from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId, project
 from vswitchd.model.view import View
 from vswitchd.ports import Clock, DeviceRecord, Store
 
@@ -76,9 +76,18 @@ class Reconciler:
         for record in devices:
             uri = record.paths.get(sp)
             found = view.device(record.id)
-            if uri is not None and (found is None or not found.up):
-                await self._registry.processor(sp).add_device(uri, 0, record.id)
+            if uri is None or (found is not None and found.up):
+                continue
+            try:
+                # Without an id to give: a device that has become blank is not labelled anew.
+                opened = await self._registry.processor(sp).add_device(uri, 0, DeviceId(""))
+            except VsError as error:
+                self._log.warning("device_down", sp=sp, device=record.id, error=str(error))
+                continue
+            if opened.id == record.id:
                 self._log.info("device_reopened", sp=sp, device=record.id)
+            else:
+                self._log.error("device_replaced", sp=sp, device=record.id, by=opened.id, uri=uri)
 
     async def _trees(
         self, sp: SpId, view: View, volumes: dict[VolumeId, Volume], busy: set[VolumeId]
