@@ -336,6 +336,10 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The SP still has a device, so it can't be forgotten.",
         "Remove the device from it with `vswitchctl device remove NAME --sp SP` first.",
     ),
+    "VS3064": (
+        "An open operation has a step at the SP, so the SP, or a device there, can't go now.",
+        "Wait for the operation with `vswitchctl operation watch ID`, or cancel it.",
+    ),
     # 4: no room.
     "VS3070": (
         "A port that an earlier run of the quickstart chose is in use by something else.",
@@ -423,6 +427,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     "VS9001": (
         "A call failed in a way that the callee did not explain: a defect.",
         "Look at the log of the program that the message names, and report it with that log.",
+    ),
+    "VS9002": (
+        "A request met a fault in the program that answered it: a bug.",
+        "Look for `fault` in that program's log, and report it with what stands there. Whether "
+        "the request had an effect, the object itself shows.",
     ),
     "VS9010": (
         "The restructured volume would break a rule that must always hold, so it was not used: "

@@ -140,7 +140,8 @@ class Store(Protocol):
         ...
 
     async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
-        """Compare-and-swap on the cursor; VsError STALE when another has moved it."""
+        """Compare-and-swap on the cursor; VsError STALE when another has moved it. A record
+        that is there already, as after a write whose answer was lost, is fine."""
         ...
 
     async def close(self) -> None: ...

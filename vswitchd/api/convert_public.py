@@ -90,6 +90,8 @@ def volume_message(
     state, why = conditions(volume, views)
     if operation is not None and operation.kind == "delete":
         state = "deleting"
+    elif operation is not None and operation.kind == "create" and state == "offline":
+        state = "creating"
     held = [
         t2.t2
         for _, view in sorted(views.items())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 import grpc
+import structlog
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -61,14 +63,40 @@ def from_rpc(error: grpc.RpcError, who: str) -> VsError:
     return VsError("VS9001", Kind.INTERNAL, f"{who} failed: {code.name}: {text}")
 
 
+#: Calls that run on though their callers have gone.
+_left: set[asyncio.Future[Any]] = set()
+
+
+def _ended(work: asyncio.Future[Any]) -> None:
+    _left.discard(work)
+    error = None if work.cancelled() else work.exception()
+    if error is not None and not isinstance(error, VsError):
+        structlog.get_logger().error("fault", exc_info=error)
+
+
 def servicer_errors(method: Method) -> Method:
-    """Makes a servicer's unary method answer VsError as a status, and hide what is a bug."""
+    """Makes a servicer's unary method answer VsError as a status, and a fault as VS9002 with
+    the details in the log alone.
+
+    Once begun, the method runs to its end: a caller that goes away or whose deadline passes
+    must not leave half of a change.
+    """
 
     @wraps(method)
     async def answered(self: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        work = asyncio.ensure_future(method(self, request, context))
+        _left.add(work)
+        work.add_done_callback(_ended)
         try:
-            return await method(self, request, context)
+            return await asyncio.shield(work)
         except VsError as error:
-            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+            told = error
+        except Exception:  # logged by `_ended`
+            told = VsError(
+                "VS9002",
+                Kind.INTERNAL,
+                f"{method.__name__} met a fault of vswitchd; its log says more, please report it",
+            )
+        return await context.abort_with_status(rpc_status.to_status(to_status(told)))
 
     return answered  # type: ignore[return-value]

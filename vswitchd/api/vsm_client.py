@@ -10,6 +10,7 @@ import grpc
 
 from vswitchd.api import convert
 from vswitchd.api.errors import from_rpc
+from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import Affected, DeviceView, View
 from vswitchd.ports import ProcessorRecord
@@ -27,6 +28,8 @@ OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+#: For servers. Without the last, two processes could share a port, and each get some calls.
+SERVER_OPTIONS = [*OPTIONS, ("grpc.so_reuseport", 0)]
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -82,6 +85,14 @@ class VsmProcessor:
             return await method(request, timeout=seconds)
         except grpc.RpcError as error:
             raise from_rpc(error, self._who) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not this task: the channel was closed under the call, as the SP began a new life.
+            raise VsError(
+                "VS5001", Kind.UNREACHABLE, f"{self._who} can't be reached; is it running?"
+            ) from None
 
     async def view(self) -> View:
         request = vsm_pb2.GetViewRequest(caller=self._caller)

@@ -18,7 +18,7 @@ from vswitchd.api.device import DeviceServicer
 from vswitchd.api.operation import OperationServicer
 from vswitchd.api.processor import ProcessorServicer, RegistryServicer
 from vswitchd.api.volume import VolumeServicer
-from vswitchd.api.vsm_client import OPTIONS, VsmProcessors
+from vswitchd.api.vsm_client import SERVER_OPTIONS, VsmProcessors
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.executor import Executor
 from vswitchd.controller.health import checks
@@ -27,6 +27,7 @@ from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Service
+from vswitchd.controller.turns import Turns
 from vswitchd.errors import Kind, VsError
 from vswitchd.obs import daemon, log
 from vswitchd.obs.http import Web
@@ -97,11 +98,12 @@ async def _run(args: argparse.Namespace) -> None:
         store, registry, clock, logger, lambda step, s: metrics.step.labels(step).observe(s)
     )
     planner = Planner(store, registry, collector)
-    service = Service(store, registry, collector, planner, executor, clock, logger)
-    reconciler = Reconciler(store, registry, collector, clock, logger, service.busy)
+    turns = Turns()
+    service = Service(store, registry, collector, planner, executor, turns, clock, logger)
+    reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
     await registry.start()
     await executor.resume()
-    server = _server(service)
+    server = await make_server(service)
     host = settings.listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(settings.listen)
@@ -138,8 +140,9 @@ async def _run(args: argparse.Namespace) -> None:
         logger.info("ended")
 
 
-def _server(service: Service) -> grpc.aio.Server:
-    server = grpc.aio.server(options=OPTIONS)
+async def make_server(service: Service) -> grpc.aio.Server:
+    """The public API with health and reflection, not started."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), server)
     device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(service), server)
     processor_pb2_grpc.add_ProcessorServiceServicer_to_server(ProcessorServicer(service), server)
@@ -149,8 +152,8 @@ def _server(service: Service) -> grpc.aio.Server:
         RegistryServicer(service.registry), server
     )
     serving = health_pb2.HealthCheckResponse.SERVING
-    checker = health.HealthServicer()
-    checker.set("", serving)
+    checker = health.aio.HealthServicer()
+    await checker.set("", serving)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     names = [
         module.DESCRIPTOR.services_by_name[name].full_name
@@ -184,14 +187,14 @@ async def _gauges(metrics: Metrics, service: Service) -> None:
         for sp in registry.records:
             metrics.processor_up.labels(sp).set(registry.is_up(sp))
             metrics.master.labels(sp).set(registry.master == sp)
-        found = checks(
-            sorted(registry.records),
-            registry.up,
-            registry.master,
-            await service.store.volumes(),
-            service.collector.last,
-            live,
-        )
+        try:
+            volumes = await service.store.volumes()
+        except VsError:
+            # The store's own log says what is wrong; the next round may find it mended.
+            await asyncio.sleep(GAUGES)
+            continue
+        known = sorted(registry.records)
+        found = checks(known, registry.up, registry.master, volumes, service.collector.last, live)
         metrics.check.clear()
         for check in found:
             metrics.check.labels(check.code, check.severity).set(1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.controller.collector import Collector
+from vswitchd.controller.drift import drift, volumes_at
 from vswitchd.controller.registry import Registry
+from vswitchd.controller.turns import Turns
 from vswitchd.errors import VsError
-from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId, project
+from vswitchd.model.objects import SpId, Volume, VolumeId
 from vswitchd.model.view import View
 from vswitchd.ports import Clock, DeviceRecord, Store
 
@@ -26,6 +28,7 @@ class Reconciler:
         store: Store,
         registry: Registry,
         collector: Collector,
+        turns: Turns,
         clock: Clock,
         log: FilteringBoundLogger,
         busy: Callable[[], set[VolumeId]],
@@ -33,6 +36,7 @@ class Reconciler:
         self._store = store
         self._registry = registry
         self._collector = collector
+        self._turns = turns
         self._clock = clock
         self._log = log
         self._busy = busy
@@ -57,71 +61,62 @@ class Reconciler:
                 self._log.warning("reconcile_failed", error=str(error))
 
     async def reconcile(self) -> None:
-        """One look. Views come before the store is read, so that what is younger than a view
-        is in the store or busy, and never taken for a leftover."""
+        """One look at every SP that is up. What fails at one device or volume is logged and
+        does not keep the others from it."""
         views = await self._collector.collect()
-        busy = self._busy()
-        volumes = {v.id: v for v in await self._store.volumes()}
-        busy |= self._busy()
         devices = await self._store.devices()
-        for sp, view in sorted(views.items()):
-            try:
-                await self._devices(sp, view, devices)
-                await self._trees(sp, view, volumes, busy)
-                await self._leftovers(sp, view, volumes, busy)
-            except VsError as error:
-                self._log.warning("reconcile_failed", sp=sp, error=str(error))
+        volumes = {volume.id: volume for volume in await self._store.volumes()}
+        await asyncio.gather(
+            *(self._processor(view, views, devices, volumes) for view in views.values())
+        )
 
-    async def _devices(self, sp: SpId, view: View, devices: Sequence[DeviceRecord]) -> None:
-        for record in devices:
-            uri = record.paths.get(sp)
-            found = view.device(record.id)
-            if uri is None or (found is not None and found.up):
-                continue
-            try:
-                # Without an id to give: a device that has become blank is not labelled anew.
-                opened = await self._registry.processor(sp).add_device(uri, 0, DeviceId(""))
-            except VsError as error:
-                self._log.warning("device_down", sp=sp, device=record.id, error=str(error))
-                continue
-            if opened.id == record.id:
-                self._log.info("device_reopened", sp=sp, device=record.id)
-            else:
-                self._log.error("device_replaced", sp=sp, device=record.id, by=opened.id, uri=uri)
-
-    async def _trees(
-        self, sp: SpId, view: View, volumes: dict[VolumeId, Volume], busy: set[VolumeId]
+    async def _processor(
+        self,
+        view: View,
+        views: Mapping[SpId, View],
+        devices: Sequence[DeviceRecord],
+        volumes: Mapping[VolumeId, Volume],
     ) -> None:
-        at = self._registry.processor(sp)
-        for volume in volumes.values():
-            held = view.t2(volume.id)
-            if volume.id in busy or sp not in volume.serving:
-                continue
-            try:
-                t2 = project(volume, sp, self._registry.peers)
-            except KeyError:
-                continue  # a peer that never registered: nothing could be reached by it
-            if held is None or held.t2.version < volume.version:
-                await at.stage_t2(t2)
-                await at.activate_t2(volume.id, volume.version)
-                self._log.info("tree_pushed", sp=sp, volume=volume.id, version=volume.version)
-            elif held.t2.version == volume.version and held.t2.peers != t2.peers:
-                # A peer came back at another address: the same tree, told anew.
-                await at.stage_t2(t2)
-                await at.activate_t2(volume.id, volume.version)
-                self._log.info("addresses_pushed", sp=sp, volume=volume.id)
-        for held_id in {v.t2.volume for v in view.t2s}:
-            known = volumes.get(held_id)
-            if held_id not in busy and (known is None or sp not in known.serving):
-                await at.remove_t2(held_id)
-                self._log.info("tree_removed", sp=sp, volume=held_id)
+        for device in devices:
+            await self._try(self._device(view, device), sp=view.sp, device=device.id)
+        for volume_id in volumes_at(view, volumes.values()):
+            # A first look without the lock: nearly always there is nothing to do.
+            peers = self._registry.peers
+            if drift(view, volume_id, volumes.get(volume_id), peers, views.values()):
+                await self._try(self._volume(view, views, volume_id), sp=view.sp, volume=volume_id)
 
-    async def _leftovers(
-        self, sp: SpId, view: View, volumes: dict[VolumeId, Volume], busy: set[VolumeId]
-    ) -> None:
-        homes = {t1.id: t1.home for volume in volumes.values() for t1 in volume.t1s}
-        for held in view.t1s:
-            if held.t1.volume in busy or homes.get(held.t1.id) == sp:
-                continue
-            await self._registry.processor(sp).delete_t1(held.t1.id)
-            self._log.info("leftover_removed", sp=sp, t1=held.t1.id)
+    async def _try(self, work: Coroutine[None, None, None], **what: str) -> None:
+        try:
+            await work
+        except VsError as error:
+            self._log.warning("reconcile_failed", **what, error=str(error))
+
+    async def _device(self, view: View, record: DeviceRecord) -> None:
+        uri = record.paths.get(view.sp)
+        found = view.device(record.id)
+        if uri is not None and (found is None or not found.up):
+            await self._registry.processor(view.sp).add_device(uri, 0, record.id)
+            self._log.info("device_reopened", sp=view.sp, device=record.id)
+
+    async def _volume(self, view: View, views: Mapping[SpId, View], volume_id: VolumeId) -> None:
+        """Judged by the store as it is now. While this has the volume's turn no request on it
+        begins; and an operation that has ended since the view was made is in the store, as it
+        is seen to be idle before the store is read. So what is not there now is a leftover,
+        however old the view."""
+        async with self._turns.of(volume_id):
+            if volume_id in self._busy():
+                return
+            volume = next((v for v in await self._store.volumes() if v.id == volume_id), None)
+            found = drift(view, volume_id, volume, self._registry.peers, views.values())
+            at = self._registry.processor(view.sp)
+            if found.push is not None:
+                version = found.push.version
+                await at.stage_t2(found.push)
+                await at.activate_t2(volume_id, version)
+                self._log.info("tree_pushed", sp=view.sp, volume=volume_id, version=version)
+            if found.remove:
+                await at.remove_t2(volume_id)
+                self._log.info("tree_removed", sp=view.sp, volume=volume_id)
+            for t1 in found.leftovers:
+                await at.delete_t1(t1)
+                self._log.info("leftover_removed", sp=view.sp, t1=t1)

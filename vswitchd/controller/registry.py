@@ -37,6 +37,7 @@ class Registry:
         self._joined = joined
         self._heard: dict[SpId, float] = {}
         self._changing = asyncio.Lock()
+        self._telling: set[asyncio.Task[None]] = set()
         self.records: dict[SpId, ProcessorRecord] = {}
         self.cluster = ""
         self.election = election.State()
@@ -155,10 +156,10 @@ class Registry:
                 while await self._store.term() < term:
                     await self._store.raise_term()
             case election.Deactivate(sp):
-                try:
-                    await self.processor(sp).deactivate_mvsm()
-                except VsError as error:
-                    self._log.info("deactivate_failed", sp=sp, error=str(error))
+                # Its answer does not matter, so nobody waits for an SP that may hang.
+                task = asyncio.create_task(self._deactivate(sp))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
             case election.Activate(sp, term):
                 try:
                     await self.processor(sp).activate_mvsm()
@@ -171,6 +172,12 @@ class Registry:
                     self._log.info("master", sp=sp, term=term)
                     return [election.Activated(sp, term)]
         return []
+
+    async def _deactivate(self, sp: SpId) -> None:
+        try:
+            await self.processor(sp).deactivate_mvsm()
+        except VsError as error:
+            self._log.info("deactivate_failed", sp=sp, error=str(error))
 
     async def _seen(self, sp: SpId) -> int:
         try:

@@ -13,11 +13,12 @@ from vswitchd.controller.collector import Collector
 from vswitchd.controller.executor import OPEN, Executor
 from vswitchd.controller.planner import Planner, planned_extents
 from vswitchd.controller.registry import Registry
+from vswitchd.controller.turns import Turns
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.layout import parse_layout, places
 from vswitchd.model.objects import DeviceId, Extent, SpId, Volume, VolumeId
 from vswitchd.ports import Clock, DeviceRecord, OperationRecord, Store
-from vswitchd.restructure.codec import encode_plan
+from vswitchd.restructure.codec import describe, encode_plan
 from vswitchd.restructure.requests import (
     AddLeg,
     Create,
@@ -62,6 +63,7 @@ class Service:
         collector: Collector,
         planner: Planner,
         executor: Executor,
+        turns: Turns,
         clock: Clock,
         log: FilteringBoundLogger,
     ) -> None:
@@ -70,6 +72,7 @@ class Service:
         self.collector = collector
         self.executor = executor
         self._planner = planner
+        self._turns = turns
         self._clock = clock
         self._log = log
         self._planning = asyncio.Lock()
@@ -115,7 +118,10 @@ class Service:
         self, kind: str, name: str, request: Request, request_id: str, dry_run: bool
     ) -> OperationRecord:
         """Restructures or deletes a volume."""
-        async with self._planning:
+        if (known := await self._known(request_id)) is not None:
+            return known
+        turn = self._turns.of((await self.volume(name)).id)
+        async with turn, self._planning:
             if (known := await self._known(request_id)) is not None:
                 return known
             volume = await self.volume(name)
@@ -188,6 +194,8 @@ class Service:
 
     async def operation(self, operation_id: str) -> OperationRecord:
         """One; VsError if there is none of that id."""
+        if (live := self.executor.live.get(operation_id)) is not None:
+            return self.now(live.record)
         for record in await self.store.operations():
             if record.id == operation_id:
                 return self.now(record)
@@ -221,9 +229,8 @@ class Service:
                         Kind.EXISTS,
                         f"there is a device {name} already; choose another --name",
                     )
-            exists = any(uri in record.paths.values() for record in known.values())
             fresh = DeviceId(str(uuid.uuid4()))
-            view = await self.registry.processor(sp).add_device(uri, 0 if exists else size, fresh)
+            view = await self.registry.processor(sp).add_device(uri, size, fresh)
             old = known.get(view.id)
             if old is None:
                 record = DeviceRecord(view.id, name, view.size, view.unit, {sp: uri})
@@ -256,6 +263,7 @@ class Service:
                 raise VsError(
                     "VS2044", Kind.NOT_FOUND, f"SP {sp} has no path to device {record.name}"
                 )
+            self._not_in_use(sp)
             for volume in await self.store.volumes():
                 for t1 in volume.t1s:
                     here = any(extent.device == record.id for extent in t1.extents)
@@ -279,22 +287,36 @@ class Service:
 
     async def remove_processor(self, sp: SpId) -> None:
         """Forgets an SP that holds nothing."""
-        self.registry.record(sp)
-        for volume in await self.store.volumes():
-            if sp in volume.serving or any(t1.home == sp for t1 in volume.t1s):
+        async with self._planning:
+            self.registry.record(sp)
+            self._not_in_use(sp)
+            for volume in await self.store.volumes():
+                if sp in volume.serving or any(t1.home == sp for t1 in volume.t1s):
+                    raise VsError(
+                        "VS3062",
+                        Kind.PRECONDITION,
+                        f"SP {sp} holds objects of volume {volume.name}; move and unserve it first",
+                    )
+            for device in await self.store.devices():
+                if sp in device.paths:
+                    raise VsError(
+                        "VS3063",
+                        Kind.PRECONDITION,
+                        f"SP {sp} has device {device.name}; remove that first",
+                    )
+            await self.registry.forget(sp)
+
+    def _not_in_use(self, sp: SpId) -> None:
+        """VsError while an open operation has a step at the SP."""
+        for live in self.executor.live.values():
+            if any(describe(step)[1] == sp for step in live.plan.steps):
                 raise VsError(
-                    "VS3062",
+                    "VS3064",
                     Kind.PRECONDITION,
-                    f"SP {sp} holds objects of volume {volume.name}; move and unserve it first",
+                    f"operation {live.record.id} ({live.record.kind} of volume "
+                    f"{live.record.volume_name}) works at SP {sp}; wait for it "
+                    f"(`vswitchctl operation watch {live.record.id}`) or cancel it",
                 )
-        for device in await self.store.devices():
-            if sp in device.paths:
-                raise VsError(
-                    "VS3063",
-                    Kind.PRECONDITION,
-                    f"SP {sp} has device {device.name}; remove that first",
-                )
-        await self.registry.forget(sp)
 
     async def open_operations(self) -> list[OperationRecord]:
         """Those that have not ended."""

@@ -10,7 +10,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, time
 from typing import TypeVar
@@ -19,6 +19,7 @@ from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import decode_volume, encode_volume
 from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
 from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord
+from vswitchd.store import refusals
 
 R = TypeVar("R")
 
@@ -29,7 +30,9 @@ CREATE TABLE volume (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INT
                      body TEXT NOT NULL);
 CREATE TABLE history (volume TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL,
                       why TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (volume, version));
-CREATE TRIGGER history_is_append_only BEFORE UPDATE ON history
+CREATE TRIGGER history_never_changes BEFORE UPDATE ON history
+    BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
+CREATE TRIGGER history_never_shrinks BEFORE DELETE ON history
     BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
 CREATE TABLE processor (sp TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE device (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
@@ -77,11 +80,14 @@ class SqliteStore:
                     "run the version that wrote it",
                 )
         except sqlite3.DatabaseError as error:
-            raise VsError(
-                "VS9030",
-                Kind.INTERNAL,
-                f"{self._path} can't be read: {error}; restore it from a copy",
-            ) from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: sqlite3.DatabaseError) -> VsError:
+        return VsError(
+            "VS9030",
+            Kind.INTERNAL,
+            f"{self._path} can't be read: {error}; restore it from a copy",
+        )
 
     async def _do(self, work: Callable[[sqlite3.Connection], R]) -> R:
         """Runs `work` in one transaction on the store's thread."""
@@ -92,10 +98,13 @@ class SqliteStore:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     result = work(self._db)
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    # A COMMIT that fails leaves the transaction open; an error such as a full
+                    # disk may have closed it already.
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
                 return result
             except sqlite3.OperationalError as error:
                 raise VsError(
@@ -103,6 +112,8 @@ class SqliteStore:
                     Kind.INTERNAL,
                     f"{self._path}: {error}; is the disk full or read-only?",
                 ) from None
+            except sqlite3.DatabaseError as error:
+                raise self._unreadable(error) from None
             finally:
                 self._observe(perf_counter() - begun)
 
@@ -135,12 +146,7 @@ class SqliteStore:
             if found == volume.version:
                 return
             if found != expect_version:
-                raise VsError(
-                    "VS3042",
-                    Kind.STALE,
-                    f"volume {volume.name} is at version {found}, not {expect_version}; "
-                    "look again, then decide again",
-                )
+                raise refusals.stale_volume(volume.name, found, expect_version)
             body = encode_volume(volume)
             try:
                 db.execute(
@@ -149,11 +155,7 @@ class SqliteStore:
                     (volume.id, volume.name, volume.version, body),
                 )
             except sqlite3.IntegrityError:
-                raise VsError(
-                    "VS2030",
-                    Kind.EXISTS,
-                    f"there is a volume {volume.name} already; choose another name",
-                ) from None
+                raise refusals.volume_exists(volume.name) from None
             db.execute(
                 "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
                 (volume.id, volume.version, time(), why, body),
@@ -162,7 +164,17 @@ class SqliteStore:
         await self._do(work)
 
     async def delete_volume(self, volume: VolumeId) -> None:
-        await self._do(lambda db: db.execute("DELETE FROM volume WHERE id = ?", (volume,)))
+        def work(db: sqlite3.Connection) -> None:
+            row = db.execute(
+                "DELETE FROM volume WHERE id = ? RETURNING version", (volume,)
+            ).fetchone()
+            if row is not None:
+                db.execute(
+                    "INSERT INTO history VALUES (?, ?, ?, 'deleted', '')",
+                    (volume, row[0] + 1, time()),
+                )
+
+        await self._do(work)
 
     async def processors(self) -> Sequence[ProcessorRecord]:
         rows = await self._do(
@@ -196,11 +208,7 @@ class SqliteStore:
                     (record.id, record.name, body),
                 )
             except sqlite3.IntegrityError:
-                raise VsError(
-                    "VS2031",
-                    Kind.EXISTS,
-                    f"there is a device {record.name} already; choose another --name",
-                ) from None
+                raise refusals.device_exists(record.name) from None
 
         await self._do(work)
 
@@ -230,19 +238,16 @@ class SqliteStore:
         return await self._do(work)
 
     async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
-        body = json.dumps(asdict(replace(record)))
+        body = json.dumps(asdict(record))
 
         def work(db: sqlite3.Connection) -> None:
             changed = db.execute(
-                "UPDATE operation SET cursor = ?, body = ? WHERE id = ? AND cursor = ?",
-                (record.cursor, body, record.id, expect_cursor),
+                "UPDATE operation SET cursor = ?, body = ?"
+                " WHERE id = ? AND (cursor = ? OR body = ?)",
+                (record.cursor, body, record.id, expect_cursor, body),
             ).rowcount
             if not changed:
-                raise VsError(
-                    "VS3043",
-                    Kind.STALE,
-                    f"operation {record.id} was moved on by another controller",
-                )
+                raise refusals.operation_moved(record.id)
 
         await self._do(work)
 

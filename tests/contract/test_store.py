@@ -1,0 +1,133 @@
+"""One contract over every store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.objects import T1, DeviceId, Extent, Leaf, SpId, T1Id, Volume, VolumeId
+from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord, Store
+from vswitchd.store.memory import MemoryStore
+from vswitchd.store.sqlite import SqliteStore
+
+A, B = SpId("sp-a"), SpId("sp-b")
+DB = VolumeId("db")
+DISK = DeviceRecord(DeviceId("d"), "disk", 1 << 30, 1 << 20, {A: "file:/x"})
+
+
+def volume(name: str = "db", version: int = 1) -> Volume:
+    t1 = T1(T1Id("t-1"), VolumeId(name), 4096, (Extent(DeviceId("d"), 4 << 20, 1 << 20),), A)
+    leaf = Leaf(t1.id, 4096)
+    return Volume(VolumeId(name), name, 4096, version, version, leaf, (t1,), (A,), A)
+
+
+def operation(number: int, request_id: str = "") -> OperationRecord:
+    return OperationRecord(
+        f"op-{number}", request_id, "grow", DB, "db", "running", "{}", 0, 0, float(number)
+    )
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path)
+    yield opened
+    await opened.close()
+
+
+async def test_a_cluster_keeps_its_id_and_its_term_rises(store: Store) -> None:
+    assert await store.cluster_id() == await store.cluster_id() != ""
+    assert [await store.term(), await store.raise_term(), await store.raise_term()] == [0, 1, 2]
+    assert await store.term() == 2
+
+
+async def test_a_volume_moves_by_compare_and_swap(store: Store) -> None:
+    await store.put_volume(volume(), expect_version=None, why="create")
+    await store.put_volume(volume(version=3), expect_version=1, why="grow")
+    # Said once more after a crash, with what was expected then.
+    await store.put_volume(volume(version=3), expect_version=1, why="grow")
+    for late in (None, 1, 2):
+        with pytest.raises(VsError) as stale:
+            await store.put_volume(volume(version=4), expect_version=late, why="late")
+        assert stale.value.kind is Kind.STALE
+    assert list(await store.volumes()) == [volume(version=3)]
+
+
+async def test_what_is_absent_cannot_be_expected(store: Store) -> None:
+    with pytest.raises(VsError) as stale:
+        await store.put_volume(volume(version=2), expect_version=1, why="of a ghost")
+    assert stale.value.kind is Kind.STALE
+    assert list(await store.volumes()) == []
+
+
+async def test_names_of_volumes_are_unique(store: Store) -> None:
+    await store.put_volume(volume(), expect_version=None, why="create")
+    twin = replace(volume(), id=VolumeId("other"))
+    with pytest.raises(VsError) as taken:
+        await store.put_volume(twin, expect_version=None, why="create")
+    assert taken.value.kind is Kind.EXISTS and "db" in taken.value.message
+    await store.delete_volume(DB)
+    await store.delete_volume(DB)
+    await store.put_volume(twin, expect_version=None, why="create")
+    assert list(await store.volumes()) == [twin]
+
+
+async def test_lists_are_ordered_by_name(store: Store) -> None:
+    for name in ("zeta", "alpha", "mid"):
+        await store.put_volume(volume(name), expect_version=None, why="create")
+        await store.put_device(replace(DISK, id=DeviceId(name), name=name))
+        await store.put_processor(ProcessorRecord(SpId(name), "1", "v", "p", "n", "0"))
+    assert [v.name for v in await store.volumes()] == ["alpha", "mid", "zeta"]
+    assert [d.name for d in await store.devices()] == ["alpha", "mid", "zeta"]
+    assert [p.sp for p in await store.processors()] == ["alpha", "mid", "zeta"]
+
+
+async def test_an_sp_is_replaced_and_forgotten(store: Store) -> None:
+    first = ProcessorRecord(A, "1", "h:1", "h:2", "h:3", "0.1")
+    await store.put_processor(first)
+    await store.put_processor(replace(first, incarnation="2", vsm_address="h:9"))
+    assert list(await store.processors()) == [replace(first, incarnation="2", vsm_address="h:9")]
+    await store.delete_processor(A)
+    await store.delete_processor(A)
+    assert list(await store.processors()) == []
+
+
+async def test_a_device_keeps_its_paths_and_its_name_to_itself(store: Store) -> None:
+    await store.put_device(DISK)
+    both = replace(DISK, paths={A: "file:/x", B: "nbd://h/x"})
+    await store.put_device(both)
+    assert list(await store.devices()) == [both]
+    with pytest.raises(VsError) as taken:
+        await store.put_device(replace(DISK, id=DeviceId("e")))
+    assert taken.value.kind is Kind.EXISTS
+    await store.delete_device(DISK.id)
+    assert list(await store.devices()) == []
+
+
+async def test_one_request_makes_one_operation(store: Store) -> None:
+    first = await store.add_operation(operation(1, "r"))
+    assert await store.add_operation(operation(2, "r")) == first
+    assert await store.add_operation(operation(1)) == first, "and one id"
+    # Requests without an id are each their own.
+    await store.add_operation(operation(3))
+    await store.add_operation(operation(4))
+    assert [o.id for o in await store.operations()] == ["op-1", "op-3", "op-4"], "oldest first"
+
+
+async def test_the_journal_moves_by_compare_and_swap(store: Store) -> None:
+    first = await store.add_operation(operation(1))
+    moved = replace(first, cursor=2, copied=7, waiting_for="SP sp-a")
+    await store.update_operation(moved, expect_cursor=0)
+    await store.update_operation(moved, expect_cursor=0)  # the answer was lost
+    for stale in (replace(first, cursor=1), replace(moved, state="done")):
+        with pytest.raises(VsError) as refused:
+            await store.update_operation(stale, expect_cursor=0)
+        assert refused.value.kind is Kind.STALE
+    with pytest.raises(VsError):
+        await store.update_operation(operation(9), expect_cursor=0)
+    done = replace(moved, cursor=5, state="done", ended=9.5)
+    await store.update_operation(done, expect_cursor=2)
+    assert list(await store.operations()) == [done]

@@ -1,0 +1,75 @@
+"""What an SP holds against what the store says it should. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from vswitchd.model.objects import T2, SpId, T1Id, Volume, VolumeId, project
+from vswitchd.model.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What to do at one SP about one volume: a tree to push, or the tree to take away, and T1
+    objects that nothing refers to."""
+
+    push: T2 | None = None
+    remove: bool = False
+    leftovers: tuple[T1Id, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.push is not None or self.remove or bool(self.leftovers)
+
+
+def volumes_at(view: View, volumes: Iterable[Volume]) -> list[VolumeId]:
+    """Every volume that the SP holds something of, or should."""
+    held = {t1.t1.volume for t1 in view.t1s} | {t2.t2.volume for t2 in view.t2s}
+    return sorted(held | {volume.id for volume in volumes if view.sp in volume.serving})
+
+
+def drift(
+    view: View,
+    volume_id: VolumeId,
+    volume: Volume | None,
+    peers: Mapping[SpId, str],
+    views: Collection[View],
+) -> Drift:
+    """The difference for a volume that no operation is changing; `volume` None: the store has
+    none. A T1 object that some tree in `views` still refers to here is left for a later look:
+    references go first."""
+    serves = volume is not None and view.sp in volume.serving
+    remove = not serves and any(held.t2.volume == volume_id for held in view.t2s)
+    homes = {t1.id: t1.home for t1 in volume.t1s} if volume is not None else {}
+    referred = {
+        t1
+        for other in views
+        if not (remove and other.sp == view.sp)
+        for held in other.t2s
+        if held.t2.volume == volume_id
+        for t1, home in held.t2.homes.items()
+        if home == view.sp
+    }
+    return Drift(
+        push=_push(view, volume, peers) if volume is not None and serves else None,
+        remove=remove,
+        leftovers=tuple(
+            held.t1.id
+            for held in view.t1s
+            if held.t1.volume == volume_id
+            and homes.get(held.t1.id) != view.sp
+            and held.t1.id not in referred
+        ),
+    )
+
+
+def _push(view: View, volume: Volume, peers: Mapping[SpId, str]) -> T2 | None:
+    try:
+        t2 = project(volume, view.sp, dict(peers))
+    except KeyError:
+        return None  # a peer that never registered: nothing could be reached by it
+    held = view.t2(volume.id)
+    if held is None or held.t2.version < volume.version:
+        return t2
+    # A peer came back at another address: the same tree, told anew.
+    return t2 if held.t2.version == volume.version and held.t2.peers != t2.peers else None

@@ -1,0 +1,33 @@
+"""What every store refuses, in the same words."""
+
+from __future__ import annotations
+
+from vswitchd.errors import Kind, VsError
+
+
+def stale_volume(name: str, found: int | None, expected: int | None) -> VsError:
+    """The stored version is another than the one that was decided upon."""
+    return VsError(
+        "VS3042",
+        Kind.STALE,
+        f"volume {name} is at version {found}, not {expected}; look again, then decide again",
+    )
+
+
+def volume_exists(name: str) -> VsError:
+    """Names of volumes are unique."""
+    return VsError("VS2030", Kind.EXISTS, f"there is a volume {name} already; choose another name")
+
+
+def device_exists(name: str) -> VsError:
+    """Names of devices are unique."""
+    return VsError(
+        "VS2031", Kind.EXISTS, f"there is a device {name} already; choose another --name"
+    )
+
+
+def operation_moved(operation: str) -> VsError:
+    """The journal's cursor is not where it was left."""
+    return VsError(
+        "VS3043", Kind.STALE, f"operation {operation} was moved on by another controller"
+    )
