@@ -80,7 +80,7 @@ def test_every_mutation_has_a_dry_run_that_prints_the_plan(
     ran = ctl("volume", *words.split(" "), "--dry-run")
     assert ran.status == 0
     assert fake.started()[1].dry_run
-    assert [line.rstrip() for line in ran.out.splitlines()] == [
+    assert ran.out.splitlines() == [
         "db1: mirror_add from tree version 12, 2 steps, 20G to copy",
         "   step    where  object  copy",
         "1  put_t1  sp-b   t-02    -",

@@ -50,18 +50,12 @@ class Client:
     def __init__(self, address: str) -> None:
         self._who = f"the controller at {address}"
         # Reconnecting every second at the slowest: somebody is looking at the screen.
-        self._channel = grpc.insecure_channel(
-            address, options=[("grpc.max_reconnect_backoff_ms", 1000)]
-        )
-        self.volumes = volume_pb2_grpc.VolumeServiceStub(self._channel)
-        self.devices = device_pb2_grpc.DeviceServiceStub(self._channel)
-        self.processors = processor_pb2_grpc.ProcessorServiceStub(self._channel)
-        self.operations = operation_pb2_grpc.OperationServiceStub(self._channel)
-        self.cluster = cluster_pb2_grpc.ClusterServiceStub(self._channel)
-
-    def close(self) -> None:
-        """Ends the connection."""
-        self._channel.close()
+        channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
+        self.volumes = volume_pb2_grpc.VolumeServiceStub(channel)
+        self.devices = device_pb2_grpc.DeviceServiceStub(channel)
+        self.processors = processor_pb2_grpc.ProcessorServiceStub(channel)
+        self.operations = operation_pb2_grpc.OperationServiceStub(channel)
+        self.cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
 
     def call(self, method: Callable[..., A], request: object) -> A:
         """One call with a deadline."""

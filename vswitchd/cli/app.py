@@ -63,6 +63,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VsError as error:
         note(f"vswitchctl: {error}")
         return EXIT[error.kind]
-    finally:
-        context.close()
     return 0

@@ -42,21 +42,18 @@ class Output(StrEnum):
 
 
 class Context:
-    """One invocation's settings, from the options in front of the noun."""
+    """One invocation's settings, from the options in front of the noun.
+
+    The connection ends with the process: grpc's close waits for a call that Ctrl-C broke into.
+    """
 
     address = "127.0.0.1:9440"
     _client: Client | None = None
 
     def connect(self, address: str) -> None:
         """Names the controller that `client` will be one of."""
-        self.close()
         self.address = address
-
-    def close(self) -> None:
-        """Ends the connection, if there is one."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._client = None
 
     @property
     def client(self) -> Client:

@@ -12,7 +12,7 @@ from vswitchd.cli.context import Output, context, dump, note, plain
 from vswitchd.errors import Kind, VsError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from vswitchd.api.client import operation_pb2
 
@@ -29,7 +29,8 @@ def follow(operation: operation_pb2.Operation, seconds: float | None, output: Ou
     bar = _bar(operation.total_bytes > 0, quiet=output is not Output.TABLE)
     try:
         with bar:
-            task = bar.add_task("", total=None, completed=operation.copied_bytes)
+            # What was copied before we looked does not count towards the rate.
+            task = bar.add_task(_what(last), total=None, completed=last.copied_bytes)
             for last in context.client.watch(name, seconds):
                 _advance(bar, task, last)
         problem = _failure(last)
@@ -94,14 +95,18 @@ def _bar(copies: bool, quiet: bool) -> Progress:
     )
 
 
-def _advance(bar: Progress, task: object, operation: operation_pb2.Operation) -> None:
+def _what(operation: operation_pb2.Operation) -> str:
+    """What it is doing, or what it waits for."""
     what = f"{operation.kind} {operation.volume}"
     if operation.waiting_for:
-        what += f": waiting for {operation.waiting_for}"
-    elif running := [s for s in operation.steps if render.enum_text(s, "state") == "running"]:
-        what += f": {running[0].kind}"
+        return f"{what}: waiting for {operation.waiting_for}"
+    running = [s.kind for s in operation.steps if render.enum_text(s, "state") == "running"]
+    return f"{what}: {running[0]}" if running else what
+
+
+def _advance(bar: Progress, task: TaskID, operation: operation_pb2.Operation) -> None:
     if operation.total_bytes:
         done, total = operation.copied_bytes, operation.total_bytes
     else:
         done, total = render.steps_done(operation), len(operation.steps)
-    bar.update(task, description=what, completed=done, total=total)  # type: ignore[arg-type]
+    bar.update(task, description=_what(operation), completed=done, total=total)

@@ -61,7 +61,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     made = Table(*columns, box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
     for row in rows:
         made.add_row(*(_styled(cell) if cell in STYLES else cell for cell in row))
-    console().print(made)
+    out = console()
+    with out.capture() as captured:
+        out.print(made)
+    # The last column's padding is of no use.
+    sys.stdout.writelines(f"{row.rstrip()}\n" for row in captured.get().splitlines())
 
 
 def enum_text(message: Message, field: str) -> str:
