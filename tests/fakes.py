@@ -1,0 +1,332 @@
+"""SPs, a store and a clock for tests of the controller: all in memory, all obedient.
+
+SPs are `tests.prop.cluster.Cluster`, which refuses whatever breaks an order of coherency.md;
+here it is put behind the controller's ports, with SPs that go away, come back and refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tests.prop.cluster import Cluster
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.objects import (
+    T1,
+    T2,
+    DeviceId,
+    LegState,
+    Mirror,
+    Node,
+    Path,
+    SpId,
+    T1Id,
+    Volume,
+    VolumeId,
+    at,
+    node_size,
+)
+from vswitchd.model.view import Affected, CopyState, CopyView, DeviceView, View
+from vswitchd.ports import OperationRecord, ProcessorRecord
+from vswitchd.restructure import mvsm
+from vswitchd.restructure.steps import (
+    ActivateT2,
+    AdoptT1,
+    Commit,
+    Copy,
+    DeleteT1,
+    DropReference,
+    FenceT1,
+    Forget,
+    PutT1,
+    RemoveT2,
+    StageT2,
+    Step,
+)
+from vswitchd.store.memory import MemoryStore
+
+
+async def until(what: str, true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Lets everything else run until `true()` is; AssertionError at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await asyncio.sleep(0)
+
+
+class FakeClock:
+    """Time that passes only while somebody sleeps, and then at once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now + 1e9
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+def unreachable(sp: SpId) -> VsError:
+    return VsError("VS5001", Kind.UNREACHABLE, f"SP {sp} can't be reached; is it running?")
+
+
+@dataclass
+class Life:
+    """What an SP loses when it restarts."""
+
+    incarnation: str
+    mvsm_term: int | None = None
+    copies: dict[tuple[VolumeId, Path], CopyView] = field(default_factory=dict)
+
+
+class FakeSps:
+    """`ports.Processors` over a model cluster."""
+
+    def __init__(self, devices: Mapping[str, Mapping[str, int]]) -> None:
+        self.cluster = Cluster.of(devices)
+        self.lives = {sp: Life(f"{sp}-1") for sp in self.cluster.sps}
+        self.terms: dict[SpId, int] = {}
+        #: SPs that do not answer.
+        self.down: set[SpId] = set()
+        #: (SP, method) -> what it answers instead of doing it.
+        self.refuses: dict[tuple[SpId, str], VsError] = {}
+        #: Copies go on at every look, unless held.
+        self.hold_copies = False
+        self.calls: Counter[tuple[SpId, str]] = Counter()
+        #: Devices that an SP was told to open again.
+        self.reopened: list[tuple[SpId, DeviceId]] = []
+        self.closed: set[tuple[SpId, DeviceId]] = set()
+
+    def record(self, sp: SpId) -> ProcessorRecord:
+        life = self.lives[sp].incarnation
+        return ProcessorRecord(sp, life, f"{sp}:9450", f"{sp}:9460", f"{sp}:10809", "0")
+
+    def restart(self, sp: SpId) -> None:
+        """A new life: what was only in memory is gone."""
+        number = int(self.lives[sp].incarnation.rpartition("-")[2])
+        self.lives[sp] = Life(f"{sp}-{number + 1}")
+
+    def connect(self, record: ProcessorRecord, cluster: str, term: int) -> FakeSp:
+        return FakeSp(self, record.sp, term)
+
+    def snapshot(self) -> dict[str, object]:
+        """Everything that SPs hold, to compare."""
+        return {
+            sp.name: (
+                sorted((t1.id, t1.home, epoch) for t1, epoch in sp.t1s.values()),
+                sorted((t2.volume, t2.version, t2.epoch) for t2 in sp.active.values()),
+                sorted((t2.volume, t2.version) for t2 in sp.staged.values()),
+            )
+            for sp in self.cluster.sps.values()
+        }
+
+
+class FakeSp:
+    """`ports.Processor`: one call each, as the VSM answers."""
+
+    def __init__(self, world: FakeSps, sp: SpId, term: int) -> None:
+        self._world = world
+        self._sp = sp
+        self._term = term
+
+    async def _admit(self, method: str) -> Life:
+        world, sp = self._world, self._sp
+        await asyncio.sleep(0)
+        world.calls[sp, method] += 1
+        if sp in world.down:
+            raise unreachable(sp)
+        if self._term < world.terms.get(sp, 0):
+            raise VsError("VS3023", Kind.STALE, f"term {self._term} is over")
+        if self._term > world.terms.get(sp, 0):
+            world.terms[sp] = self._term
+            world.lives[sp].mvsm_term = None
+        if (sp, method) in world.refuses:
+            raise world.refuses[sp, method]
+        return world.lives[sp]
+
+    async def _apply(self, method: str, step: Step) -> None:
+        await self._admit(method)
+        self._world.cluster.apply(step)
+
+    async def view(self) -> View:
+        life = await self._admit("view")
+        if not self._world.hold_copies:
+            for key, copy in life.copies.items():
+                life.copies[key] = self._advanced(copy)
+        view = next(v for v in self._world.cluster.views() if v.sp == self._sp)
+        return replace(
+            view,
+            incarnation=life.incarnation,
+            term=self._world.terms.get(self._sp, 0),
+            mvsm_active=life.mvsm_term is not None,
+            copies=tuple(life.copies.values()),
+            devices=tuple(
+                replace(d, up=False, free=(), error="gone")
+                if (self._sp, d.id) in self._world.closed
+                else d
+                for d in view.devices
+            ),
+        )
+
+    def _advanced(self, copy: CopyView) -> CopyView:
+        """Half of it, then all."""
+        if copy.state is not CopyState.RUNNING:
+            return copy
+        if copy.copied == 0:
+            return replace(copy, copied=copy.total // 2)
+        t2 = self._world.cluster.sps[self._sp].active[copy.volume]
+        self._world.cluster.apply(Copy(self._sp, copy.volume, t2.version, copy.path, copy.total))
+        return replace(copy, state=CopyState.DONE, copied=copy.total)
+
+    async def add_device(self, uri: str, size: int, device: DeviceId) -> DeviceView:
+        await self._admit("add_device")
+        model = self._world.cluster.sps[self._sp]
+        known = DeviceId(uri.removeprefix("file:/"))
+        if known in model.devices:
+            self._world.closed.discard((self._sp, known))
+            self._world.reopened.append((self._sp, known))
+        else:
+            model.devices[known] = size
+        view = next(v for v in self._world.cluster.views() if v.sp == self._sp).device(known)
+        assert view is not None
+        return view
+
+    async def remove_device(self, device: DeviceId) -> None:
+        await self._admit("remove_device")
+        self._world.cluster.sps[self._sp].devices.pop(device, None)
+
+    async def put_t1(self, t1: T1, epoch: int) -> None:
+        await self._apply("put_t1", PutT1(t1, epoch))
+
+    async def adopt_t1(self, t1: T1, epoch: int) -> None:
+        await self._apply("adopt_t1", AdoptT1(t1, epoch))
+
+    async def fence_t1(self, t1: T1Id, epoch: int) -> None:
+        await self._apply("fence_t1", FenceT1(self._sp, t1, epoch))
+
+    async def delete_t1(self, t1: T1Id) -> None:
+        await self._apply("delete_t1", DeleteT1(self._sp, t1))
+
+    async def stage_t2(self, t2: T2) -> None:
+        await self._apply("stage_t2", StageT2(t2))
+        active = self._world.cluster.sps[self._sp].active
+        known = active.get(t2.volume)
+        if known is not None and known.version == t2.version:
+            active[t2.volume] = t2  # the same tree with other addresses
+
+    async def activate_t2(self, volume: VolumeId, version: int) -> float:
+        life = await self._admit("activate_t2")
+        model = self._world.cluster.sps[self._sp]
+        held = {t2.version for t2 in (model.staged.get(volume), model.active.get(volume)) if t2}
+        if version not in held:
+            raise VsError("VS3025", Kind.PRECONDITION, f"no version {version} of {volume} staged")
+        self._world.cluster.apply(ActivateT2(self._sp, volume, version))
+        root = model.active[volume].root
+        life.copies = {
+            key: copy
+            for key, copy in life.copies.items()
+            if key[0] != volume or _is_write_only(root, key[1])
+        }
+        return 0.001
+
+    async def remove_t2(self, volume: VolumeId) -> None:
+        await self._apply("remove_t2", RemoveT2(self._sp, volume))
+
+    async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
+        await self._apply("drop_reference", DropReference(self._sp, volume, t1))
+
+    async def start_copy(self, volume: VolumeId, path: Path) -> None:
+        life = await self._admit("start_copy")
+        t2 = self._world.cluster.sps[self._sp].active[volume]
+        assert t2.owner == self._sp and _is_write_only(t2.root, path)
+        found = life.copies.get((volume, path))
+        if found is None or found.state is CopyState.FAILED:
+            total = node_size(at(t2.root, path[:-1]))
+            life.copies[volume, path] = CopyView(volume, path, CopyState.RUNNING, 0, total)
+
+    async def stop_copy(self, volume: VolumeId, path: Path) -> None:
+        (await self._admit("stop_copy")).copies.pop((volume, path), None)
+
+    async def activate_mvsm(self) -> None:
+        (await self._admit("activate_mvsm")).mvsm_term = self._term
+
+    async def deactivate_mvsm(self) -> None:
+        (await self._admit("deactivate_mvsm")).mvsm_term = None
+
+    async def determine(
+        self, current: Volume | None, target: Volume | None
+    ) -> tuple[Affected, ...]:
+        life = await self._admit("determine")
+        if life.mvsm_term != self._term:
+            raise VsError("VS3026", Kind.PRECONDITION, f"the MVSM of {self._sp} is not active")
+        return mvsm.determine(current, target)
+
+
+def _is_write_only(root: Node, path: Path) -> bool:
+    try:
+        parent = at(root, path[:-1])
+        return isinstance(parent, Mirror) and parent.legs[path[-1]].state is LegState.WRITE_ONLY
+    except IndexError:
+        return False
+
+
+class CrashingStore(MemoryStore):
+    """A store whose controller can die at its n-th write, before or after it is made, and
+    that tells the model cluster of commit records."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+        self.writes = 0
+        #: The write that is the last of this controller, and whether it is made.
+        self.crash_at: int | None = None
+        self.crash_after = True
+        self.crashed = asyncio.Event()
+        #: What writes raise instead of being made.
+        self.broken: VsError | None = None
+
+    async def _turn(self, *, after: bool) -> None:
+        if not after:
+            self.writes += 1
+            if self.broken is not None:
+                raise self.broken
+        if self.writes == self.crash_at and after == self.crash_after:
+            self.crashed.set()
+            await asyncio.Event().wait()  # nobody goes on from here
+        await asyncio.sleep(0)
+
+    def revive(self) -> None:
+        """Another controller takes over."""
+        self.crash_at = None
+        self.crashed = asyncio.Event()
+
+    async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
+        await self._turn(after=False)
+        await super().put_volume(volume, expect_version=expect_version, why=why)
+        self._cluster.apply(Commit(volume))
+        await self._turn(after=True)
+
+    async def delete_volume(self, volume: VolumeId) -> None:
+        await self._turn(after=False)
+        await super().delete_volume(volume)
+        self._cluster.apply(Forget(volume))
+        await self._turn(after=True)
+
+    async def add_operation(self, record: OperationRecord) -> OperationRecord:
+        await self._turn(after=False)
+        added = await super().add_operation(record)
+        await self._turn(after=True)
+        return added
+
+    async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
+        await self._turn(after=False)
+        await super().update_operation(record, expect_cursor=expect_cursor)
+        await self._turn(after=True)
