@@ -199,6 +199,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "No error has this code.",
         "Codes are VS and four digits, as they stand at the front of an error's text.",
     ),
+    "VS2051": (
+        "The SP that --sp names holds no T2 object of this volume: it does not serve the volume, "
+        "or is down.",
+        "Name one of the SPs in the message, or leave --sp away.",
+    ),
     # 3: the state does not allow it now.
     "VS3010": (
         "The request needs an SP that has not been heard: it homes a part of the volume, serves "

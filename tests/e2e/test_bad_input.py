@@ -25,7 +25,9 @@ USAGE, NOT_FOUND, PRECONDITION, UNSAFE, UNREACHABLE = 2, 3, 4, 5, 6
 @pytest.fixture(scope="module")
 def one(shared: Cluster) -> Cluster:
     """A cluster with one mirrored volume `db`, stamped at both ends."""
-    shared.ctl("volume", "create", "db", "--size", str(SIZE), "--layout", "mirror(sp-a, sp-b)")
+    shared.ctl(
+        "volume", "create", "db", "--size", str(SIZE), "--layout", "mirror(sp-a/a0, sp-b/b0)"
+    )
     with Client(shared.sps["sp-a"].addresses["--nbd"], "db") as client:
         client.write(0, b"first".ljust(4096, b"."))
         client.write(SIZE - 4096, b"last".ljust(4096, b"."))

@@ -63,6 +63,22 @@ def test_a_port_in_use_is_named(two: Cluster, option: str) -> None:
     assert option.removeprefix("--") in said
 
 
+def test_a_second_controller_cannot_share_the_port(two: Cluster) -> None:
+    taken = two.controller.addresses["--listen"]
+    state = str(two.root / "second")
+    argv = ("controller", "--state", state, "--listen", taken, "--metrics", ANY)
+    done = subprocess.run(
+        [sys.executable, "-m", "vswitchd", *argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "VS3031" in done.stderr
+    assert taken in done.stderr
+
+
 def test_a_state_directory_has_one_sp_and_one_process(two: Cluster) -> None:
     state = str(two.sps["sp-a"].state)
     alive = two.sps["sp-a"].state / "endpoints.json"

@@ -75,6 +75,7 @@ def test_claim_3_move_by_a_twin() -> None:
         "fence_t1@c",
         "commit@",
         "activate_t2@b",
+        "await_sync@b",
         "stage_t2@b",
         "fence_t1@a",
         "fence_t1@c",

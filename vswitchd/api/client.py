@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import grpc
 
 from vswitchd.api.errors import from_rpc
+from vswitchd.errors import Kind, VsError
 from vswitchd.rpc import (
     cluster_pb2,
     cluster_pb2_grpc,
+    common_pb2,
     device_pb2,
     device_pb2_grpc,
     operation_pb2,
@@ -24,6 +27,7 @@ from vswitchd.rpc import (
 __all__ = [
     "Client",
     "cluster_pb2",
+    "common_pb2",
     "device_pb2",
     "operation_pb2",
     "processor_pb2",
@@ -31,22 +35,27 @@ __all__ = [
 ]
 
 A = TypeVar("A")
+T = TypeVar("T")
 
 #: Seconds for one call: a request is planned while its caller waits.
 DEADLINE = 30.0
 
+#: Seconds that a watch waits for a controller that has gone away to come back.
+PATIENCE = 60.0
+
 
 class Client:
-    """The controller at an address. Calls raise VsError."""
+    """The controller at an address (host:port). Calls raise VsError."""
 
     def __init__(self, address: str) -> None:
         self._who = f"the controller at {address}"
-        self._channel = grpc.insecure_channel(address)
-        self.volumes = volume_pb2_grpc.VolumeServiceStub(self._channel)
-        self.devices = device_pb2_grpc.DeviceServiceStub(self._channel)
-        self.processors = processor_pb2_grpc.ProcessorServiceStub(self._channel)
-        self.operations = operation_pb2_grpc.OperationServiceStub(self._channel)
-        self.cluster = cluster_pb2_grpc.ClusterServiceStub(self._channel)
+        # Reconnecting every second at the slowest: somebody is looking at the screen.
+        channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 1000)])
+        self.volumes = volume_pb2_grpc.VolumeServiceStub(channel)
+        self.devices = device_pb2_grpc.DeviceServiceStub(channel)
+        self.processors = processor_pb2_grpc.ProcessorServiceStub(channel)
+        self.operations = operation_pb2_grpc.OperationServiceStub(channel)
+        self.cluster = cluster_pb2_grpc.ClusterServiceStub(channel)
 
     def call(self, method: Callable[..., A], request: object) -> A:
         """One call with a deadline."""
@@ -55,54 +64,103 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc(error, self._who) from None
 
+    def pages(
+        self,
+        method: Callable[..., Any],
+        request: Callable[[str], object],
+        items: Callable[[Any], Iterable[T]],
+    ) -> list[T]:
+        """A whole list: `request` makes the one for a page token, `items` takes an answer apart."""
+        found: list[T] = []
+        token = ""
+        while True:
+            answer = self.call(method, request(token))
+            found += items(answer)
+            token = answer.next_page_token
+            if not token:
+                return found
+
     def status(self) -> cluster_pb2.ClusterStatus:
+        """The cluster on one screen."""
         return self.call(self.cluster.GetStatus, cluster_pb2.GetStatusRequest())
 
     def volume(self, name: str) -> volume_pb2.Volume:
+        """The volume of that name, its T2 objects collected afresh."""
         return self.call(self.volumes.GetVolume, volume_pb2.GetVolumeRequest(name=name))
 
     def all_volumes(self) -> list[volume_pb2.Volume]:
-        found: list[volume_pb2.Volume] = []
-        token = ""
-        while True:
-            request = volume_pb2.ListVolumesRequest(page_token=token)
-            answer = self.call(self.volumes.ListVolumes, request)
-            found += answer.volumes
-            token = answer.next_page_token
-            if not token:
-                return found
+        """Every volume."""
+        return self.pages(
+            self.volumes.ListVolumes,
+            lambda token: volume_pb2.ListVolumesRequest(page_token=token),
+            lambda answer: answer.volumes,
+        )
 
     def all_devices(self) -> list[device_pb2.Device]:
-        found: list[device_pb2.Device] = []
-        token = ""
-        while True:
-            request = device_pb2.ListDevicesRequest(page_token=token)
-            answer = self.call(self.devices.ListDevices, request)
-            found += answer.devices
-            token = answer.next_page_token
-            if not token:
-                return found
+        """Every device."""
+        return self.pages(
+            self.devices.ListDevices,
+            lambda token: device_pb2.ListDevicesRequest(page_token=token),
+            lambda answer: answer.devices,
+        )
 
     def all_processors(self) -> list[processor_pb2.Processor]:
-        found: list[processor_pb2.Processor] = []
-        token = ""
-        while True:
-            request = processor_pb2.ListProcessorsRequest(page_token=token)
-            answer = self.call(self.processors.ListProcessors, request)
-            found += answer.processors
-            token = answer.next_page_token
-            if not token:
-                return found
+        """Every SP."""
+        return self.pages(
+            self.processors.ListProcessors,
+            lambda token: processor_pb2.ListProcessorsRequest(page_token=token),
+            lambda answer: answer.processors,
+        )
+
+    def all_operations(self, volume: str, open_only: bool) -> list[operation_pb2.Operation]:
+        """Operations, the newest first: of one volume unless that is empty."""
+        return self.pages(
+            self.operations.ListOperations,
+            lambda token: operation_pb2.ListOperationsRequest(
+                volume=volume, open_only=open_only, page_token=token
+            ),
+            lambda answer: answer.operations,
+        )
 
     def operation(self, operation_id: str) -> operation_pb2.Operation:
+        """The operation of that id."""
         request = operation_pb2.GetOperationRequest(operation_id=operation_id)
         return self.call(self.operations.GetOperation, request)
 
     def watch(self, operation_id: str, seconds: float | None) -> Iterator[operation_pb2.Operation]:
         """The operation whenever it changes, until it has ended or `seconds` are over (VsError
-        TIMEOUT)."""
+        TIMEOUT). A controller that goes away meanwhile is waited for: operations outlive it."""
         request = operation_pb2.GetOperationRequest(operation_id=operation_id)
+        ends = None if seconds is None else time.monotonic() + seconds
+
+        def left(most: float | None = None) -> float | None:
+            if ends is None:
+                return most
+            rest = max(ends - time.monotonic(), 0.0)
+            return rest if most is None else min(rest, most)
+
+        while True:
+            try:
+                yield from self.operations.WatchOperation(request, timeout=left())
+                return
+            except grpc.RpcError as error:
+                gone = from_rpc(error, self._who)
+            if gone.kind is not Kind.UNREACHABLE:
+                raise gone
+            self._await(request, left(PATIENCE), gone, late=lambda: left() == 0.0)
+
+    def _await(
+        self,
+        request: operation_pb2.GetOperationRequest,
+        seconds: float | None,
+        gone: VsError,
+        late: Callable[[], bool],
+    ) -> None:
+        """Returns when the controller answers again; else `gone`, or what is wrong now."""
         try:
-            yield from self.operations.WatchOperation(request, timeout=seconds)
+            self.operations.GetOperation(request, timeout=seconds, wait_for_ready=True)
         except grpc.RpcError as error:
-            raise from_rpc(error, self._who) from None
+            problem = from_rpc(error, self._who)
+            if problem.kind is Kind.TIMEOUT and not late():
+                raise gone from None
+            raise problem from None

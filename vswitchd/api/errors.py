@@ -55,7 +55,8 @@ def from_rpc(error: grpc.RpcError, who: str) -> VsError:
     told = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     code = error.code() if told else grpc.StatusCode.UNKNOWN
     text = str(error.details() if told else error)
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # A server that ends cancels the calls that it still has; our own cancelled calls raise nothing.
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return VsError("VS5001", Kind.UNREACHABLE, f"{who} can't be reached; is it running?")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return VsError("VS5002", Kind.TIMEOUT, f"{who} did not answer in time; try again")

@@ -28,6 +28,8 @@ OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+#: For servers. Without the last, two processes could share a port, and each get some calls.
+SERVER_OPTIONS = [*OPTIONS, ("grpc.so_reuseport", 0)]
 
 Q = TypeVar("Q")
 A = TypeVar("A")

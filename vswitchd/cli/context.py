@@ -1,4 +1,4 @@
-"""What every command shares: the client, how to print, how to wait, exit statuses."""
+"""What every command shares: the client, how to print, exit statuses."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ EXIT = {
     Kind.INTERNAL: 1,
 }
 
+#: Seconds between two looks of --watch.
+INTERVAL = 2.0
+
 
 class Output(StrEnum):
     """How results are printed."""
@@ -39,10 +42,18 @@ class Output(StrEnum):
 
 
 class Context:
-    """One invocation's settings, from the options in front of the noun."""
+    """One invocation's settings, from the options in front of the noun.
+
+    The connection ends with the process: grpc's close waits for a call that Ctrl-C broke into.
+    """
 
     address = "127.0.0.1:9440"
     _client: Client | None = None
+
+    def connect(self, address: str) -> None:
+        """Names the controller that `client` will be one of."""
+        self.address = address
+        self._client = None
 
     @property
     def client(self) -> Client:
@@ -72,13 +83,14 @@ def plain(message: Message) -> Any:
 
 
 def dump(value: Any, output: Output) -> None:
-    """Data for programs, on stdout."""
+    """Data for programs, on stdout; several looks of --watch make a stream of documents."""
     if output is Output.JSON:
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
     else:
         import yaml
 
-        sys.stdout.write(yaml.safe_dump(value, sort_keys=False))
+        yaml.safe_dump(value, sys.stdout, sort_keys=False, allow_unicode=True, explicit_start=True)
+    sys.stdout.flush()
 
 
 def show(messages: Message | Sequence[Message], output: Output, table: Callable[[], None]) -> None:
@@ -92,10 +104,13 @@ def show(messages: Message | Sequence[Message], output: Output, table: Callable[
 
 
 def watched(look: Callable[[], None], watch: bool) -> None:
-    """Does it once, or again every two seconds until Ctrl-C."""
+    """Does it once, or again and again until Ctrl-C."""
+    if watch and sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J")
     look()
     while watch:
-        time.sleep(2)
+        sys.stdout.flush()
+        time.sleep(INTERVAL)
         if sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")
         look()

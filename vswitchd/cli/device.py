@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vswitchd.cli import render
-from vswitchd.cli.context import Output, context, show
-from vswitchd.cli.options import OutputOption
+from vswitchd.cli.context import Output, context, show, watched
+from vswitchd.cli.options import Name, OutputOption, Sp, Watch, noun
 from vswitchd.model.layout import format_size, parse_size
 
 if TYPE_CHECKING:
     from vswitchd.api.client import device_pb2
 
-app = typer.Typer(help="Storage that SPs reach.", no_args_is_help=True)
-
-Name = Annotated[str, typer.Argument(metavar="NAME")]
-Sp = Annotated[str, typer.Option(metavar="SP")]
+app = noun("Storage that SPs reach.")
 
 
 def _table(devices: list[device_pb2.Device]) -> None:
@@ -53,10 +50,14 @@ def add(
 
 
 @app.command("list")
-def list_(output: OutputOption = Output.TABLE) -> None:
+def list_(output: OutputOption = Output.TABLE, watch: Watch = False) -> None:
     """All devices."""
-    devices = context.client.all_devices()
-    show(devices, output, lambda: _table(devices))
+
+    def look() -> None:
+        devices = context.client.all_devices()
+        show(devices, output, lambda: _table(devices))
+
+    watched(look, watch)
 
 
 @app.command("show")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vswitchd.cli import render
-from vswitchd.cli.context import Output, context, show
-from vswitchd.cli.options import OutputOption
+from vswitchd.cli.context import Output, context, show, watched
+from vswitchd.cli.options import OutputOption, Watch, noun
 
 if TYPE_CHECKING:
     from vswitchd.api.client import processor_pb2
 
-app = typer.Typer(help="Storage processors.", no_args_is_help=True)
+app = noun("Storage processors.")
 
-Name = Annotated[str, typer.Argument(metavar="SP")]
+SpName = Annotated[str, typer.Argument(metavar="SP")]
 
 
 def _table(processors: list[processor_pb2.Processor]) -> None:
@@ -35,14 +35,18 @@ def _table(processors: list[processor_pb2.Processor]) -> None:
 
 
 @app.command("list")
-def list_(output: OutputOption = Output.TABLE) -> None:
+def list_(output: OutputOption = Output.TABLE, watch: Watch = False) -> None:
     """All SPs."""
-    processors = context.client.all_processors()
-    show(processors, output, lambda: _table(processors))
+
+    def look() -> None:
+        processors = context.client.all_processors()
+        show(processors, output, lambda: _table(processors))
+
+    watched(look, watch)
 
 
 @app.command("show")
-def show_(name: Name, output: OutputOption = Output.TABLE) -> None:
+def show_(name: SpName, output: OutputOption = Output.TABLE) -> None:
     """One SP."""
     from vswitchd.api.client import processor_pb2
 
@@ -52,7 +56,7 @@ def show_(name: Name, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def remove(name: Name, output: OutputOption = Output.TABLE) -> None:
+def remove(name: SpName, output: OutputOption = Output.TABLE) -> None:
     """Forget an SP that holds nothing."""
     from vswitchd.api.client import processor_pb2
 

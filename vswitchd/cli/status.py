@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,46 +12,56 @@ from vswitchd.cli.options import OutputOption, Watch
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.layout import format_size
 
-WARNING, ERROR = 2, 3
+if TYPE_CHECKING:
+    from vswitchd.api.client import cluster_pb2
+
+#: The worst severity of all checks -> the word for people, and the exit status.
+HEALTH = {"ok": ("OK", 0), "warning": ("WARN", 10), "error": ("ERROR", 11)}
+
+
+def _health(now: cluster_pb2.ClusterStatus) -> tuple[str, int]:
+    # What says nothing, or says what is not known here, is not taken for well.
+    return HEALTH.get(render.enum_text(now, "health"), ("UNKNOWN", 11))
+
+
+def _screen(now: cluster_pb2.ClusterStatus) -> None:
+    lines = [f"{check.code}: {check.message}" for check in now.checks] or [""]
+    render.line(f"health   {_health(now)[0]:<6} {lines[0]}".rstrip())
+    for each in lines[1:]:
+        render.line(f"                {each}")
+    render.line(f"cluster  {now.cluster_id}   term {now.term}   master {now.master or '-'}")
+    render.line(
+        f"SPs      {now.processors_up}/{now.processors} up   devices {now.devices}   "
+        f"volumes {now.volumes}   allocated {format_size(now.allocated_bytes)} of "
+        f"{format_size(now.capacity_bytes)}"
+    )
+    if now.operations_open:
+        render.line(
+            f"running  {now.operations_open} operations (`vswitchctl operation list --open`)"
+        )
 
 
 def status(output: OutputOption = Output.TABLE, watch: Watch = False) -> None:
     """The cluster on one screen; exits 0 when well, 10 on a warning, 11 on an error."""
-    worst = [0]
+    code = 0
 
     def look() -> None:
+        nonlocal code
         now = context.client.status()
-        worst[0] = {WARNING: 10, ERROR: 11}.get(now.health, 0)
-
-        def table() -> None:
-            out = render.console()
-            word = {10: "WARN", 11: "ERROR"}.get(worst[0], "OK")
-            lines = [f"{check.code}: {check.message}" for check in now.checks]
-            out.print(f"health   {word:<6} {lines[0] if lines else ''}", markup=False)
-            for line in lines[1:]:
-                out.print(f"                {line}", markup=False)
-            out.print(f"cluster  {now.cluster_id}   term {now.term}   master {now.master or '-'}")
-            out.print(
-                f"SPs      {now.processors_up}/{now.processors} up   devices {now.devices}   "
-                f"volumes {now.volumes}   allocated {format_size(now.allocated_bytes)} of "
-                f"{format_size(now.capacity_bytes)}"
-            )
-            if now.operations_open:
-                out.print(f"running  {now.operations_open} operations")
-
-        show(now, output, table)
+        code = _health(now)[1]
+        show(now, output, lambda: _screen(now))
 
     watched(look, watch)
-    raise typer.Exit(worst[0])
+    raise typer.Exit(code)
 
 
 def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="VSnnnn")]) -> None:
     """What an error's code means, and what to do."""
     from vswitchd.errors_text import EXPLAIN
 
-    if code.upper() not in EXPLAIN:
+    known = code.upper()
+    if known not in EXPLAIN:
         raise VsError("VS2050", Kind.NOT_FOUND, f"there is no error {code}; codes are VSnnnn")
-    meaning, remedy = EXPLAIN[code.upper()]
-    out = render.console()
-    out.print(f"{code.upper()}: {meaning}", markup=False)
-    out.print(f"What to do: {remedy}", markup=False)
+    meaning, remedy = EXPLAIN[known]
+    render.line(f"{known}: {meaning}")
+    render.line(f"What to do: {remedy}")

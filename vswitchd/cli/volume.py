@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vswitchd.cli import render
-from vswitchd.cli.context import Output, context, note, plain, show, usage, watched
-from vswitchd.cli.context import dump as dump_value
-from vswitchd.cli.options import DryRun, NoWait, OutputOption, RequestId, Size, Timeout, Watch
-from vswitchd.model.layout import format_size
+from vswitchd.cli.context import Output, context, note, show, usage, watched
+from vswitchd.cli.mutation import Asked, mutation, send
+from vswitchd.cli.options import Layout, Name, OnSp, OutputOption, Size, Watch, noun
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.layout import format_size, parse_size
 
 if TYPE_CHECKING:
-    from vswitchd.api.client import operation_pb2
+    from vswitchd.api.client import volume_pb2
 
-app = typer.Typer(help="What hosts mount.", no_args_is_help=True)
-mirror = typer.Typer(help="Legs of a mirror.", no_args_is_help=True)
-app.add_typer(mirror, name="mirror")
-
-Name = Annotated[str, typer.Argument(metavar="NAME")]
-Layout = Annotated[str, typer.Option(help="e.g. 'mirror(sp-a, stripe(2))'")]
-OneSp = Annotated[str, typer.Option("--on", metavar="SP")]
+app = noun("What hosts mount.")
 
 
-def _go(
-    method: str,
-    request: str,
-    dry_run: bool,
-    no_wait: bool,
-    timeout: float | None,
-    output: Output,
-    **fields: Any,
-) -> None:
-    """Sends a request; shows its plan, or follows its operation to the end."""
-    from vswitchd.api import client as api
-
-    message = getattr(api.volume_pb2, request)(dry_run=dry_run, **fields)
-    client = context.client
-    operation = client.call(getattr(client.volumes, method), message)
-    if dry_run:
-        show(operation, output, lambda: render.plan_table(operation))
-        return
-    if not no_wait:
-        operation = render.follow(client, operation, timeout, quiet=output is not Output.TABLE)
-    show(operation, output, lambda: _said(operation, no_wait))
-
-
-def _said(operation: operation_pb2.Operation, no_wait: bool) -> None:
-    if no_wait:
-        render.console().print(operation.operation_id)
-    else:
-        note(f"{operation.kind} of {operation.volume} is done ({operation.operation_id})")
-
-
-def _layout(layout: str, mirrors: int, stripes: int) -> str:
+def layout_text(layout: str, mirrors: int, stripes: int) -> str:
+    """The layout that --layout, or --mirrors and --stripes, ask for."""
     if layout and (mirrors or stripes):
         raise usage("--layout says all; leave --mirrors and --stripes away")
     inner = f"stripe({stripes})" if stripes > 1 else ""
@@ -63,7 +29,7 @@ def _layout(layout: str, mirrors: int, stripes: int) -> str:
     return inner or layout
 
 
-@app.command()
+@mutation(app)
 def create(
     name: Name,
     size: Annotated[
@@ -73,234 +39,64 @@ def create(
     mirrors: Annotated[int, typer.Option(min=0, help="so many copies")] = 0,
     stripes: Annotated[int, typer.Option(min=0, help="so many columns")] = 0,
     on: Annotated[str, typer.Option(metavar="SP,SP", help="SPs that may hold and serve it")] = "",
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Asked:
     """Make a volume."""
-    from vswitchd.model.layout import parse_size
-
     sps = [sp.strip() for sp in on.split(",") if sp.strip()]
-    text = _layout(layout, mirrors, stripes)
-    _go(
-        "CreateVolume",
-        "CreateVolumeRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        size=parse_size(size) if size != "0" else 0,
-        layout=text,
+    return "CreateVolume", {
+        "name": name,
+        "size": parse_size(size) if size != "0" else 0,
+        "layout": layout_text(layout, mirrors, stripes),
         # Places in a layout say where the data lies; --on then says who serves it.
-        serving=sps,
-        place_on=[] if layout else sps,
-        request_id=request_id,
-    )
+        "serving": sps,
+        "place_on": [] if layout else sps,
+    }
 
 
-@app.command()
-def delete(
-    name: Name,
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@mutation(app)
+def delete(name: Name) -> Asked:
     """Remove a volume and all its data."""
-    _go(
-        "DeleteVolume",
-        "DeleteVolumeRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        request_id=request_id,
-    )
+    return "DeleteVolume", {"name": name}
 
 
-@app.command()
-def grow(
-    name: Name,
-    size: Size,
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@mutation(app)
+def grow(name: Name, size: Size) -> Asked:
     """Make a volume larger, to SIZE."""
-    _go(
-        "GrowVolume",
-        "GrowVolumeRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        size=size,
-        request_id=request_id,
-    )
+    return "GrowVolume", {"name": name, "size": size}
 
 
-@app.command()
+@mutation(app)
 def move(
     name: Name,
     from_sp: Annotated[str, typer.Option("--from", metavar="SP")],
     to_sp: Annotated[str, typer.Option("--to", metavar="SP")],
     t1: Annotated[str, typer.Option(metavar="T1", help="one object; else all on --from")] = "",
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Asked:
     """Move T1 objects to another SP: at once where it reaches their devices, else by a copy."""
-    _go(
-        "MoveVolume",
-        "MoveVolumeRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        from_sp=from_sp,
-        to_sp=to_sp,
-        t1_id=t1,
-        request_id=request_id,
-    )
+    return "MoveVolume", {"name": name, "from_sp": from_sp, "to_sp": to_sp, "t1_id": t1}
 
 
-@app.command()
-def serve(
-    name: Name,
-    on: OneSp,
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@mutation(app)
+def serve(name: Name, on: OnSp) -> Asked:
     """Let hosts connect at one more SP."""
-    _go(
-        "ServeVolume",
-        "ServeVolumeRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        sp=on,
-        request_id=request_id,
-    )
+    return "ServeVolume", {"name": name, "sp": on}
 
 
-@app.command()
-def unserve(
-    name: Name,
-    on: OneSp,
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@mutation(app)
+def unserve(name: Name, on: OnSp) -> Asked:
     """Let hosts no longer connect at an SP."""
-    _go(
-        "UnserveVolume",
-        "UnserveVolumeRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        sp=on,
-        request_id=request_id,
-    )
+    return "UnserveVolume", {"name": name, "sp": on}
 
 
-@app.command()
-def apply(
-    name: Name,
-    layout: Layout,
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@mutation(app)
+def apply(name: Name, layout: Layout) -> Asked:
     """Give a volume another layout, copying beside the old one while hosts use it."""
-    _go(
-        "ChangeLayout",
-        "ChangeLayoutRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        layout=layout,
-        request_id=request_id,
-    )
+    return "ChangeLayout", {"name": name, "layout": layout}
 
 
 @app.command()
 def plan(name: Name, layout: Layout, output: OutputOption = Output.TABLE) -> None:
-    """Show what `apply` would do."""
-    _go("ChangeLayout", "ChangeLayoutRequest", True, False, None, output, name=name, layout=layout)
-
-
-@mirror.command("add")
-def mirror_add(
-    name: Name,
-    sp: Annotated[str, typer.Option(metavar="SP", help="where the new leg goes")] = "",
-    layout: Layout = "",
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Add a copy of the whole volume."""
-    _go(
-        "AddMirrorLeg",
-        "AddMirrorLegRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        sp=sp,
-        layout=layout,
-        request_id=request_id,
-    )
-
-
-@mirror.command("remove")
-def mirror_remove(
-    name: Name,
-    leg: Annotated[str, typer.Option(help="the leg's SP, a T1 id in it, or its number from 0")],
-    request_id: RequestId = "",
-    dry_run: DryRun = False,
-    no_wait: NoWait = False,
-    timeout: Timeout = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Take a copy away."""
-    _go(
-        "RemoveMirrorLeg",
-        "RemoveMirrorLegRequest",
-        dry_run,
-        no_wait,
-        timeout,
-        output,
-        name=name,
-        leg=leg,
-        request_id=request_id,
-    )
+    """Show what `apply` would do; the same as `apply --dry-run`."""
+    send(("ChangeLayout", {"name": name, "layout": layout}), dry_run=True, output=output)
 
 
 @app.command("list")
@@ -330,8 +126,10 @@ def list_(output: OutputOption = Output.TABLE, watch: Watch = False) -> None:
 @app.command("show")
 def show_(
     name: Name,
-    tree: Annotated[bool, typer.Option("--tree", help="the T2 tree of each serving SP")] = False,
-    sp: Annotated[str, typer.Option(metavar="SP", help="only this SP's tree")] = "",
+    tree: Annotated[bool, typer.Option("--tree", help="the T2 tree of each SP that holds one")] = (
+        False
+    ),
+    sp: Annotated[str, typer.Option(metavar="SP", help="the T2 tree of this SP alone")] = "",
     output: OutputOption = Output.TABLE,
     watch: Watch = False,
 ) -> None:
@@ -339,27 +137,44 @@ def show_(
 
     def look() -> None:
         volume = context.client.volume(name)
-        if output is not Output.TABLE:
-            dump_value(plain(volume), output)
-            return
-        out = render.console()
-        if tree:
-            devices = {d.device_id: d.name for d in context.client.all_devices()}
-            for t2 in volume.t2s:
-                if sp in ("", t2.sp):
-                    for line in render.tree_lines(volume, t2.sp, devices):
-                        out.print(line, markup=False)
-            return
-        record = volume.record
-        state = render.enum_text(volume, "state")
-        out.print(f"{record.name}  {format_size(record.size)}  {state}", markup=False)
-        out.print(f"  layout   {volume.layout}", markup=False)
-        out.print(f"  version  {record.version}  epoch {record.epoch}  owner {record.owner}")
-        for uri in volume.nbd_uris:
-            out.print(f"  mount    {uri}", markup=False)
-        for condition in volume.conditions:
-            out.print(f"  note     {condition}", markup=False)
-        if volume.operation_id:
-            out.print(f"  running  {volume.operation_id}")
+        if sp:
+            _keep(volume, sp)
+        show(volume, output, lambda: _trees(volume) if tree or sp else _summary(volume))
 
     watched(look, watch)
+
+
+def _keep(volume: volume_pb2.Volume, sp: str) -> None:
+    """Leaves of a volume's T2 objects only that of one SP."""
+    held = [t2 for t2 in volume.t2s if t2.sp == sp]
+    if not held:
+        others = ", ".join(t2.sp for t2 in volume.t2s) or "no SP does now"
+        raise VsError(
+            "VS2051",
+            Kind.NOT_FOUND,
+            f"SP {sp} holds no T2 object of volume {volume.record.name}; these do: {others}",
+        )
+    del volume.t2s[:]
+    volume.t2s.extend(held)
+
+
+def _trees(volume: volume_pb2.Volume) -> None:
+    if not volume.t2s:
+        note(f"no SP that answers holds a T2 object of volume {volume.record.name} now")
+    devices = {d.device_id: d.name for d in context.client.all_devices()}
+    running = context.client.operation(volume.operation_id) if volume.operation_id else None
+    for t2 in volume.t2s:
+        render.tree(t2, {t1.t1_id: t1 for t1 in volume.record.t1s}, devices, running)
+
+
+def _summary(volume: volume_pb2.Volume) -> None:
+    record = volume.record
+    render.line(f"{record.name}  {format_size(record.size)}  {render.enum_text(volume, 'state')}")
+    render.line(f"  layout   {volume.layout}")
+    render.line(f"  version  {record.version}  epoch {record.epoch}  owner {record.owner}")
+    for uri in volume.nbd_uris:
+        render.line(f"  mount    {uri}")
+    for condition in volume.conditions:
+        render.line(f"  note     {condition}")
+    if volume.operation_id:
+        render.line(f"  running  {volume.operation_id}")

@@ -18,7 +18,7 @@ from vswitchd.api.device import DeviceServicer
 from vswitchd.api.operation import OperationServicer
 from vswitchd.api.processor import ProcessorServicer, RegistryServicer
 from vswitchd.api.volume import VolumeServicer
-from vswitchd.api.vsm_client import OPTIONS, VsmProcessors
+from vswitchd.api.vsm_client import SERVER_OPTIONS, VsmProcessors
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.executor import Executor
 from vswitchd.controller.health import checks
@@ -142,7 +142,7 @@ async def _run(args: argparse.Namespace) -> None:
 
 async def make_server(service: Service) -> grpc.aio.Server:
     """The public API with health and reflection, not started."""
-    server = grpc.aio.server(options=OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), server)
     device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(service), server)
     processor_pb2_grpc.add_ProcessorServiceServicer_to_server(ProcessorServicer(service), server)

@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from vswitchd import __version__, config
 from vswitchd.api.registry_client import RegistryClient
-from vswitchd.api.vsm_client import OPTIONS
+from vswitchd.api.vsm_client import SERVER_OPTIONS
 from vswitchd.api.vsm_server import VsmServicer
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.invariants import check_sp_name
@@ -40,8 +40,6 @@ GRACE = 1.0
 LOOK = 5.0
 #: Calls of the controller that are served at one time; more are refused.
 MAX_CALLS = 64
-#: Without the last, two processes could share a port, and each get some of the calls.
-SERVER_OPTIONS = [*OPTIONS, ("grpc.so_reuseport", 0)]
 
 T = TypeVar("T")
 

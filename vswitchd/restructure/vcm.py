@@ -89,6 +89,10 @@ def plan(
                 current = None
             case Become(target):
                 assert target is not None
+                if current is not None and current is not base and _drops_legs(current, target):
+                    # The owner may have restarted since the copy: the legs that joined are
+                    # then being made alike once more, and the old ones have to wait for it.
+                    draft.add(AwaitSync(current.owner, current.id))
                 _become(draft, current, target, tuple(answer), peers)
                 current = target
     return draft.plan(base)
@@ -253,6 +257,12 @@ def _objects(
 
 def _ids(volume: Volume) -> frozenset[T1Id]:
     return frozenset(t1.id for t1 in volume.t1s)
+
+
+def _drops_legs(old: Volume, new: Volume) -> bool:
+    """A mirror's legs leave, or their owner does."""
+    mirrored = any(isinstance(node, Mirror) for _, node in walk(old.root))
+    return mirrored and (new.owner != old.owner or bool(_ids(old) - _ids(new)))
 
 
 def _needs_sync(base: Volume, stages: Sequence[Stage]) -> bool:

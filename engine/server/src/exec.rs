@@ -102,14 +102,14 @@ impl Loop {
         let (offset, length) = (op.offset, op.length);
         let routed = if op.kind == Kind::Flush {
             pieces.clear();
-            let wanted = match &op.scope {
-                Scope::Subtrees(paths) => {
-                    paths.first().and_then(|p| tree.leaves_under(p).ok()).unwrap_or(0..0)
-                }
-                _ => 0..active.leaves.len() as u32,
-            };
             let whole = |leaf| Piece { target: Target::Leaf(leaf), offset: 0, length: 0, at: 0 };
-            pieces.extend(wanted.map(whole));
+            match &op.scope {
+                Scope::Subtrees(paths) => {
+                    let under = paths.iter().filter_map(|path| tree.leaves_under(path).ok());
+                    pieces.extend(under.flatten().map(whole));
+                }
+                _ => pieces.extend((0..active.leaves.len() as u32).map(whole)),
+            }
             Routed::Ready
         } else if let Scope::Subtrees(paths) = &op.scope {
             let mut all = Vec::new();
