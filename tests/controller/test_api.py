@@ -181,7 +181,7 @@ async def test_bad_creates_are_refused_and_nothing_is_changed(
 
 async def test_bad_changes_are_refused(api: Api) -> None:
     await api.made(layout="mirror(a, b)")
-    calls = [
+    calls: list[tuple[Any, Any, Kind]] = [
         (
             api.volumes.GrowVolume,
             volume_pb2.GrowVolumeRequest(name="v1", size=SIZE),
