@@ -129,6 +129,8 @@ pub struct Conn {
     pub inflight_bytes: u64,
     /// Reads no more; closes when all is answered and sent.
     pub closing: bool,
+    /// Input was left unread because the connection was full.
+    pub stalled: bool,
     pub dirty: bool,
     pub since: Instant,
 }
@@ -384,6 +386,7 @@ impl Loop {
             inflight: 0,
             inflight_bytes: 0,
             closing: self.shutdown.is_some(),
+            stalled: false,
             dirty: false,
             since: self.now,
         };
@@ -454,10 +457,10 @@ impl Loop {
     }
 
     fn process_input(&mut self, token: Token) {
-        let Some(conn) = self.conns.get(token) else { return };
-        if conn.closing || self.is_full(conn) {
+        if !self.may_read(token) {
             return;
         }
+        let Some(conn) = self.conns.get(token) else { return };
         match conn.protocol {
             Protocol::NbdHandshake(_) => self.nbd_negotiate(token),
             Protocol::Nbd(_) => self.nbd_input(token),
@@ -466,8 +469,18 @@ impl Loop {
         self.mark(token);
     }
 
+    /// False if the connection takes no more requests, for now or for good.
+    pub fn may_read(&mut self, token: Token) -> bool {
+        let Some(conn) = self.conns.get(token) else { return false };
+        let full = self.is_full(conn);
+        let Some(conn) = self.conns.get_mut(token) else { return false };
+        // `flush_conn` goes on with it: the bytes are here already, so no event will tell.
+        conn.stalled |= full;
+        !conn.closing && !full
+    }
+
     /// True if the connection has to wait until replies have left.
-    pub fn is_full(&self, conn: &Conn) -> bool {
+    fn is_full(&self, conn: &Conn) -> bool {
         let bound = self.shared.config.max_inflight_bytes_per_connection;
         conn.inflight_bytes + conn.out.len() as u64 > bound || conn.inflight > 4096
     }
@@ -481,18 +494,19 @@ impl Loop {
         }
         let Some(conn) = self.conns.get(token) else { return };
         let full = self.is_full(conn);
-        let paused = conn.events & IN == 0;
         let wanted = if conn.closing || full { 0 } else { IN } | if sent { 0 } else { OUT };
         let Some(conn) = self.conns.get_mut(token) else { return };
+        let resume = conn.stalled && !full;
+        conn.stalled &= !resume;
         if conn.events != wanted {
             conn.events = wanted;
             let fd = conn.stream.fd();
             if self.epoll.modify(fd, wanted, token.pack(TAG_CONN)).is_err() {
                 return self.close(token);
             }
-            if paused && wanted & IN != 0 {
-                self.wake.push(token);
-            }
+        }
+        if resume {
+            self.wake.push(token);
         }
     }
 

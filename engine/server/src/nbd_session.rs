@@ -106,8 +106,7 @@ impl Loop {
 
     /// Takes one request out of the input; false when there is none or it has to wait.
     fn nbd_step(&mut self, token: Token, input: &mut crate::event_loop::Input) -> bool {
-        let Some(conn) = self.conns.get(token) else { return false };
-        if conn.closing || self.is_full(conn) {
+        if !self.may_read(token) {
             return false;
         }
         let Some(conn) = self.conns.get_mut(token) else { return false };

@@ -227,8 +227,7 @@ impl Loop {
     }
 
     fn peer_step(&mut self, token: Token, input: &mut Input) -> bool {
-        let Some(conn) = self.conns.get(token) else { return false };
-        if conn.closing || self.is_full(conn) {
+        if !self.may_read(token) {
             return false;
         }
         let Some(conn) = self.conns.get_mut(token) else { return false };
