@@ -533,9 +533,9 @@ impl Engine {
         }
         let unfinished = resync || volume.resync_percent() < 100;
         let pinned = unfinished && tree.is_owner() && tree.has_mirror();
-        volume.copies().retain(|copy| {
-            !copy.resync && tree.is_owner() && copy::is_write_only(&tree, &copy.path)
-        });
+        volume
+            .copies()
+            .retain(|copy| !copy.resync && copy::carries_on(&old.tree, &tree, &copy.path));
         volume.set(Active::new(tree, &self.shared.t1s, pinned));
         if pinned {
             self.list_resync(&volume);

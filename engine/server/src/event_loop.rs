@@ -278,8 +278,18 @@ impl Loop {
                 .collect();
             volume.parked.retain(|op| !late.contains(op));
             waiting |= !volume.parked.is_empty();
+            let now = self.now;
+            let due = |op: &Token| ops.get(*op).and_then(|op| op.retry).is_some_and(|at| at <= now);
+            let mut again = Vec::new();
+            if !volume.held {
+                again.extend(volume.parked.iter().copied().filter(due));
+                volume.parked.retain(|op| !due(op));
+            }
             for op in late {
                 self.finish(op, Err(Fail::Stale));
+            }
+            for op in again {
+                self.run_op(op);
             }
         }
         for token in self.conns.tokens() {

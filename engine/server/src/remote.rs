@@ -15,7 +15,7 @@ use vs_wire::peer::{self, Hello, Reply, Welcome};
 
 use crate::event_loop::{Input, Loop, TAG_REMOTE};
 use crate::metrics::{Histogram, LoopMetrics};
-use crate::op::{Fail, Kind};
+use crate::op::{Fail, Kind, Scope};
 use crate::out::Out;
 use crate::slab::Token;
 use crate::socket::{IN, OUT, Stream};
@@ -444,7 +444,8 @@ impl Loop {
         remote.backoff = (remote.backoff * 2).min(LAST_RETRY);
         // A swap that waits must not wait for this remote.
         let ops: Vec<Token> = remote.sent.values().map(|sent| sent.to.op).collect();
-        let volumes = ops.iter().filter_map(|op| self.ops.get(*op)).map(|op| op.volume);
+        let ops = ops.iter().filter_map(|op| self.ops.get(*op));
+        let volumes = ops.filter(|op| !matches!(op.scope, Scope::T1(_))).map(|op| op.volume);
         let held: Vec<Token> =
             volumes.filter(|volume| self.volumes.get(*volume).is_some_and(|v| v.held)).collect();
         for volume in held {
@@ -454,7 +455,7 @@ impl Loop {
     }
 
     /// Parts of the volume's operations that wait for a remote that is not connected come
-    /// back as stale, so that their operations run on the next tree.
+    /// back, so that their operations run again: on the next tree, or, should the swap fail, on this.
     pub fn take_back(&mut self, volume: Token) {
         for token in self.remotes.tokens() {
             let Some(remote) = self.remotes.get_mut(token) else { continue };
@@ -462,11 +463,15 @@ impl Loop {
                 continue;
             }
             let ops = &self.ops;
-            let of = |sent: &Sent| ops.get(sent.to.op).is_some_and(|op| op.volume == volume);
+            let of = |sent: &Sent| {
+                let op = ops.get(sent.to.op);
+                // Peers' requests on a T1 object belong to no volume here.
+                op.is_some_and(|op| op.volume == volume && !matches!(op.scope, Scope::T1(_)))
+            };
             let ids: Vec<u64> =
                 remote.sent.iter().filter(|(_, sent)| of(sent)).map(|(id, _)| *id).collect();
             for id in ids {
-                self.remote_answered(token, id, Some(Fail::Stale));
+                self.remote_answered(token, id, Some(Fail::NotFound));
             }
         }
     }

@@ -194,7 +194,14 @@ impl Nbd {
         Ok((be64(&header, 8), be32(&header, 4)))
     }
 
-    fn call(&mut self, command: u16, flags: u16, offset: u64, length: u64, data: &[u8]) -> Answer<()> {
+    fn call(
+        &mut self,
+        command: u16,
+        flags: u16,
+        offset: u64,
+        length: u64,
+        data: &[u8],
+    ) -> Answer<()> {
         let cookie = self.send(command, flags, offset, length, data);
         if self.structured {
             return self.chunks(cookie).map(|_| ());
