@@ -1,6 +1,6 @@
 //! The calls that change what the engine serves. Each is idempotent, each has a deadline.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Sender, channel};
@@ -144,6 +144,8 @@ struct MetricsShape {
 pub struct Engine {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// T1 objects whose epoch was raised, while I/O of lower ones may not have ended yet.
+    undrained: Mutex<HashSet<String>>,
 }
 
 impl Engine {
@@ -182,7 +184,7 @@ impl Engine {
             };
             threads.push(std::thread::Builder::new().name(name).spawn(body).map_err(os)?);
         }
-        Ok(Engine { shared, threads: Mutex::new(threads) })
+        Ok(Engine { shared, threads: Mutex::new(threads), undrained: Mutex::default() })
     }
 
     /// Serves NBD at "host:port" or "unix:/path"; gives the address that was bound.
@@ -382,7 +384,9 @@ impl Engine {
     /// # Errors
     /// As `T1Table::put`.
     pub fn t1_put(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
-        self.shared.t1s.put(&self.shared.devices(), &parse("T1 object", t1)?, epoch)?;
+        let spec: T1Spec = parse("T1 object", t1)?;
+        let devices = self.shared.devices();
+        self.raise(&spec.id, epoch, || Ok(self.shared.t1s.put(&devices, &spec, epoch)?))?;
         self.refresh();
         Ok(())
     }
@@ -392,7 +396,9 @@ impl Engine {
     /// # Errors
     /// As `T1Table::adopt`.
     pub fn t1_adopt(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
-        self.shared.t1s.adopt(&self.shared.devices(), &parse("T1 object", t1)?, epoch)?;
+        let spec: T1Spec = parse("T1 object", t1)?;
+        let devices = self.shared.devices();
+        self.raise(&spec.id, epoch, || Ok(self.shared.t1s.adopt(&devices, &spec, epoch)?))?;
         self.refresh();
         Ok(())
     }
@@ -404,8 +410,13 @@ impl Engine {
     /// `not_found`, or `timeout` when I/O does not end.
     pub fn t1_fence(&self, id: &str, epoch: u64, seconds: f64) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
-        let object = self.shared.t1s.fence(id, epoch)?;
-        self.drain(&object, deadline)?;
+        let object = self.raise(id, epoch, || Ok(self.shared.t1s.fence(id, epoch)?))?;
+        // When it was as high before, and everything lower has ended, only I/O that may go on
+        // is under way: under load that never ends.
+        if lock(&self.undrained).contains(id) {
+            self.drain(&object, deadline)?;
+            lock(&self.undrained).remove(id);
+        }
         if !self.referred(id) {
             for device in object.devices() {
                 if !self.flush(&device, deadline) {
@@ -414,6 +425,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Does what may raise an object's epoch, noting that lower I/O may then be under way.
+    fn raise<T>(
+        &self,
+        id: &str,
+        epoch: u64,
+        change: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if self.shared.t1s.get(id).is_some_and(|object| object.epoch() < epoch) {
+            lock(&self.undrained).insert(id.to_owned());
+        }
+        change()
     }
 
     fn drain(&self, object: &vs_io::T1Object, deadline: Instant) -> Result<(), Failure> {
@@ -452,7 +476,9 @@ impl Engine {
         if let Some(object) = self.shared.t1s.retire(id) {
             self.drain(&object, Self::prompt())?;
         }
-        Ok(self.shared.t1s.delete(&self.shared.devices(), id)?)
+        self.shared.t1s.delete(&self.shared.devices(), id)?;
+        lock(&self.undrained).remove(id);
+        Ok(())
     }
 
     /// JSON list of the T1 objects homed here.
@@ -568,7 +594,11 @@ impl Engine {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
         let Some(volume) = self.volume(id) else { return Ok(()) };
         let _control = lock(&volume.control);
-        if let Err(error) = self.ask(|ack| Message::Quiesce(id.to_owned(), ack), deadline) {
+        // Hosts first, since an error would be all that they could be told later.
+        let left = self.ask(|ack| Message::Leave(id.to_owned(), ack), deadline);
+        let quiet =
+            left.and_then(|_| self.ask(|ack| Message::Quiesce(id.to_owned(), ack), deadline));
+        if let Err(error) = quiet {
             let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
             return Err(error);
         }

@@ -390,6 +390,7 @@ impl Loop {
                     parked: std::collections::VecDeque::new(),
                     quiescing: None,
                     held: false,
+                    leaving: false,
                     counters: crate::metrics::VolumeCounters::default(),
                     copies: Vec::new(),
                 });
@@ -400,6 +401,7 @@ impl Loop {
         let Some(volume) = self.volumes.get_mut(token) else { return };
         volume.active = active;
         volume.held = false;
+        volume.leaving = false;
         volume.quiescing = None;
         for job in &mut volume.copies {
             job.retry = None;

@@ -62,6 +62,8 @@ pub struct LoopVolume {
     /// Set while a control call waits for `inflight` to become 0.
     pub quiescing: Option<Sender<()>>,
     pub held: bool,
+    /// Its sessions end, since it is about to leave.
+    pub leaving: bool,
     pub counters: VolumeCounters,
     pub copies: Vec<crate::copy::Job>,
 }
@@ -162,6 +164,8 @@ pub struct Loop {
     next_tick: Option<Instant>,
     next_loop: usize,
     shutdown: Option<Sender<()>>,
+    /// Answered when a volume has no session left.
+    leaving: Vec<(Token, Sender<()>)>,
     exit: bool,
 }
 
@@ -195,6 +199,7 @@ impl Loop {
             next_tick: None,
             next_loop: index,
             shutdown: None,
+            leaving: Vec::new(),
             exit: false,
         })
     }
@@ -253,6 +258,41 @@ impl Loop {
             let _ = ack.send(());
             self.shutdown = None;
         }
+        if !self.leaving.is_empty() {
+            let conns = &self.conns;
+            self.leaving.retain(|(volume, ack)| {
+                let served = conns.iter().any(|(_, conn)| conn.serves(*volume));
+                // A control call that waits no longer has closed its end.
+                if !served {
+                    let _ = ack.send(());
+                }
+                served
+            });
+        }
+    }
+
+    /// Ends the volume's sessions: what runs is answered, what waits is left to other paths.
+    fn leave(&mut self, id: &str, ack: Sender<()>) {
+        let Some(&token) = self.volume_by_id.get(id) else {
+            let _ = ack.send(());
+            return;
+        };
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        volume.leaving = true;
+        let parked: Vec<Token> = volume.parked.iter().copied().collect();
+        for conn in self.conns.tokens() {
+            if self.conns.get(conn).is_some_and(|conn| conn.serves(token)) {
+                self.end(conn);
+            }
+        }
+        for op in parked {
+            if let Some(crate::op::Source::Nbd { conn, .. }) = self.ops.get(op).map(|op| &op.source)
+            {
+                let conn = *conn;
+                self.close(conn);
+            }
+        }
+        self.leaving.push((token, ack));
     }
 
     /// Asks for deadlines to be looked at before long.
@@ -349,6 +389,7 @@ impl Loop {
                 Message::Accept(stream, transport) => self.accepted(stream, transport),
                 Message::SubDone { op, piece, result } => self.sub_done(op, piece, result),
                 Message::Granted(op) => self.granted.push(op),
+                Message::Leave(volume, ack) => self.leave(&volume, ack),
                 Message::Quiesce(volume, ack) => self.quiesce(&volume, ack),
                 Message::Adopt(volume, ack) => self.adopt(&volume, &ack),
                 Message::Forget(volume, ack) => self.forget(&volume, &ack),
@@ -536,6 +577,9 @@ impl Loop {
         if let Protocol::Peer(session) = conn.protocol {
             self.peer_closed(token, session, conn.inflight);
         }
+        if conn.inflight > 0 {
+            self.cancel_ops(token);
+        }
     }
 
     fn metrics(&mut self) -> LoopMetrics {
@@ -561,6 +605,10 @@ impl Loop {
 }
 
 impl Conn {
+    fn serves(&self, volume: Token) -> bool {
+        matches!(&self.protocol, Protocol::Nbd(session) if session.volume == volume)
+    }
+
     /// True until it may send requests.
     fn negotiating(&self) -> bool {
         match &self.protocol {

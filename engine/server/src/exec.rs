@@ -168,7 +168,7 @@ impl Loop {
                 let Some(owner) = active.tree.owner() else { return };
                 let peer = &active.tree.peers()[owner as usize];
                 let object = Object::Volume(active.tree.spec().volume.as_str().into());
-                let key = RemoteKey::Peer(Arc::clone(&active.peers[owner as usize]));
+                let key = RemoteKey::Owner(Arc::clone(&active.peers[owner as usize]));
                 let to = Submit { op: token, kind, leaf: NO_LEAF, epoch, offset, length, at };
                 self.send_remote(key, &peer.address, object, None, to);
             }
@@ -177,7 +177,7 @@ impl Loop {
                 Leaf::Missing => self.note(token, Fail::NotFound, NO_LEAF),
                 Leaf::Remote(peer, t1) => {
                     let address = &active.tree.peers()[*peer as usize].address;
-                    let key = RemoteKey::Peer(Arc::clone(&active.peers[*peer as usize]));
+                    let key = RemoteKey::Home(Arc::clone(&active.peers[*peer as usize]));
                     let to = Submit { op: token, kind, leaf, epoch, offset, length, at };
                     self.send_remote(key, address, Object::T1(Arc::clone(t1)), None, to);
                 }
@@ -461,6 +461,10 @@ impl Loop {
         let retry = self.now + AGAIN;
         let Some(op) = self.ops.get_mut(token) else { return };
         match op.source {
+            // As in `cancel_ops`: nobody waits for it any more.
+            Source::Nbd { conn, .. } if self.conns.get(conn).is_none() => {
+                return self.finish(token, Err(Fail::Shutdown));
+            }
             Source::Nbd { .. } => {}
             // The job looks at the next tree itself.
             Source::Copy { .. } => return self.finish(token, Err(Fail::Stale)),
@@ -471,12 +475,43 @@ impl Loop {
         }
         op.retry = (why == Fail::NotFound).then_some(retry);
         match self.volumes.get_mut(op.volume) {
+            // Nothing will run it here any more: its host asks again over another path.
+            Some(volume) if volume.leaving => {
+                if let Source::Nbd { conn, .. } = op.source {
+                    self.finish(token, Err(Fail::Shutdown));
+                    self.close(conn);
+                }
+            }
             Some(volume) => {
                 volume.parked.push_back(token);
                 self.want_tick();
             }
             None => self.finish(token, Err(Fail::Shutdown)),
         }
+    }
+
+    /// Ends what a closed connection asked for and what has not begun or waits for a remote
+    /// that is away: its client asks again elsewhere, and may have written over it by the time
+    /// that it would be carried out. What holds the range lock excludes such a write, and
+    /// goes on: it may be under way at a peer.
+    pub fn cancel_ops(&mut self, conn: Token) {
+        let of_conn = |op: &Op| match op.source {
+            Source::Nbd { conn: of, .. } | Source::Peer { conn: of, .. } => of == conn,
+            Source::Copy { .. } => false,
+        };
+        let mut parked = Vec::new();
+        for token in self.volumes.tokens() {
+            let ops = &self.ops;
+            let of = |op: &Token| ops.get(*op).is_some_and(of_conn);
+            if let Some(volume) = self.volumes.get_mut(token) {
+                parked.extend(volume.parked.iter().copied().filter(of));
+                volume.parked.retain(|op| !of(op));
+            }
+        }
+        for op in parked {
+            self.finish(op, Err(Fail::Shutdown));
+        }
+        self.take_back_if(Fail::Io, |op| of_conn(op) && !op.locked);
     }
 
     /// Ends an operation and answers it.

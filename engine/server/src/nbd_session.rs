@@ -36,13 +36,14 @@ struct Served<'a>(&'a Slab<LoopVolume>);
 
 impl Exports for Served<'_> {
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.0.iter().map(|(_, v)| v.volume.name.clone()).collect();
+        let mut names: Vec<String> =
+            self.0.iter().filter(|(_, v)| !v.leaving).map(|(_, v)| v.volume.name.clone()).collect();
         names.sort();
         names
     }
 
     fn find(&self, name: &str) -> Option<(u64, u16)> {
-        let found = self.0.iter().find(|(_, volume)| volume.volume.name == name);
+        let found = self.0.iter().find(|(_, v)| v.volume.name == name && !v.leaving);
         found.map(|(_, volume)| (volume.active.tree.size(), FLAGS))
     }
 }
@@ -66,7 +67,10 @@ impl Loop {
                 Ok((used, Outcome::More)) => conn.input.consume(used),
                 Ok((used, Outcome::Done(agreed))) => {
                     conn.input.consume(used);
-                    let found = self.volumes.iter().find(|(_, v)| v.volume.name == agreed.export);
+                    let found = self
+                        .volumes
+                        .iter()
+                        .find(|(_, v)| v.volume.name == agreed.export && !v.leaving);
                     let Some((volume, _)) = found else { return self.end(token) };
                     let style = match (agreed.extended, agreed.structured) {
                         (true, _) => Style::Extended,

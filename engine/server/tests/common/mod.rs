@@ -1,6 +1,7 @@
 //! Engines in this process, over loopback and temporary files.
 #![allow(dead_code)] // Each test file uses its own part of this.
 
+pub mod gate;
 pub mod nbd;
 
 use std::path::PathBuf;
@@ -49,12 +50,19 @@ pub struct Sp {
 pub struct Rig {
     pub dir: TempDir,
     pub hold: f64,
+    /// Bytes that may be in flight on one connection.
+    pub room: u64,
     pub loops: usize,
 }
 
 impl Rig {
     pub fn new() -> Rig {
-        Rig { dir: tempfile::tempdir().expect("a directory"), hold: 30.0, loops: 2 }
+        Rig {
+            dir: tempfile::tempdir().expect("a directory"),
+            hold: 30.0,
+            room: 128 * MIB,
+            loops: 2,
+        }
     }
 
     /// Starts an SP that serves peers and hosts at ports of the system's choice.
@@ -68,6 +76,7 @@ impl Rig {
         let config = json!({
             "cluster_id": "c-1", "sp": name, "incarnation": format!("i-{start}"),
             "loops": self.loops, "hold_seconds": self.hold,
+            "max_inflight_bytes_per_connection": self.room,
         });
         let engine = Engine::start(&config.to_string()).expect("an engine");
         let peer = engine.listen_peer(peer).expect("a peer address");
@@ -163,6 +172,8 @@ pub fn parse(text: &str) -> Value {
 /// A volume's logical tree; `json` is what one SP holds of it.
 #[derive(Clone)]
 pub struct Tree {
+    pub volume: String,
+    pub name: String,
     pub version: u64,
     pub size: u64,
     pub owner: String,
@@ -174,8 +185,11 @@ pub struct Tree {
 impl Tree {
     /// `homes` says which SP each T1 object is at; the first SP named is the owner.
     pub fn new(version: u64, size: u64, root: Value, homes: &[(&str, &Sp)]) -> Tree {
-        let peers = homes.iter().map(|(_, sp)| (sp.name.clone(), sp.peer.clone())).collect();
+        let peers: Vec<(String, String)> =
+            homes.iter().map(|(_, sp)| (sp.name.clone(), sp.peer.clone())).collect();
         Tree {
+            volume: "v-1".into(),
+            name: "vol".into(),
             version,
             size,
             owner: homes[0].1.name.clone(),
@@ -200,7 +214,7 @@ impl Tree {
             others.map(|(name, address)| (name.clone(), json!(address))).collect();
         // The epoch is the version: each restructure raises both.
         json!({
-            "volume": "v-1", "name": "vol", "size": self.size, "version": self.version,
+            "volume": self.volume, "name": self.name, "size": self.size, "version": self.version,
             "epoch": self.version, "sp": sp, "owner": self.owner, "root": self.root,
             "homes": homes, "peers": peers,
         })
