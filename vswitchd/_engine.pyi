@@ -9,9 +9,8 @@ class EngineError(Exception): ...
 
 class Engine:
     def __init__(self, config: str) -> None:
-        """Starts the event loops. Config: cluster_id, sp, incarnation, loops, hold_seconds,
-        max_request_bytes, max_inflight_bytes_per_connection, max_inflight_bytes,
-        max_connections, device_roots."""
+        """Starts the event loops. Config: cluster_id, sp, incarnation, loops, pool_threads,
+        hold_seconds, max_inflight_bytes_per_connection, max_connections, device_roots."""
 
     def listen_nbd(self, address: str) -> str:
         """Serves NBD at "host:port" or "unix:/path"; returns the bound address."""
@@ -24,7 +23,8 @@ class Engine:
         ended in time (the end was clean). The engine is unusable afterwards."""
 
     def device_add(self, uri: str, create_size: int, device_id: str) -> str:
-        """Opens a device; labels it as `device_id` if it is blank. Returns its device JSON."""
+        """Opens a device; labels it as `device_id` if it is blank ("unsafe" if that is empty).
+        Returns its device JSON."""
 
     def device_remove(self, device_id: str) -> None: ...
     def devices(self) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import math
 import os
 import sys
 import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,28 +77,35 @@ def _unknown(what: str, name: str, known: Sequence[str], where: str) -> VsError:
     return VsError("VS1042", Kind.INVALID, f"{where}: unknown {what} {name!r}; {hint}")
 
 
-def _value(raw: object, wanted: Any, where: str) -> Any:
-    """`raw` as the type `wanted`; text (from the environment) is parsed."""
-    bad = VsError("VS1043", Kind.INVALID, f"{where}: {raw!r} is not a {_type_name(wanted)}")
+#: What a setting of a type is called.
+_NAMES = {
+    list[str]: "a list of strings",
+    int: "a whole number of 0 or more",
+    float: "a number of 0 or more",
+    Path: "a path",
+    str: "a string",
+}
+
+
+def _parse(raw: str, wanted: Any) -> object:
+    """Text of the environment as the type `wanted`; ValueError if it is none."""
+    return raw.split(",") if wanted == list[str] else wanted(raw)
+
+
+def _checked(value: object, wanted: Any, where: str) -> Any:
+    """The value as the type `wanted`; VsError names the place if it is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted == list[str]:
-        items = raw.split(",") if isinstance(raw, str) else raw
-        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            raise bad
-        return items
-    if wanted in (int, float) and isinstance(raw, str | int | float):
-        try:
-            return wanted(raw) if not isinstance(raw, bool) else None
-        except ValueError:
-            raise bad from None
-    if wanted in (str, Path) and isinstance(raw, str | Path):
-        return wanted(raw)
-    raise bad
-
-
-def _type_name(wanted: Any) -> str:
-    return {list[str]: "list of strings", int: "number", float: "number", Path: "path"}.get(
-        wanted, "string"
-    )
+        good = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    elif wanted is int:
+        good = is_number and isinstance(value, int) and value >= 0
+    elif wanted is float:
+        good = is_number and 0 <= float(value) < math.inf  # type: ignore[arg-type]
+    else:
+        good = isinstance(value, str | Path)
+    if not good:
+        raise VsError("VS1043", Kind.INVALID, f"{where}: {value!r} is not {_NAMES[wanted]}")
+    return value if wanted == list[str] else wanted(value)
 
 
 def read_file(path: Path) -> dict[str, dict[str, object]]:
@@ -116,7 +125,7 @@ def read_file(path: Path) -> dict[str, dict[str, object]]:
         for key, value in body.items():
             if key not in hints:
                 raise _unknown("key", key, list(hints), f"{path} [{name}]")
-            body[key] = _value(value, hints[key], f"{path} [{name}] {key}")
+            body[key] = _checked(value, hints[key], f"{path} [{name}] {key}")
     return raw
 
 
@@ -131,12 +140,21 @@ def load(
     name = next(name for name, kind in SECTIONS.items() if kind is section)
     values: dict[str, object] = dict(read_file(path).get(name, {})) if path else {}
     hints = typing.get_type_hints(section)
-    for key in (one.name for one in fields(section)):  # type: ignore[arg-type]
-        variable = f"VSWITCHD_{name}_{key}".upper()
-        if variable in environment:
-            values[key] = _value(environment[variable], hints[key], variable)
+    prefix = f"VSWITCHD_{name}_".upper()
+    variables = {f"{prefix}{key}".upper(): key for key in hints}
+    for variable in sorted(environment):
+        if not variable.startswith(prefix):
+            continue
+        if variable not in variables:
+            raise _unknown("variable", variable, list(variables), "the environment")
+        wanted = hints[variables[variable]]
+        value: object = environment[variable]
+        with contextlib.suppress(ValueError):
+            value = _parse(environment[variable], wanted)
+        values[variables[variable]] = _checked(value, wanted, variable)
+    for key, wanted in hints.items():
         if flags.get(key) is not None:
-            values[key] = flags[key]
+            values[key] = _checked(flags[key], wanted, f"--{key.replace('_', '-')}")
     return section(**values)
 
 

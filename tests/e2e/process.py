@@ -99,7 +99,9 @@ class Daemon:
         for option in self.addresses:
             key = {"--listen": "api"}.get(option, option.removeprefix("--"))
             value = found[key]
-            self.addresses[option] = str(value[0] if isinstance(value, list) else value)
+            if isinstance(value, list):
+                value = next(one for one in value if not str(one).startswith("unix:"))
+            self.addresses[option] = str(value)
         return True
 
     def start(self) -> None:

@@ -113,7 +113,8 @@ def test_qemu_io_writes_zeroes_discards_and_reads_back(
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_libnbd_python(uri: Callable[[str], str], name: str) -> None:
     script = Path(__file__).with_name("libnbd_script.py")
-    run("/usr/bin/python3", str(script), uri(name))
+    # -P: the `nbd` of Debian, not the client beside the script.
+    run("/usr/bin/python3", "-P", str(script), uri(name))
 
 
 @pytest.fixture

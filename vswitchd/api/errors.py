@@ -50,8 +50,9 @@ def from_rpc(error: grpc.RpcError, who: str) -> VsError:
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info) and info.domain == DOMAIN:
                 return VsError(info.reason, Kind(info.metadata["kind"]), status.message)
-    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    text = str(error.details() if isinstance(error, grpc.Call) else error)
+    told = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    code = error.code() if told else grpc.StatusCode.UNKNOWN
+    text = str(error.details() if told else error)
     if code is grpc.StatusCode.UNAVAILABLE:
         return VsError("VS5001", Kind.UNREACHABLE, f"{who} can't be reached; is it running?")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -32,23 +33,31 @@ A = TypeVar("A")
 
 
 class VsmProcessors:
-    """Clients of VSMs, one channel for each address."""
+    """Clients of VSMs. Each life of an SP gets a channel of its own: one that has met a dead
+    process would wait before it tries again."""
 
     def __init__(self) -> None:
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[SpId, tuple[str, grpc.aio.Channel]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def connect(self, record: ProcessorRecord, cluster: str, term: int) -> VsmProcessor:
         """A client whose calls carry the cluster's id and the term."""
         address = record.vsm_address
-        if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
-        stub = vsm_pb2_grpc.VsmServiceStub(self._channels[address])
+        life, channel = self._channels.get(record.sp, ("", None))
+        if channel is None or life != record.incarnation:
+            if channel is not None:
+                task = asyncio.create_task(channel.close(None))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+            self._channels[record.sp] = (record.incarnation, channel)
+        stub = vsm_pb2_grpc.VsmServiceStub(channel)
         caller = vsm_pb2.Caller(cluster_id=cluster, term=term)
         return VsmProcessor(record.sp, address, stub, caller)
 
     async def close(self) -> None:
         """Closes every channel."""
-        for channel in self._channels.values():
+        for _, channel in self._channels.values():
             await channel.close()
 
 

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
 from vswitchd.api import convert
 from vswitchd.api.errors import servicer_errors
 from vswitchd.model.objects import DeviceId, T1Id, VolumeId
-from vswitchd.processor.vsm import Vsm
+from vswitchd.processor.vsm import Caller, Vsm
 from vswitchd.rpc import vsm_pb2, vsm_pb2_grpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 ACK = vsm_pb2.Ack()
+
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
+
+
+def carried_out(method: Method) -> Method:
+    """Makes a method go on to its end when its caller has gone: the engine can't be stopped in
+    the middle, and what it did must be recorded. VsError is answered as a status."""
+
+    @wraps(method)
+    async def whole(self: VsmServicer, request: Any, context: Context) -> Any:
+        task = asyncio.ensure_future(method(self, request, context))
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+        # An error is seen here even if nobody is left to be told.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    return servicer_errors(whole)  # type: ignore[return-value]
+
+
+def _caller(request: Any) -> Caller:
+    return Caller(request.caller.cluster_id, request.caller.term)
 
 
 class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
@@ -21,113 +46,112 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
 
     def __init__(self, vsm: Vsm) -> None:
         self._vsm = vsm
+        self.running: set[asyncio.Future[Any]] = set()
 
-    def _admit(self, caller: vsm_pb2.Caller) -> None:
-        self._vsm.admit(caller.cluster_id, caller.term)
+    async def finish(self) -> None:
+        """Waits until all calls that have begun are carried out."""
+        if self.running:
+            await asyncio.wait(self.running)
 
     @servicer_errors
     async def GetView(self, request: vsm_pb2.GetViewRequest, _: Context) -> vsm_pb2.View:
-        self._vsm.check_cluster(request.caller.cluster_id)
+        # Whatever its term: a controller that was away learns the present one from the view.
+        self._vsm.check_cluster(_caller(request))
         return convert.view_to_proto(await self._vsm.view())
 
-    @servicer_errors
+    @carried_out
     async def AddSpDevice(
         self, request: vsm_pb2.AddSpDeviceRequest, _: Context
     ) -> vsm_pb2.DeviceView:
-        self._admit(request.caller)
-        device = await self._vsm.add_device(request.uri, request.size, DeviceId(request.device_id))
+        device = await self._vsm.add_device(
+            _caller(request), request.uri, request.size, DeviceId(request.device_id)
+        )
         return convert.device_view_to_proto(device)
 
-    @servicer_errors
+    @carried_out
     async def RemoveSpDevice(
         self, request: vsm_pb2.RemoveSpDeviceRequest, _: Context
     ) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.remove_device(DeviceId(request.device_id))
+        await self._vsm.remove_device(_caller(request), DeviceId(request.device_id))
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def PutT1(self, request: vsm_pb2.PutT1Request, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.put_t1(convert.t1_from_proto(request.t1), request.epoch)
+        await self._vsm.put_t1(_caller(request), convert.t1_from_proto(request.t1), request.epoch)
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def AdoptT1(self, request: vsm_pb2.PutT1Request, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.adopt_t1(convert.t1_from_proto(request.t1), request.epoch)
+        await self._vsm.adopt_t1(_caller(request), convert.t1_from_proto(request.t1), request.epoch)
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def FenceT1(self, request: vsm_pb2.FenceT1Request, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.fence_t1(T1Id(request.t1_id), request.epoch)
+        await self._vsm.fence_t1(_caller(request), T1Id(request.t1_id), request.epoch)
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def DeleteT1(self, request: vsm_pb2.DeleteT1Request, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.delete_t1(T1Id(request.t1_id))
+        await self._vsm.delete_t1(_caller(request), T1Id(request.t1_id))
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def StageT2(self, request: vsm_pb2.StageT2Request, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.stage_t2(convert.t2_from_proto(request.t2))
+        await self._vsm.stage_t2(_caller(request), convert.t2_from_proto(request.t2))
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def ActivateT2(
         self, request: vsm_pb2.ActivateT2Request, _: Context
     ) -> vsm_pb2.ActivateT2Response:
-        self._admit(request.caller)
-        pause = await self._vsm.activate_t2(VolumeId(request.volume_id), request.version)
+        pause = await self._vsm.activate_t2(
+            _caller(request), VolumeId(request.volume_id), request.version
+        )
         return vsm_pb2.ActivateT2Response(pause_us=pause)
 
-    @servicer_errors
+    @carried_out
     async def RemoveT2(self, request: vsm_pb2.RemoveT2Request, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.remove_t2(VolumeId(request.volume_id))
+        await self._vsm.remove_t2(_caller(request), VolumeId(request.volume_id))
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def DropReference(self, request: vsm_pb2.DropReferenceRequest, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.drop_reference(VolumeId(request.volume_id), T1Id(request.t1_id))
+        await self._vsm.drop_reference(
+            _caller(request), VolumeId(request.volume_id), T1Id(request.t1_id)
+        )
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def StartCopy(self, request: vsm_pb2.CopyRequest, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.start_copy(VolumeId(request.volume_id), tuple(request.path))
+        await self._vsm.start_copy(
+            _caller(request), VolumeId(request.volume_id), tuple(request.path)
+        )
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def StopCopy(self, request: vsm_pb2.CopyRequest, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        await self._vsm.stop_copy(VolumeId(request.volume_id), tuple(request.path))
+        await self._vsm.stop_copy(
+            _caller(request), VolumeId(request.volume_id), tuple(request.path)
+        )
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def ActivateMvsm(self, request: vsm_pb2.MvsmRequest, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        self._vsm.activate_mvsm(request.caller.term)
+        self._vsm.activate_mvsm(_caller(request))
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def DeactivateMvsm(self, request: vsm_pb2.MvsmRequest, _: Context) -> vsm_pb2.Ack:
-        self._admit(request.caller)
-        self._vsm.deactivate_mvsm()
+        self._vsm.deactivate_mvsm(_caller(request))
         return ACK
 
-    @servicer_errors
+    @carried_out
     async def Determine(
         self, request: vsm_pb2.DetermineRequest, _: Context
     ) -> vsm_pb2.DetermineResponse:
-        self._admit(request.caller)
         has = request.HasField
         affected = self._vsm.determine(
-            request.caller.term,
+            _caller(request),
             convert.volume_from_proto(request.current) if has("current") else None,
             convert.volume_from_proto(request.target) if has("target") else None,
         )

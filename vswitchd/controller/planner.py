@@ -49,9 +49,7 @@ def cut(free: tuple[Extent, ...], reserved: Sequence[Extent]) -> tuple[Extent, .
 
 def planned_extents(plan: Plan) -> list[Extent]:
     """What a plan takes."""
-    return [
-        extent for step in plan.steps if isinstance(step, PutT1) for extent in step.t1.extents
-    ]
+    return [extent for step in plan.steps if isinstance(step, PutT1) for extent in step.t1.extents]
 
 
 class Planner:

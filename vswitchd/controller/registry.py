@@ -111,9 +111,7 @@ class Registry:
         """VsError if there is no such SP."""
         if sp not in self.records:
             known = ", ".join(sorted(self.records)) or "none"
-            raise VsError(
-                "VS2040", Kind.NOT_FOUND, f"there is no SP {sp}; known SPs: {known}"
-            )
+            raise VsError("VS2040", Kind.NOT_FOUND, f"there is no SP {sp}; known SPs: {known}")
         return self.records[sp]
 
     def processor(self, sp: SpId) -> Processor:

@@ -73,7 +73,10 @@ class Web:
         match path:
             case b"/metrics":
                 # Collecting asks the engine's loops: not in this event loop.
-                body = await asyncio.to_thread(generate_latest, self._registry)
+                try:
+                    body = await asyncio.to_thread(generate_latest, self._registry)
+                except VsError as error:
+                    return "500 Internal Server Error", plain, f"{error}\n".encode()
                 return "200 OK", CONTENT_TYPE_LATEST, body
             case b"/livez":
                 return "200 OK", plain, b"ok\n"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,7 +24,7 @@ from vswitchd.model.invariants import check_sp_name
 from vswitchd.model.objects import SpId
 from vswitchd.obs import daemon, log
 from vswitchd.obs.engine_metrics import EngineCollector
-from vswitchd.obs.http import Web
+from vswitchd.obs.http import Web, split_address
 from vswitchd.ports import ProcessorRecord
 from vswitchd.processor.engine import Engine
 from vswitchd.processor.register import Registration
@@ -32,6 +34,16 @@ from vswitchd.rpc import vsm_pb2_grpc
 
 #: Seconds for a clean end: requests answered, devices flushed.
 SHUTDOWN = 20.0
+#: Seconds for calls of the controller that are under way then.
+GRACE = 1.0
+#: Seconds between looks at the devices, for the metrics and for those that are down.
+LOOK = 5.0
+#: Calls of the controller that are served at one time; more are refused.
+MAX_CALLS = 64
+#: Without the last, two processes could share a port, and each get some of the calls.
+SERVER_OPTIONS = [*OPTIONS, ("grpc.so_reuseport", 0)]
+
+T = TypeVar("T")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -57,134 +69,180 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs until SIGTERM or SIGINT."""
-    args = arguments(argv)
-    return daemon.run(_run(args))
+    """Runs until SIGTERM or SIGINT; returns the exit status."""
+    return daemon.run(_run(arguments(argv)))
 
 
 async def _run(args: argparse.Namespace) -> None:
     settings = config.load(config.Processor, vars(args), args.config)
     limits = config.load(config.Limits, {}, args.config)
     logger = log.set_up(config.load(config.Log, {"level": args.log_level}, args.config).level)
-    check_sp_name(settings.name)
+    _check(settings)
     logger = logger.bind(sp=settings.name)
-    settings.state.mkdir(parents=True, exist_ok=True)
     stop = daemon.stop_event()
-    endpoints = daemon.Endpoints(settings.state)
-    state = State(settings.state, settings.name)
-    client = RegistryClient(settings.controller)
-    registration = Registration(client, logger)
-    record = ProcessorRecord(
-        sp=SpId(settings.name),
-        incarnation=secrets.token_hex(8),
-        vsm_address="",
-        peer_address="",
-        nbd_address="",
-        version=__version__,
-    )
-    if not state.identity.cluster_id:
-        cluster = await _unless(stop, registration.join(record, ""))
-        if cluster is None:
-            return
-        state.set_cluster(cluster[0])
-    engine = Engine(
-        {
-            "cluster_id": state.identity.cluster_id,
-            "sp": settings.name,
-            "incarnation": record.incarnation,
-            "loops": settings.loops,
-            "hold_seconds": settings.hold_seconds,
-            "max_inflight_bytes_per_connection": limits.inflight_bytes,
-            "max_connections": limits.connections,
-            "device_roots": settings.device_root,
-        }
-    )
-    vsm = Vsm(state, engine, record.incarnation, logger)
-    try:
-        await _serve(settings, state, engine, vsm, record, registration, endpoints, stop, logger)
-    finally:
-        await client.close()
+    async with AsyncExitStack() as ends:
+        state = State(settings.state, settings.name)
+        ends.callback(state.close)
+        sp = StorageProcessor(settings, limits, state, logger, ends)
+        await sp.run(stop)
 
 
-async def _serve(
-    settings: config.Processor,
-    state: State,
-    engine: Engine,
-    vsm: Vsm,
-    record: ProcessorRecord,
-    registration: Registration,
-    endpoints: daemon.Endpoints,
-    stop: asyncio.Event,
-    logger: FilteringBoundLogger,
-) -> None:
-    peer = engine.listen_peer(settings.peer)
-    await vsm.start()
-    # Hosts come in when all that was committed is served again.
-    nbd = [engine.listen_nbd(address) for address in settings.nbd]
-    server = grpc.aio.server(options=OPTIONS)
-    vsm_pb2_grpc.add_VsmServiceServicer_to_server(VsmServicer(vsm), server)
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
-    host = settings.vsm.rpartition(":")[0]
+def _check(settings: config.Processor) -> None:
+    """VsError for what can't work, before anything is started."""
+    if not settings.name:
+        raise VsError("VS1048", Kind.INVALID, "this SP needs a name: --name or [processor] name")
+    check_sp_name(settings.name)
+    if not settings.nbd:
+        raise VsError("VS1048", Kind.INVALID, "hosts need an address: --nbd or [processor] nbd")
+    for option, address in (("vsm", settings.vsm), ("peer", settings.peer)):
+        host, _ = split_address(address)
+        if host in ("", "0.0.0.0", "::"):
+            raise VsError(
+                "VS1049",
+                Kind.INVALID,
+                f"--{option} {address}: others are told this address, so name the one of this "
+                "machine by which they reach it",
+            )
+
+
+class StorageProcessor:
+    """One SP's process: what is started is ended by `ends`, in the reverse order."""
+
+    def __init__(
+        self,
+        settings: config.Processor,
+        limits: config.Limits,
+        state: State,
+        logger: FilteringBoundLogger,
+        ends: AsyncExitStack,
+    ) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._state = state
+        self._log = logger
+        self._ends = ends
+        self._ready = False
+        self._metrics = daemon.registry()
+        self._devices: list[tuple[str, int, int, bool]] = []
+        self._record = ProcessorRecord(
+            sp=SpId(settings.name),
+            incarnation=secrets.token_hex(8),
+            vsm_address="",
+            peer_address="",
+            nbd_address="",
+            version=__version__,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set, or the controller refuses this SP for good."""
+        settings = self._settings
+        endpoints = daemon.Endpoints(settings.state)
+        web = Web(self._metrics, lambda: self._ready)
+        metrics = await web.start(settings.metrics)
+        self._ends.push_async_callback(web.stop)
+        client = RegistryClient(settings.controller)
+        self._ends.push_async_callback(client.close)
+        registration = Registration(client, self._log)
+        if not self._state.identity.cluster_id:
+            # The first start of all: whose devices these are, the controller says.
+            joined = await _unless(stop, registration.join(self._record, ""))
+            if joined is None:
+                return
+            self._state.set_cluster(joined[0])
+        engine = self._start_engine()
+        vsm = Vsm(self._state, engine, self._record.incarnation, self._log)
+        self._ends.push_async_callback(self._end_engine, engine, vsm)
+        peer = _bound("peer", settings.peer, engine.listen_peer)
+        await vsm.start()
+        # Hosts come in when all that was committed is served again.
+        nbd = [_bound("nbd", address, engine.listen_nbd) for address in settings.nbd]
+        address = await self._serve_vsm(vsm)
+        self._record = replace(
+            self._record,
+            vsm_address=address,
+            peer_address=peer,
+            nbd_address=next((one for one in nbd if not one.startswith("unix:")), nbd[0]),
+        )
+        self._ready = True
+        endpoints.write(vsm=address, peer=peer, nbd=nbd, metrics=metrics)
+        self._ends.callback(endpoints.remove)
+        self._log.info("ready", vsm=address, peer=peer, nbd=nbd, metrics=metrics)
+        looking = asyncio.create_task(self._look(engine, vsm))
+        self._ends.callback(looking.cancel)
+        await _unless(stop, registration.keep(self._record, self._state.identity.cluster_id))
+
+    def _start_engine(self) -> Engine:
+        settings, limits = self._settings, self._limits
+        return Engine(
+            {
+                "cluster_id": self._state.identity.cluster_id,
+                "sp": settings.name,
+                "incarnation": self._record.incarnation,
+                "loops": settings.loops,
+                "hold_seconds": settings.hold_seconds,
+                "max_inflight_bytes_per_connection": limits.inflight_bytes,
+                "max_connections": limits.connections,
+                "device_roots": [str(Path(root).resolve()) for root in settings.device_root],
+            }
+        )
+
+    async def _end_engine(self, engine: Engine, vsm: Vsm) -> None:
+        """Answers and flushes everything; remembers a clean end."""
+        resyncing = await vsm.resyncing()
+        clean = await engine.shutdown(SHUTDOWN)
+        if clean and not resyncing:
+            vsm.ended()
+        self._log.info("ended", clean=clean)
+
+    async def _serve_vsm(self, vsm: Vsm) -> str:
+        """Answers the controller; returns the bound address."""
+        server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        servicer = VsmServicer(vsm)
+        vsm_pb2_grpc.add_VsmServiceServicer_to_server(servicer, server)
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+        host = self._settings.vsm.rpartition(":")[0]
+        port = _bound("vsm", self._settings.vsm, server.add_insecure_port)
+        await server.start()
+        self._ends.push_async_callback(servicer.finish)
+        self._ends.push_async_callback(server.stop, GRACE)
+        return f"{host}:{port}"
+
+    async def _look(self, engine: Engine, vsm: Vsm) -> None:
+        """Keeps what the metrics tell of devices fresh, and opens those that have come back."""
+        self._metrics.register(EngineCollector(engine.metrics, lambda: self._devices))
+        while True:
+            try:
+                await vsm.reopen()
+                self._devices = [
+                    (d.id, d.size, d.size - sum(run.length for run in d.free), d.up)
+                    for d in await vsm.devices()
+                ]
+            except VsError as error:
+                self._log.warning("look_failed", error=str(error))
+            await asyncio.sleep(LOOK)
+
+
+def _bound(option: str, address: str, listen: Callable[[str], T]) -> T:
+    """Listens; VsError VS3031 says which option names an address that can't be had."""
     try:
-        port = server.add_insecure_port(settings.vsm)
-    except RuntimeError:
+        return listen(address)
+    except (VsError, RuntimeError) as error:
         raise VsError(
             "VS3031",
             Kind.PRECONDITION,
-            f"can't listen at {settings.vsm}; is another process using it?",
+            f"--{option}: can't listen at {address}; does another process? End it or choose "
+            f"another address ({getattr(error, 'message', error)})",
         ) from None
-    await server.start()
-    own = daemon.registry()
-    views: list[tuple[str, int, int, bool]] = []
-    own.register(EngineCollector(engine.metrics, lambda: views))
-    web = Web(own, lambda: True)
-    metrics = await web.start(settings.metrics)
-    record = ProcessorRecord(
-        record.sp, record.incarnation, f"{host}:{port}", peer, nbd[0], record.version
-    )
-    beats = asyncio.create_task(registration.keep(record, state.identity.cluster_id))
-    looks = asyncio.create_task(_look(engine, views))
-    endpoints.write(vsm=f"{host}:{port}", peer=peer, nbd=nbd, metrics=metrics)
-    logger.info("ready", vsm=f"{host}:{port}", peer=peer, nbd=nbd, metrics=metrics)
-    try:
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({stopped, beats}, return_when=asyncio.FIRST_COMPLETED)
-        if beats.done():
-            beats.result()
-    finally:
-        endpoints.remove()
-        for task in (beats, looks):
-            task.cancel()
-        await server.stop(1.0)
-        await web.stop()
-        await vsm.note_resync()
-        clean = await engine.shutdown(SHUTDOWN)
-        await vsm.ended(clean=clean)
-        logger.info("ended", clean=clean)
 
 
-async def _look(engine: Engine, views: list[tuple[str, int, int, bool]]) -> None:
-    """Keeps what metrics tell of devices fresh."""
-    while True:
-        with contextlib.suppress(VsError):
-            views[:] = [
-                (d.id, d.size, d.size - sum(run.length for run in d.free), d.up)
-                for d in await engine.devices()
-            ]
-        await asyncio.sleep(10.0)
-
-
-async def _unless(
-    stop: asyncio.Event, work: Coroutine[None, None, tuple[str, float]]
-) -> tuple[str, float] | None:
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
     """The work's result, or None if `stop` came first."""
-    task = asyncio.create_task(work)
-    stopped = asyncio.create_task(stop.wait())
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
     if task.done():
-        stopped.cancel()
         return task.result()
     task.cancel()
     return None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Set
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from vswitchd.errors import VsError
+from vswitchd.errors import Kind, VsError
 from vswitchd.ports import ProcessorRecord
 
+#: Seconds between tries; each is twice as long as the one before, up to the last.
 FIRST_RETRY = 0.1
 LAST_RETRY = 2.0
+#: Refusals that trying again does not mend: wrong cluster, wrong name.
+FINAL = frozenset({Kind.INVALID, Kind.UNSAFE})
 
 
 class Registry(Protocol):
@@ -34,18 +37,23 @@ class Registration:
         self._registry = registry
         self._log = log
 
-    async def join(self, record: ProcessorRecord, cluster: str) -> tuple[str, float]:
-        """Tries until the controller answers. VsError other than unreachable is final."""
-        delay, told = FIRST_RETRY, False
+    async def join(
+        self, record: ProcessorRecord, cluster: str, final: Set[Kind] = FINAL
+    ) -> tuple[str, float]:
+        """Tries until the controller takes this SP; a refusal of a `final` kind is raised.
+
+        Returns the cluster's id and the seconds between heartbeats.
+        """
+        delay, told = FIRST_RETRY, ""
         while True:
             try:
                 joined = await self._registry.register(record, cluster)
             except VsError as error:
-                if error.code not in ("VS5001", "VS5002"):
+                if error.kind in final:
                     raise
-                if not told:
-                    self._log.warning("waiting_for_controller", error=str(error))
-                    told = True
+                if told != str(error):
+                    told = str(error)
+                    self._log.warning("not_registered", error=told)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_RETRY)
             else:
@@ -53,14 +61,17 @@ class Registration:
                 return joined
 
     async def keep(self, record: ProcessorRecord, cluster: str) -> None:
-        """Joins and beats for ever."""
+        """Joins and beats for ever. Only the first time is a refusal raised: hosts are served
+        by then, and go on being served whatever the controller says later."""
+        final: Set[Kind] = FINAL
         while True:
-            _, interval = await self.join(record, cluster)
-            known = True
-            while known:
+            _, interval = await self.join(record, cluster, final)
+            final = frozenset()
+            while True:
                 await asyncio.sleep(interval)
                 try:
-                    known = await self._registry.heartbeat(record)
+                    if not await self._registry.heartbeat(record):
+                        break
                 except VsError as error:
                     self._log.warning("heartbeat_failed", error=str(error))
-                    known = False
+                    break

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from structlog.typing import FilteringBoundLogger
 
@@ -23,9 +26,17 @@ from vswitchd.model.objects import (
     VolumeId,
     walk,
 )
-from vswitchd.model.view import Affected, DeviceView, T2View, View
+from vswitchd.model.view import Affected, CopyView, DeviceView, T1View, T2View, View
 from vswitchd.processor.state import State
 from vswitchd.restructure.mvsm import determine
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who tells this SP what to do: a controller of a cluster, in a term."""
+
+    cluster: str
+    term: int
 
 
 class EngineCalls(Protocol):
@@ -38,14 +49,20 @@ class EngineCalls(Protocol):
     async def t1_adopt(self, t1: T1, epoch: int) -> None: ...
     async def t1_fence(self, t1: T1Id, epoch: int) -> None: ...
     async def t1_delete(self, t1: T1Id) -> None: ...
-    async def t1s(self) -> tuple[object, ...]: ...
+    async def t1s(self) -> tuple[T1View, ...]: ...
     async def t2_activate(self, t2: T2, *, resync: bool) -> int: ...
     async def t2_remove(self, volume: VolumeId) -> None: ...
     async def resync_percents(self) -> dict[VolumeId, int]: ...
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None: ...
     async def copy_start(self, volume: VolumeId, path: Path) -> None: ...
     async def copy_stop(self, volume: VolumeId, path: Path) -> None: ...
-    async def copies(self) -> tuple[object, ...]: ...
+    async def copies(self) -> tuple[CopyView, ...]: ...
+
+
+#: The allocation unit told of a device that is down, until it can be asked.
+UNIT = 1 << 20
+#: The object that is locked while devices come and go.
+_DEVICES = "devices"
 
 
 def in_sync_legs(root: Node) -> set[tuple[Path, int]]:
@@ -60,7 +77,8 @@ def in_sync_legs(root: Node) -> set[tuple[Path, int]]:
 
 
 class Vsm:
-    """One SP's manager. Calls for one volume happen one after the other."""
+    """One SP's manager. Calls for one object happen one after the other; every call but
+    `view` may be VsError VS6021 (another cluster) or VS3023 (a term that is over)."""
 
     def __init__(
         self, state: State, engine: EngineCalls, incarnation: str, log: FilteringBoundLogger
@@ -69,7 +87,8 @@ class Vsm:
         self._engine = engine
         self._incarnation = incarnation
         self._log = log
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        #: One for each object that a call is at work on; forgotten with the last of them.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         #: The term that this SP's MVSM is active for; lost at a restart, as it must be.
         self._mvsm_term: int | None = None
         self._down: dict[DeviceId, DeviceView] = {}
@@ -77,99 +96,143 @@ class Vsm:
 
     # Who may call.
 
-    def check_cluster(self, cluster: str) -> None:
+    def check_cluster(self, caller: Caller) -> None:
         """Refuses another cluster's controller."""
         mine = self._state.identity.cluster_id
-        if cluster != mine:
+        if caller.cluster != mine:
             raise VsError(
                 "VS6021",
                 Kind.UNSAFE,
-                f"SP {self.sp} belongs to cluster {mine}, not to {cluster}; check the addresses",
+                f"SP {self.sp} belongs to cluster {mine}, not to {caller.cluster}; "
+                "check the addresses",
             )
 
-    def admit(self, cluster: str, term: int) -> None:
+    def _admit(self, caller: Caller) -> None:
         """Refuses another cluster and a term that is over; remembers a higher one first."""
-        self.check_cluster(cluster)
+        self.check_cluster(caller)
         seen = self._state.identity.term
-        if term < seen:
+        if caller.term < seen:
             raise VsError(
                 "VS3023",
                 Kind.STALE,
-                f"term {term} is over: SP {self.sp} has seen term {seen}",
+                f"term {caller.term} is over: SP {self.sp} has seen term {seen}",
             )
-        if term > seen:
-            self._state.set_term(term)
+        if caller.term > seen:
+            self._state.set_term(caller.term)
             self._mvsm_term = None
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
+
+    @asynccontextmanager
+    async def _turn(self, caller: Caller, key: str) -> AsyncIterator[None]:
+        """Waits until nothing else is done to the object, then admits the caller: its term
+        may have ended while it waited."""
+        async with self._lock(key):
+            self._admit(caller)
+            yield
 
     # What it holds.
 
     async def start(self) -> None:
         """Opens the devices and serves what was committed. A tree that is out of date can do
-        no harm: T1 objects that were fenced since refuse its epoch."""
+        no harm: T1 objects that were fenced since refuse its epoch. What can't be opened or
+        served is logged and missing from the view."""
         for device, uri in sorted(self._state.identity.devices.items()):
-            try:
-                await self._engine.device_add(uri, 0, DeviceId(device))
-            except VsError as error:
-                self._log.error("device_down", device=device, uri=uri, error=str(error))
-                view = DeviceView(DeviceId(device), uri, 0, 1 << 20, False, (), error.message)
-                self._down[view.id] = view
+            await self._reopen(DeviceId(device), uri)
         for t2 in self._state.committed.values():
-            await self._activate(t2, resync=t2.volume in self._state.unclean)
+            try:
+                await self._activate(t2, resync=t2.volume in self._state.unclean)
+            except VsError as error:
+                self._log.error("volume_down", volume=t2.volume, name=t2.name, error=str(error))
+
+    async def reopen(self) -> None:
+        """Tries the devices again that could not be opened."""
+        for view in list(self._down.values()):
+            async with self._lock(_DEVICES):
+                if view.id in self._down:
+                    await self._reopen(view.id, view.uri)
+
+    async def _reopen(self, device: DeviceId, uri: str) -> None:
+        try:
+            # Without an id to give: a device that has become blank is not labelled anew.
+            found = await self._engine.device_add(uri, 0, DeviceId(""))
+            if found.id == device:
+                if self._down.pop(device, None):
+                    self._log.info("device_up", device=device, uri=uri)
+                return
+            await self._engine.device_remove(found.id)
+            problem = f"{uri} is device {found.id} now, not {device}"
+        except VsError as error:
+            problem = error.message
+        if device not in self._down:
+            self._log.error("device_down", device=device, uri=uri, error=problem)
+        self._down[device] = DeviceView(device, uri, 0, UNIT, False, (), problem)
 
     async def view(self) -> View:
         """All of it, as the engine and the state say."""
         percents = await self._engine.resync_percents()
         active = [t2 for t2 in self._state.committed.values() if t2.volume in percents]
-        open_devices = await self._engine.devices()
-        known = {device.id for device in open_devices}
-        down = [device for device in self._down.values() if device.id not in known]
         return View(
             sp=self.sp,
             incarnation=self._incarnation,
             term=self._state.identity.term,
             mvsm_active=self._mvsm_term is not None,
-            devices=(*open_devices, *down),
-            t1s=await self._engine.t1s(),  # type: ignore[arg-type]
+            devices=await self.devices(),
+            t1s=await self._engine.t1s(),
             t2s=(
                 *(T2View(t2, True, percents[t2.volume]) for t2 in active),
                 *(T2View(t2, False) for t2 in self._state.staged.values()),
             ),
-            copies=await self._engine.copies(),  # type: ignore[arg-type]
+            copies=await self._engine.copies(),
         )
+
+    async def devices(self) -> tuple[DeviceView, ...]:
+        """Those that are open, and those that should be."""
+        found = await self._engine.devices()
+        known = {device.id for device in found}
+        return (*found, *(device for device in self._down.values() if device.id not in known))
 
     # What it is told.
 
-    async def add_device(self, uri: str, size: int, device: DeviceId) -> DeviceView:
-        """Opens a device, and labels it if it is blank."""
-        found = await self._engine.device_add(uri, size, device)
-        self._state.set_device(found.id, uri)
-        self._down.pop(found.id, None)
+    async def add_device(self, caller: Caller, uri: str, size: int, device: DeviceId) -> DeviceView:
+        """Opens a device, and labels it if it is blank and was not known here."""
+        async with self._turn(caller, _DEVICES):
+            if device in self._state.identity.devices:
+                device = DeviceId("")
+            found = await self._engine.device_add(uri, size, device)
+            self._state.set_device(found.id, uri)
+            self._down.pop(found.id, None)
         self._log.info("add_device", device=found.id, uri=uri)
         return found
 
-    async def remove_device(self, device: DeviceId) -> None:
+    async def remove_device(self, caller: Caller, device: DeviceId) -> None:
         """Closes a device that nothing here lies on."""
-        await self._engine.device_remove(device)
-        self._state.set_device(device, None)
-        self._down.pop(device, None)
+        async with self._turn(caller, _DEVICES):
+            await self._engine.device_remove(device)
+            self._state.set_device(device, None)
+            self._down.pop(device, None)
         self._log.info("remove_device", device=device)
 
-    async def put_t1(self, t1: T1, epoch: int) -> None:
+    async def put_t1(self, caller: Caller, t1: T1, epoch: int) -> None:
         """Creates or extends a T1 object."""
-        async with self._locks[t1.id]:
+        async with self._turn(caller, t1.id):
             await self._engine.t1_put(t1, epoch)
         self._log.info("put_t1", t1=t1.id, volume_id=t1.volume, epoch=epoch)
 
-    async def adopt_t1(self, t1: T1, epoch: int) -> None:
+    async def adopt_t1(self, caller: Caller, t1: T1, epoch: int) -> None:
         """Becomes the home of a T1 object."""
-        async with self._locks[t1.id]:
+        async with self._turn(caller, t1.id):
             await self._engine.t1_adopt(t1, epoch)
         self._log.info("adopt_t1", t1=t1.id, volume_id=t1.volume, epoch=epoch)
 
-    async def fence_t1(self, t1: T1Id, epoch: int) -> None:
+    async def fence_t1(self, caller: Caller, t1: T1Id, epoch: int) -> None:
         """Raises a T1 object's epoch and waits for lower ones' I/O. An object that has left
         this SP needs no fence: nobody can reach it here."""
-        async with self._locks[t1]:
+        async with self._turn(caller, t1):
             try:
                 await self._engine.t1_fence(t1, epoch)
             except VsError as error:
@@ -177,17 +240,17 @@ class Vsm:
                     raise
         self._log.info("fence_t1", t1=t1, epoch=epoch)
 
-    async def delete_t1(self, t1: T1Id) -> None:
+    async def delete_t1(self, caller: Caller, t1: T1Id) -> None:
         """Forgets a T1 object."""
-        async with self._locks[t1]:
+        async with self._turn(caller, t1):
             await self._engine.t1_delete(t1)
         self._log.info("delete_t1", t1=t1)
 
-    async def stage_t2(self, t2: T2) -> None:
+    async def stage_t2(self, caller: Caller, t2: T2) -> None:
         """Keeps a T2 object durably, inactive."""
         if t2.sp != self.sp:
             raise VsError("VS1031", Kind.INVALID, f"a T2 object of {t2.sp} came to {self.sp}")
-        async with self._locks[t2.volume]:
+        async with self._turn(caller, t2.volume):
             current = self._state.committed.get(t2.volume)
             if current is not None and t2.version < current.version:
                 raise VsError(
@@ -201,9 +264,9 @@ class Vsm:
             "stage_t2", volume=t2.volume, name=t2.name, version=t2.version, epoch=t2.epoch
         )
 
-    async def activate_t2(self, volume: VolumeId, version: int) -> int:
+    async def activate_t2(self, caller: Caller, volume: VolumeId, version: int) -> int:
         """Swaps to the staged T2 object; returns the pause in microseconds."""
-        async with self._locks[volume]:
+        async with self._turn(caller, volume):
             current = self._state.committed.get(volume)
             staged = self._state.staged.get(volume)
             if staged is not None and staged.version == version:
@@ -240,65 +303,71 @@ class Vsm:
             self._state.set_mirrored({*self._state.identity.mirrored, t2.volume})
         return await self._engine.t2_activate(t2, resync=resync)
 
-    async def remove_t2(self, volume: VolumeId) -> None:
+    async def remove_t2(self, caller: Caller, volume: VolumeId) -> None:
         """Takes the volume out of service here."""
-        async with self._locks[volume]:
+        async with self._turn(caller, volume):
             await self._engine.t2_remove(volume)
             self._state.remove(volume)
             self._state.set_mirrored(set(self._state.identity.mirrored) - {volume})
             self._state.unclean.discard(volume)
         self._log.info("remove_t2", volume=volume)
 
-    async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
+    async def drop_reference(self, caller: Caller, volume: VolumeId, t1: T1Id) -> None:
         """Closes the remote reference to a T1 object."""
-        await self._engine.reference_drop(volume, t1)
+        async with self._turn(caller, volume):
+            await self._engine.reference_drop(volume, t1)
         self._log.info("drop_reference", t1=t1, volume_id=volume)
 
-    async def start_copy(self, volume: VolumeId, path: Path) -> None:
+    async def start_copy(self, caller: Caller, volume: VolumeId, path: Path) -> None:
         """Copies onto the write-only leg at `path`."""
-        await self._engine.copy_start(volume, path)
+        async with self._turn(caller, volume):
+            await self._engine.copy_start(volume, path)
         self._log.info("start_copy", volume=volume, path=path)
 
-    async def stop_copy(self, volume: VolumeId, path: Path) -> None:
+    async def stop_copy(self, caller: Caller, volume: VolumeId, path: Path) -> None:
         """Ends a copy."""
-        await self._engine.copy_stop(volume, path)
+        async with self._turn(caller, volume):
+            await self._engine.copy_stop(volume, path)
         self._log.info("stop_copy", volume=volume, path=path)
 
     # The master.
 
-    def activate_mvsm(self, term: int) -> None:
-        """This SP's MVSM answers for the term."""
-        self._mvsm_term = term
-        self._log.info("activate_mvsm", term=term)
+    def activate_mvsm(self, caller: Caller) -> None:
+        """This SP's MVSM answers for the caller's term."""
+        self._admit(caller)
+        self._mvsm_term = caller.term
+        self._log.info("activate_mvsm", term=caller.term)
 
-    def deactivate_mvsm(self) -> None:
+    def deactivate_mvsm(self, caller: Caller) -> None:
         """This SP's MVSM answers nobody."""
+        self._admit(caller)
         self._mvsm_term = None
-        self._log.info("deactivate_mvsm")
+        self._log.info("deactivate_mvsm", term=caller.term)
 
     def determine(
-        self, term: int, current: Volume | None, target: Volume | None
+        self, caller: Caller, current: Volume | None, target: Volume | None
     ) -> tuple[Affected, ...]:
         """Which objects the target affects; the active MVSM alone says."""
-        if self._mvsm_term != term:
+        self._admit(caller)
+        if self._mvsm_term != caller.term:
             raise VsError(
-                "VS3026", Kind.STALE, f"the MVSM of SP {self.sp} is not active for term {term}"
+                "VS3026",
+                Kind.PRECONDITION,
+                f"the MVSM of SP {self.sp} is not active for term {caller.term}",
             )
         affected = determine(current, target)
         volume = target or current
         self._log.info("determine", volume=volume.id if volume else "", objects=len(affected))
         return affected
 
-    async def ended(self, *, clean: bool) -> None:
-        """The engine has stopped; after a clean end no legs can differ, unless a resync was
-        not done."""
-        if clean and not self.resyncing:
-            self._state.set_mirrored(set())
+    # The end.
 
-    #: Set before the engine stops: some mirror's legs are not alike yet.
-    resyncing = False
-
-    async def note_resync(self) -> None:
-        """Looks whether a resync still runs."""
+    async def resyncing(self) -> bool:
+        """True while some mirror's legs are still being made alike."""
         percents = await self._engine.resync_percents()
-        self.resyncing = any(percent < 100 for percent in percents.values())
+        return any(percent < 100 for percent in percents.values())
+
+    def ended(self) -> None:
+        """The engine has answered and flushed everything, and no resync was left undone: the
+        legs of each mirror are alike."""
+        self._state.set_mirrored(set())

@@ -83,7 +83,7 @@ impl Device {
 /// and `create_size` is not 0.
 ///
 /// # Errors
-/// `Invalid` for a URI or size that can't be, `Unsafe` for a path outside `roots`.
+/// `Invalid` for a URI or size that can't be, and for a path outside `roots`.
 pub fn open(
     uri: &str,
     create_size: u64,
@@ -134,7 +134,7 @@ fn checked_path(path: &str, roots: &[PathBuf]) -> Result<PathBuf, DeviceError> {
             "{}: outside the allowed device roots; add its directory to `device_roots`",
             resolved.display()
         );
-        return Err(DeviceError::new(ErrorKind::Unsafe, text));
+        return Err(DeviceError::new(ErrorKind::Invalid, text));
     }
     Ok(resolved)
 }

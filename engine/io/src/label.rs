@@ -154,9 +154,10 @@ pub fn read(device: &mut dyn BlockingDevice) -> Result<Found, DeviceError> {
 }
 
 /// Labels a blank device, or recognises this cluster's. Gives the label that stands there.
+/// With an empty `device_id` a blank device is refused: it was not blank when it was known.
 ///
 /// # Errors
-/// `Unsafe` for foreign data and for another cluster's device.
+/// `Unsafe` for foreign data, another cluster's device, and a device that lost its label.
 pub fn claim(
     device: &mut dyn BlockingDevice,
     cluster: &str,
@@ -184,6 +185,10 @@ fn claim_locked(
         Found::Label(label) => Ok(label),
         Found::Foreign(what) => refuse(format!(
             "{}: holds {what}; wipe its first 4 MiB and last 64 KiB if it may be used here",
+            device.name()
+        )),
+        Found::Blank if device_id.is_empty() => refuse(format!(
+            "{}: is blank, but was a device of this cluster; bring its data back, or remove it",
             device.name()
         )),
         Found::Blank => {

@@ -89,7 +89,7 @@ fn paths_outside_the_roots_are_refused() {
     let disk = Disk::new();
     let elsewhere = tempfile::tempdir().unwrap();
     let refused = device::open(&disk.uri(), 0, &[elsewhere.path().into()]).err().unwrap();
-    assert_eq!(refused.kind, ErrorKind::Unsafe);
+    assert_eq!(refused.kind, ErrorKind::Invalid);
     let link = elsewhere.path().join("link");
     std::os::unix::fs::symlink(&disk.path, &link).unwrap();
     let uri = format!("file:{}", link.display());

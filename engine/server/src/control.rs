@@ -9,9 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vs_io::{
-    Committer, Device, DeviceError, ErrorKind, Kind, Pool, T1Spec, T1Table, device, label,
-};
+use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Pool, T1Table};
 use vs_tree::{Spec, Tree};
 
 use crate::active::{Active, Copy, CopyState, Leaf, Volume};
@@ -20,6 +18,7 @@ use crate::copy;
 use crate::event_loop::{Loop, Shared};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{DeviceCounters, Histogram, LoopMetrics, Transport, VolumeCounters};
+use crate::shapes::{DeviceMetrics, MetricsShape, PeerMetrics, T2Shape, VolumeMetrics};
 use crate::socket::Listener;
 
 /// Longest wait for the loops to answer what they can answer at once.
@@ -33,7 +32,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(kind: &'static str, message: impl Into<String>) -> Failure {
+    pub(crate) fn new(kind: &'static str, message: impl Into<String>) -> Failure {
         Failure { kind, message: message.into() }
     }
 }
@@ -60,92 +59,27 @@ impl From<DeviceError> for Failure {
     }
 }
 
-fn parse<'a, T: serde::Deserialize<'a>>(what: &str, text: &'a str) -> Result<T, Failure> {
+pub(crate) fn parse<'a, T: serde::Deserialize<'a>>(
+    what: &str,
+    text: &'a str,
+) -> Result<T, Failure> {
     serde_json::from_str(text).map_err(|e| Failure::new("invalid", format!("{what}: {e}")))
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|e| Failure::new("internal", e.to_string()))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[derive(Serialize)]
-struct FreeRun {
-    device: &'static str,
-    offset: u64,
-    length: u64,
-}
-
-#[derive(Serialize)]
-struct DeviceShape {
-    id: String,
-    uri: String,
-    size: u64,
-    unit: u64,
-    up: bool,
-    free: Vec<FreeRun>,
-    error: String,
-}
-
-#[derive(Serialize)]
-struct T1Shape<'a> {
-    t1: &'a T1Spec,
-    epoch: u64,
-}
-
-#[derive(Serialize)]
-struct T2Shape {
-    volume: String,
-    version: u64,
-    epoch: u64,
-    resync_percent: u64,
-}
-
-#[derive(Serialize)]
-struct VolumeMetrics {
-    volume: String,
-    name: String,
-    size: u64,
-    version: u64,
-    epoch: u64,
-    pause: Histogram,
-    #[serde(flatten)]
-    counters: VolumeCounters,
-}
-
-#[derive(Serialize)]
-struct DeviceMetrics {
-    id: String,
-    #[serde(flatten)]
-    counters: DeviceCounters,
-}
-
-#[derive(Serialize)]
-struct PeerMetrics {
-    sp: String,
-    up: bool,
-    round_trip: Histogram,
-}
-
-#[derive(Serialize)]
-struct MetricsShape {
-    volumes: Vec<VolumeMetrics>,
-    devices: Vec<DeviceMetrics>,
-    peers: Vec<PeerMetrics>,
-    sessions: std::collections::BTreeMap<Transport, u64>,
-    protocol_errors: u64,
-    fencing_rejections: u64,
 }
 
 /// The engine of one SP.
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// T1 objects whose epoch was raised, while I/O of lower ones may not have ended yet.
-    undrained: Mutex<HashSet<String>>,
+    pub(crate) undrained: Mutex<HashSet<String>>,
 }
 
 impl Engine {
@@ -238,7 +172,7 @@ impl Engine {
         answered && flushed
     }
 
-    fn flush(&self, device: &Arc<Device>, deadline: Instant) -> bool {
+    pub(crate) fn flush(&self, device: &Arc<Device>, deadline: Instant) -> bool {
         if matches!(device.kind, Kind::Nbd(_)) {
             return device.blocking().and_then(|mut device| device.sync()).is_ok();
         }
@@ -252,7 +186,7 @@ impl Engine {
     }
 
     /// Posts a message to every loop and waits for all answers.
-    fn ask<T>(
+    pub(crate) fn ask<T>(
         &self,
         make: impl Fn(Sender<T>) -> Message,
         deadline: Instant,
@@ -271,7 +205,7 @@ impl Engine {
         answers.collect()
     }
 
-    fn prompt() -> Instant {
+    pub(crate) fn prompt() -> Instant {
         Instant::now() + PROMPT
     }
 
@@ -279,222 +213,15 @@ impl Engine {
         self.shared.volumes.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    fn all_volumes(&self) -> Vec<Arc<Volume>> {
+    pub(crate) fn all_volumes(&self) -> Vec<Arc<Volume>> {
         let volumes = self.shared.volumes.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<Arc<Volume>> = volumes.values().cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
-    /// Opens a device, labelling it as `id` if it is blank; gives its JSON.
-    ///
-    /// # Errors
-    /// When it can't be opened, is foreign, or is open already under another URI.
-    pub fn device_add(&self, uri: &str, create_size: u64, id: &str) -> Result<String, Failure> {
-        let known = self.shared.devices();
-        if let Some(device) = known.values().find(|device| device.uri == uri) {
-            return json(&self.device_shape(device));
-        }
-        let config = &self.shared.config;
-        let (kind, mut blocking) = device::open(uri, create_size, &config.device_roots)?;
-        let label = label::claim(&mut *blocking, &config.cluster_id, id)?;
-        if label.size > blocking.size() {
-            let text =
-                format!("{uri}: {} bytes, but its label says {}", blocking.size(), label.size);
-            return Err(Failure::new("unsafe", text));
-        }
-        if let Some(other) = known.get(&label.device) {
-            let text = format!("{uri}: is device {}, open as {}", label.device, other.uri);
-            return Err(Failure::new("exists", text));
-        }
-        let device = Arc::new(Device {
-            id: label.device.clone(),
-            uri: uri.to_owned(),
-            size: label.size,
-            kind,
-            committer: Committer::default(),
-        });
-        {
-            let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
-            let mut next = (**devices).clone();
-            next.insert(device.id.clone(), Arc::clone(&device));
-            *devices = Arc::new(next);
-        }
-        self.shared.t1s.load(&self.shared.devices())?;
-        self.refresh();
-        json(&self.device_shape(&device))
-    }
-
-    /// Closes a device.
-    ///
-    /// # Errors
-    /// `precondition` while a T1 object here lies on it.
-    pub fn device_remove(&self, id: &str) -> Result<(), Failure> {
-        let snapshot = self.shared.t1s.snapshot();
-        let user = snapshot.values().find(|t1| t1.spec.extents.iter().any(|e| e.device == id));
-        if let Some(t1) = user {
-            let text = format!("device {id} holds T1 object {}; move it away first", t1.spec.id);
-            return Err(Failure::new("precondition", text));
-        }
-        let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = (**devices).clone();
-        next.remove(id);
-        *devices = Arc::new(next);
-        Ok(())
-    }
-
-    fn device_shape(&self, device: &Device) -> DeviceShape {
-        let mut shape = DeviceShape {
-            id: device.id.clone(),
-            uri: device.uri.clone(),
-            size: device.size,
-            unit: device::UNIT,
-            up: true,
-            free: Vec::new(),
-            error: String::new(),
-        };
-        match self.shared.t1s.label(device) {
-            Ok(label) => {
-                let runs = vs_io::alloc::free(&label).into_iter();
-                shape.free =
-                    runs.map(|(offset, length)| FreeRun { device: "", offset, length }).collect();
-            }
-            Err(error) => {
-                shape.up = false;
-                shape.error = error.message;
-            }
-        }
-        shape
-    }
-
-    /// JSON list of the open devices.
-    ///
-    /// # Errors
-    /// None but of JSON itself.
-    pub fn devices(&self) -> Result<String, Failure> {
-        let devices = self.shared.devices();
-        let mut shapes: Vec<DeviceShape> =
-            devices.values().map(|device| self.device_shape(device)).collect();
-        shapes.sort_by(|a, b| a.uri.cmp(&b.uri));
-        json(&shapes)
-    }
-
-    /// Creates or extends a T1 object.
-    ///
-    /// # Errors
-    /// As `T1Table::put`.
-    pub fn t1_put(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
-        let spec: T1Spec = parse("T1 object", t1)?;
-        let devices = self.shared.devices();
-        self.raise(&spec.id, epoch, || Ok(self.shared.t1s.put(&devices, &spec, epoch)?))?;
-        self.refresh();
-        Ok(())
-    }
-
-    /// Takes over a T1 object.
-    ///
-    /// # Errors
-    /// As `T1Table::adopt`.
-    pub fn t1_adopt(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
-        let spec: T1Spec = parse("T1 object", t1)?;
-        let devices = self.shared.devices();
-        self.raise(&spec.id, epoch, || Ok(self.shared.t1s.adopt(&devices, &spec, epoch)?))?;
-        self.refresh();
-        Ok(())
-    }
-
-    /// Raises a T1 object's epoch, and waits until I/O of lower ones has ended. An object
-    /// that no tree here refers to is flushed too: it may be about to leave.
-    ///
-    /// # Errors
-    /// `not_found`, or `timeout` when I/O does not end.
-    pub fn t1_fence(&self, id: &str, epoch: u64, seconds: f64) -> Result<(), Failure> {
-        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
-        let object = self.raise(id, epoch, || Ok(self.shared.t1s.fence(id, epoch)?))?;
-        // When it was as high before, and everything lower has ended, only I/O that may go on
-        // is under way: under load that never ends.
-        if lock(&self.undrained).contains(id) {
-            self.drain(&object, deadline)?;
-            lock(&self.undrained).remove(id);
-        }
-        if !self.referred(id) {
-            for device in object.devices() {
-                if !self.flush(&device, deadline) {
-                    return Err(Failure::new("internal", format!("device {}: flush", device.id)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Does what may raise an object's epoch, noting that lower I/O may then be under way.
-    fn raise<T>(
-        &self,
-        id: &str,
-        epoch: u64,
-        change: impl FnOnce() -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        if self.shared.t1s.get(id).is_some_and(|object| object.epoch() < epoch) {
-            lock(&self.undrained).insert(id.to_owned());
-        }
-        change()
-    }
-
-    fn drain(&self, object: &vs_io::T1Object, deadline: Instant) -> Result<(), Failure> {
-        self.ask(Message::Barrier, deadline)?;
-        while object.pending() > 0 {
-            if Instant::now() > deadline {
-                let text = format!("T1 object {}: its I/O does not end; try again", object.spec.id);
-                return Err(Failure::new("timeout", text));
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        Ok(())
-    }
-
-    fn referred(&self, t1: &str) -> bool {
-        let refers =
-            |volume: &Arc<Volume>| volume.active().tree.leaves().iter().any(|leaf| leaf.t1 == t1);
-        self.all_volumes().iter().any(refers)
-    }
-
-    /// Forgets a T1 object, freeing its extents if this SP is its home by the label.
-    ///
-    /// # Errors
-    /// `precondition` while an active tree here has an LRN to it.
-    pub fn t1_delete(&self, id: &str) -> Result<(), Failure> {
-        let uses = |volume: &Arc<Volume>| {
-            volume.active().leaves.iter().any(|leaf| match leaf {
-                Leaf::Local(t1) => t1.spec.id == id,
-                _ => false,
-            })
-        };
-        if let Some(volume) = self.all_volumes().iter().find(|volume| uses(volume)) {
-            let text = format!("T1 object {id} is referred to by volume {}", volume.name);
-            return Err(Failure::new("precondition", text));
-        }
-        if let Some(object) = self.shared.t1s.retire(id) {
-            self.drain(&object, Self::prompt())?;
-        }
-        self.shared.t1s.delete(&self.shared.devices(), id)?;
-        lock(&self.undrained).remove(id);
-        Ok(())
-    }
-
-    /// JSON list of the T1 objects homed here.
-    ///
-    /// # Errors
-    /// None but of JSON itself.
-    pub fn t1s(&self) -> Result<String, Failure> {
-        let snapshot = self.shared.t1s.snapshot();
-        let mut all: Vec<T1Shape<'_>> =
-            snapshot.values().map(|t1| T1Shape { t1: &t1.spec, epoch: t1.epoch() }).collect();
-        all.sort_by(|a, b| a.t1.id.cmp(&b.t1.id));
-        json(&all)
-    }
-
     /// Gives volumes the T1 objects that their trees lack.
-    fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         for volume in self.all_volumes() {
             let _control = lock(&volume.control);
             let active = volume.active();

@@ -4,6 +4,7 @@
 mod active;
 mod config;
 mod control;
+mod control_t1;
 mod copy;
 mod event_loop;
 mod exec;
@@ -16,6 +17,8 @@ mod out;
 mod peer_server;
 mod rangelock;
 mod remote;
+mod remote_encode;
+mod shapes;
 mod slab;
 mod socket;
 mod status;

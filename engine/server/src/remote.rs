@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use vs_io::T1Object;
 use vs_wire::nbd::client::{self, Export};
+use vs_wire::nbd::command;
 use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
 use vs_wire::nbd::uri::{Address, NbdUri};
-use vs_wire::nbd::{command, command_flag};
 use vs_wire::peer::{self, Hello, Reply, Welcome};
 
 use crate::event_loop::{Input, Loop, TAG_REMOTE};
@@ -60,9 +60,9 @@ pub struct Submit {
 }
 
 /// A request that is not answered yet. Its payload is in the operation.
-struct Sent {
-    object: Object,
-    to: Submit,
+pub(crate) struct Sent {
+    pub(crate) object: Object,
+    pub(crate) to: Submit,
     piece: u32,
     since: Instant,
     /// Its fence has to wait for the answer.
@@ -90,17 +90,17 @@ struct Receiving {
 
 /// One session, kept for as long as some tree may use it.
 pub struct Remote {
-    key: RemoteKey,
+    pub(crate) key: RemoteKey,
     address: String,
     state: State,
     stream: Option<Stream>,
     input: Input,
-    out: Out,
+    pub(crate) out: Out,
     receiving: Option<Receiving>,
-    sent: BTreeMap<u64, Sent>,
-    handles: HashMap<Object, u32>,
+    pub(crate) sent: BTreeMap<u64, Sent>,
+    pub(crate) handles: HashMap<Object, u32>,
     next: u64,
-    next_handle: u32,
+    pub(crate) next_handle: u32,
     attempt: u64,
     backoff: Duration,
     since: Instant,
@@ -578,84 +578,6 @@ impl Remote {
             RemoteKey::Home(sp) => format!("peer {sp} at {}", self.address),
             RemoteKey::Owner(sp) => format!("owner {sp} at {}", self.address),
             RemoteKey::Nbd(id) => format!("device {id} at {}", self.address),
-        }
-    }
-
-    /// Appends a request to the output, opening its object first if this session has not.
-    fn encode(&mut self, id: u64, op: &crate::op::Op) {
-        let Some(sent) = self.sent.get(&id) else { return };
-        let Submit { kind, epoch, offset, length, at, .. } = sent.to;
-        let data = match kind {
-            Kind::Write => &op.data[at as usize..(at + length) as usize],
-            _ => &[],
-        };
-        let before = self.out.tail().len();
-        let tail = self.out.tail();
-        if let (RemoteKey::Nbd(_), Object::Device) = (&self.key, &sent.object) {
-            let (command, flags) = match kind {
-                // Block status of NBD devices is not asked for: see `device_part`.
-                Kind::Read | Kind::Status => (command::READ, 0),
-                Kind::Write => (command::WRITE, 0),
-                Kind::Flush => (command::FLUSH, 0),
-                // A trim may leave anything behind, and all legs have to read alike.
-                Kind::Trim => (command::WRITE_ZEROES, 0),
-                Kind::Zero { no_hole, .. } => {
-                    (command::WRITE_ZEROES, if no_hole { command_flag::NO_HOLE } else { 0 })
-                }
-            };
-            let request = NbdRequest { flags, command, cookie: id, offset, length };
-            encode_request(&request, false, tail);
-        } else {
-            let (class, name) = match &sent.object {
-                Object::T1(name) => (0, name),
-                Object::Volume(name) => (1, name),
-                Object::Device => return,
-            };
-            let next = &mut self.next_handle;
-            let handle = *self.handles.entry(sent.object.clone()).or_insert_with(|| {
-                *next += 1;
-                let fresh = *next;
-                let open = peer::Request {
-                    op: peer::Op::Open,
-                    flags: 0,
-                    handle: fresh,
-                    id: 0,
-                    epoch: 0,
-                    offset: class,
-                    length: 0,
-                    payload: name.len() as u32,
-                };
-                open.encode(tail);
-                tail.extend_from_slice(name.as_bytes());
-                fresh
-            });
-            let mut flags = if op.fua { peer::FUA } else { 0 };
-            let code = match kind {
-                Kind::Read => peer::Op::Read,
-                Kind::Write => peer::Op::Write,
-                Kind::Flush => peer::Op::Flush,
-                Kind::Trim => peer::Op::Trim,
-                Kind::Status => peer::Op::Status,
-                Kind::Zero { no_hole, fast } => {
-                    flags |= if no_hole { peer::NO_HOLE } else { 0 };
-                    flags |= if fast { peer::FAST_ZERO } else { 0 };
-                    peer::Op::Zero
-                }
-            };
-            let payload = data.len() as u32;
-            let request =
-                peer::Request { op: code, flags, handle, id, epoch, offset, length, payload };
-            request.encode(tail);
-        }
-        self.out.grown(before);
-        if !data.is_empty() {
-            if data.len() < 32 << 10 {
-                let before = self.out.tail().len();
-                self.out.tail().extend_from_slice(data);
-                self.out.grown(before);
-            } else {
-                self.out.push(data.to_vec());
-            }
         }
     }
 }

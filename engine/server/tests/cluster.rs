@@ -1,14 +1,14 @@
 //! Several SPs: mirrors and stripes across them, the owner, swaps under load, fences,
 //! peers that go and come back.
 
-mod common;
+mod rig;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::nbd::{FUA, WRITE};
-use common::*;
+use rig::nbd::{FUA, WRITE};
+use rig::*;
 
 const SIZE: u64 = 16 * MIB;
 

@@ -1,12 +1,12 @@
 //! Copies onto write-only legs and resyncs, while hosts write.
 
-mod common;
+mod rig;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::*;
+use rig::*;
 
 const SIZE: u64 = 64 * MIB;
 

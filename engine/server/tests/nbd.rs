@@ -1,9 +1,9 @@
 //! Hosts: every command over TCP and unix sockets, and what is said to bad requests.
 
-mod common;
+mod rig;
 
-use common::nbd::{CACHE, DISC, FAST_ZERO, FUA, READ, REQ_ONE, Socket, WRITE};
-use common::*;
+use rig::nbd::{CACHE, DISC, FAST_ZERO, FUA, READ, REQ_ONE, Socket, WRITE};
+use rig::*;
 
 const SIZE: u64 = 32 * MIB;
 const EINVAL: u32 = 22;

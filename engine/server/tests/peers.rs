@@ -1,7 +1,7 @@
 //! The peer protocol's promises, seen from a client that speaks it by hand: one session of
 //! a kind at a time, and none before its predecessors have ended.
 
-mod common;
+mod rig;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::gate::Gate;
-use common::nbd::WRITE;
-use common::*;
+use rig::gate::Gate;
+use rig::nbd::WRITE;
+use rig::*;
 use vs_wire::peer::{Hello, Op, REPLY_LEN, Reply, Request, Status, WELCOME_LEN, Welcome};
 
 const SIZE: u64 = 8 * MIB;
@@ -208,7 +208,7 @@ fn an_nbd_device_is_a_leg_like_others_and_hears_goodbye() {
     host.write_fua(4 * MIB, &pattern(1, 4 * MIB, 8192)).expect("FUA");
     host.trim(MIB, 65_536).expect("trim");
     host.zero(0, 2 * MIB, 65_536).expect("zeroes");
-    assert_eq!(host.zero(common::nbd::FAST_ZERO, 0, 4096), Err(95), "not fast on every leg");
+    assert_eq!(host.zero(rig::nbd::FAST_ZERO, 0, 4096), Err(95), "not fast on every leg");
     host.flush().expect("flush");
     let whole = host.read(0, SIZE as usize).expect("read");
     assert!(whole[..1 << 20] == pattern(1, 0, 1 << 20)[..]);

@@ -1,0 +1,220 @@
+//! The control calls about devices and T1 objects.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use vs_io::{Committer, Device, DeviceError, T1Spec, device, label};
+
+use crate::active::{Leaf, Volume};
+use crate::control::{Engine, Failure, json, lock, parse};
+use crate::mailbox::Message;
+use crate::shapes::{DeviceShape, FreeRun, T1Shape};
+
+impl Engine {
+    /// Opens a device, labelling it as `id` if it is blank; gives its JSON.
+    ///
+    /// # Errors
+    /// When it can't be opened, is foreign, or is open already under another URI.
+    pub fn device_add(&self, uri: &str, create_size: u64, id: &str) -> Result<String, Failure> {
+        let known = self.shared.devices();
+        if let Some(device) = known.values().find(|device| device.uri == uri) {
+            return json(&self.device_shape(device));
+        }
+        let config = &self.shared.config;
+        let (kind, mut blocking) = device::open(uri, create_size, &config.device_roots)?;
+        let label = label::claim(&mut *blocking, &config.cluster_id, id)?;
+        if label.size > blocking.size() {
+            let text =
+                format!("{uri}: {} bytes, but its label says {}", blocking.size(), label.size);
+            return Err(Failure::new("unsafe", text));
+        }
+        if let Some(other) = known.get(&label.device) {
+            let text = format!("{uri}: is device {}, open as {}", label.device, other.uri);
+            return Err(Failure::new("exists", text));
+        }
+        let device = Arc::new(Device {
+            id: label.device.clone(),
+            uri: uri.to_owned(),
+            size: label.size,
+            kind,
+            committer: Committer::default(),
+        });
+        {
+            let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
+            let mut next = (**devices).clone();
+            next.insert(device.id.clone(), Arc::clone(&device));
+            *devices = Arc::new(next);
+        }
+        self.shared.t1s.load(&self.shared.devices())?;
+        self.refresh();
+        json(&self.device_shape(&device))
+    }
+
+    /// Closes a device.
+    ///
+    /// # Errors
+    /// `precondition` while a T1 object here lies on it.
+    pub fn device_remove(&self, id: &str) -> Result<(), Failure> {
+        let snapshot = self.shared.t1s.snapshot();
+        let user = snapshot.values().find(|t1| t1.spec.extents.iter().any(|e| e.device == id));
+        if let Some(t1) = user {
+            let text = format!("device {id} holds T1 object {}; move it away first", t1.spec.id);
+            return Err(Failure::new("precondition", text));
+        }
+        let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = (**devices).clone();
+        next.remove(id);
+        *devices = Arc::new(next);
+        Ok(())
+    }
+
+    fn device_shape(&self, device: &Device) -> DeviceShape {
+        let mut shape = DeviceShape {
+            id: device.id.clone(),
+            uri: device.uri.clone(),
+            size: device.size,
+            unit: device::UNIT,
+            up: true,
+            free: Vec::new(),
+            error: String::new(),
+        };
+        match self.shared.t1s.label(device) {
+            Ok(label) => {
+                let runs = vs_io::alloc::free(&label).into_iter();
+                shape.free =
+                    runs.map(|(offset, length)| FreeRun { device: "", offset, length }).collect();
+            }
+            Err(error) => {
+                shape.up = false;
+                shape.error = error.message;
+            }
+        }
+        shape
+    }
+
+    /// JSON list of the open devices.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn devices(&self) -> Result<String, Failure> {
+        let devices = self.shared.devices();
+        let mut shapes: Vec<DeviceShape> =
+            devices.values().map(|device| self.device_shape(device)).collect();
+        shapes.sort_by(|a, b| a.uri.cmp(&b.uri));
+        json(&shapes)
+    }
+
+    /// Creates or extends a T1 object.
+    ///
+    /// # Errors
+    /// As `T1Table::put`.
+    pub fn t1_put(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
+        let spec: T1Spec = parse("T1 object", t1)?;
+        let devices = self.shared.devices();
+        self.raise(&spec.id, epoch, || self.shared.t1s.put(&devices, &spec, epoch))?;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Takes over a T1 object.
+    ///
+    /// # Errors
+    /// As `T1Table::adopt`.
+    pub fn t1_adopt(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
+        let spec: T1Spec = parse("T1 object", t1)?;
+        let devices = self.shared.devices();
+        self.raise(&spec.id, epoch, || self.shared.t1s.adopt(&devices, &spec, epoch))?;
+        self.refresh();
+        Ok(())
+    }
+
+    /// Raises a T1 object's epoch, and waits until I/O of lower ones has ended. An object
+    /// that no tree here refers to is flushed too: it may be about to leave.
+    ///
+    /// # Errors
+    /// `not_found`, or `timeout` when I/O does not end.
+    pub fn t1_fence(&self, id: &str, epoch: u64, seconds: f64) -> Result<(), Failure> {
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds);
+        let object = self.raise(id, epoch, || self.shared.t1s.fence(id, epoch))?;
+        // When it was as high before, and everything lower has ended, only I/O that may go on
+        // is under way: under load that never ends.
+        if lock(&self.undrained).contains(id) {
+            self.drain(&object, deadline)?;
+            lock(&self.undrained).remove(id);
+        }
+        if !self.referred(id) {
+            for device in object.devices() {
+                if !self.flush(&device, deadline) {
+                    return Err(Failure::new("internal", format!("device {}: flush", device.id)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what may raise an object's epoch, noting that lower I/O may then be under way.
+    fn raise<T>(
+        &self,
+        id: &str,
+        epoch: u64,
+        change: impl FnOnce() -> Result<T, DeviceError>,
+    ) -> Result<T, Failure> {
+        if self.shared.t1s.get(id).is_some_and(|object| object.epoch() < epoch) {
+            lock(&self.undrained).insert(id.to_owned());
+        }
+        Ok(change()?)
+    }
+
+    fn drain(&self, object: &vs_io::T1Object, deadline: Instant) -> Result<(), Failure> {
+        self.ask(Message::Barrier, deadline)?;
+        while object.pending() > 0 {
+            if Instant::now() > deadline {
+                let text = format!("T1 object {}: its I/O does not end; try again", object.spec.id);
+                return Err(Failure::new("timeout", text));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    fn referred(&self, t1: &str) -> bool {
+        let refers =
+            |volume: &Arc<Volume>| volume.active().tree.leaves().iter().any(|leaf| leaf.t1 == t1);
+        self.all_volumes().iter().any(refers)
+    }
+
+    /// Forgets a T1 object, freeing its extents if this SP is its home by the label.
+    ///
+    /// # Errors
+    /// `precondition` while an active tree here has an LRN to it.
+    pub fn t1_delete(&self, id: &str) -> Result<(), Failure> {
+        let uses = |volume: &Arc<Volume>| {
+            volume.active().leaves.iter().any(|leaf| match leaf {
+                Leaf::Local(t1) => t1.spec.id == id,
+                _ => false,
+            })
+        };
+        if let Some(volume) = self.all_volumes().iter().find(|volume| uses(volume)) {
+            let text = format!("T1 object {id} is referred to by volume {}", volume.name);
+            return Err(Failure::new("precondition", text));
+        }
+        if let Some(object) = self.shared.t1s.retire(id) {
+            self.drain(&object, Self::prompt())?;
+        }
+        self.shared.t1s.delete(&self.shared.devices(), id)?;
+        lock(&self.undrained).remove(id);
+        Ok(())
+    }
+
+    /// JSON list of the T1 objects homed here.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn t1s(&self) -> Result<String, Failure> {
+        let snapshot = self.shared.t1s.snapshot();
+        let mut all: Vec<T1Shape<'_>> =
+            snapshot.values().map(|t1| T1Shape { t1: &t1.spec, epoch: t1.epoch() }).collect();
+        all.sort_by(|a, b| a.t1.id.cmp(&b.t1.id));
+        json(&all)
+    }
+}

@@ -1,0 +1,74 @@
+//! What crosses to Python as JSON (docs/engine.md).
+
+use serde::Serialize;
+use vs_io::T1Spec;
+
+use crate::metrics::{DeviceCounters, Histogram, Transport, VolumeCounters};
+
+#[derive(Serialize)]
+pub struct FreeRun {
+    pub device: &'static str,
+    pub offset: u64,
+    pub length: u64,
+}
+
+#[derive(Serialize)]
+pub struct DeviceShape {
+    pub id: String,
+    pub uri: String,
+    pub size: u64,
+    pub unit: u64,
+    pub up: bool,
+    pub free: Vec<FreeRun>,
+    pub error: String,
+}
+
+#[derive(Serialize)]
+pub struct T1Shape<'a> {
+    pub t1: &'a T1Spec,
+    pub epoch: u64,
+}
+
+#[derive(Serialize)]
+pub struct T2Shape {
+    pub volume: String,
+    pub version: u64,
+    pub epoch: u64,
+    pub resync_percent: u64,
+}
+
+#[derive(Serialize)]
+pub struct VolumeMetrics {
+    pub volume: String,
+    pub name: String,
+    pub size: u64,
+    pub version: u64,
+    pub epoch: u64,
+    pub pause: Histogram,
+    #[serde(flatten)]
+    pub counters: VolumeCounters,
+}
+
+#[derive(Serialize)]
+pub struct DeviceMetrics {
+    pub id: String,
+    #[serde(flatten)]
+    pub counters: DeviceCounters,
+}
+
+#[derive(Serialize)]
+pub struct PeerMetrics {
+    pub sp: String,
+    pub up: bool,
+    pub round_trip: Histogram,
+}
+
+#[derive(Serialize)]
+pub struct MetricsShape {
+    pub volumes: Vec<VolumeMetrics>,
+    pub devices: Vec<DeviceMetrics>,
+    pub peers: Vec<PeerMetrics>,
+    pub sessions: std::collections::BTreeMap<Transport, u64>,
+    pub protocol_errors: u64,
+    pub fencing_rejections: u64,
+}

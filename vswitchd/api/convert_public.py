@@ -1,0 +1,154 @@
+"""The public messages made from records and views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from vswitchd.api.convert import t2_to_proto, volume_to_proto
+from vswitchd.controller.health import conditions
+from vswitchd.controller.registry import Registry
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.layout import print_volume
+from vswitchd.model.objects import DeviceId, SpId, Volume
+from vswitchd.model.view import View
+from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord
+from vswitchd.restructure.codec import decode_plan, describe
+from vswitchd.restructure.steps import Copy
+from vswitchd.rpc import device_pb2, operation_pb2, processor_pb2, volume_pb2
+
+T = TypeVar("T")
+
+#: Items on a page when the request does not say, and at most.
+PAGE = 100
+MAX_PAGE = 1000
+
+
+def page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
+    """One page and the next one's token; tokens are offsets."""
+    if token and not token.isdigit():
+        raise VsError("VS1050", Kind.INVALID, "the page token is not one of this server's")
+    start = int(token or 0)
+    end = start + min(size or PAGE, MAX_PAGE)
+    return items[start:end], str(end) if end < len(items) else ""
+
+
+def _stamp(seconds: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromNanoseconds(int(seconds * 1e9))
+    return stamp
+
+
+def operation_to_proto(record: OperationRecord) -> operation_pb2.Operation:
+    """An operation with its steps in words."""
+    plan = decode_plan(record.plan)
+    current = next((g for g in plan.groups if g[1] > record.cursor), (0, 0))
+    ended = record.state not in ("running", "undoing")
+    steps = []
+    for index, step in enumerate(plan.steps):
+        kind, sp, what, size = describe(step)
+        if index < record.cursor or record.state == "done":
+            state = operation_pb2.STEP_STATE_DONE
+        elif not ended and current[0] <= index < current[1]:
+            state = operation_pb2.STEP_STATE_RUNNING
+        else:
+            state = operation_pb2.STEP_STATE_PENDING
+        steps.append(
+            operation_pb2.OperationStep(kind=kind, sp=sp, object=what, state=state, copy_bytes=size)
+        )
+    message = operation_pb2.Operation(
+        operation_id=record.id if record.state != "planned" else "",
+        kind=record.kind,
+        volume=record.volume_name,
+        state=operation_pb2.OperationState.Value(f"OPERATION_STATE_{record.state.upper()}"),
+        steps=steps,
+        copied_bytes=record.copied,
+        total_bytes=sum(step.bytes for step in plan.steps if isinstance(step, Copy)),
+        created=_stamp(record.created),
+        request_id=record.request_id,
+        base_version=plan.base.version if plan.base else 0,
+        waiting_for=record.waiting_for,
+    )
+    if record.ended is not None:
+        message.ended.CopyFrom(_stamp(record.ended))
+    if record.error_code:
+        message.error.code = record.error_code
+        message.error.message = record.error
+    return message
+
+
+def volume_message(
+    volume: Volume,
+    views: Mapping[SpId, View],
+    registry: Registry,
+    names: Mapping[DeviceId, str],
+    operation: OperationRecord | None,
+) -> volume_pb2.Volume:
+    """A volume with its state, and what each SP said it holds."""
+    state, why = conditions(volume, views)
+    if operation is not None and operation.kind == "delete":
+        state = "deleting"
+    held = [
+        t2.t2
+        for _, view in sorted(views.items())
+        for t2 in view.t2s
+        if t2.active and t2.t2.volume == volume.id
+    ]
+    addresses = [
+        registry.records[sp].nbd_address for sp in volume.serving if sp in registry.records
+    ]
+    return volume_pb2.Volume(
+        record=volume_to_proto(volume),
+        state=volume_pb2.VolumeState.Value(f"VOLUME_STATE_{state.upper()}"),
+        layout=print_volume(volume, names),
+        operation_id=operation.id if operation is not None else "",
+        t2s=[t2_to_proto(t2) for t2 in held],
+        nbd_uris=[nbd_uri(address, volume.name) for address in addresses],
+        conditions=why,
+    )
+
+
+def nbd_uri(address: str, volume: str) -> str:
+    """The URI of a volume at an SP's NBD address."""
+    if address.startswith("unix:"):
+        return f"nbd+unix:///{volume}?socket={address.removeprefix('unix:')}"
+    return f"nbd://{address}/{volume}"
+
+
+def processor_message(
+    record: ProcessorRecord, registry: Registry, view: View | None
+) -> processor_pb2.Processor:
+    """An SP as administrators see it."""
+    return processor_pb2.Processor(
+        sp=record.sp,
+        up=registry.is_up(record.sp),
+        master=registry.master == record.sp,
+        vsm_address=record.vsm_address,
+        peer_address=record.peer_address,
+        nbd_address=record.nbd_address,
+        incarnation=record.incarnation,
+        t1_objects=len(view.t1s) if view else 0,
+        t2_objects=sum(t2.active for t2 in view.t2s) if view else 0,
+        version=record.version,
+    )
+
+
+def device_message(record: DeviceRecord, views: Mapping[SpId, View]) -> device_pb2.Device:
+    """A device with all of its paths."""
+    seen = [d for view in views.values() for d in view.devices if d.id == record.id and d.up]
+    free = min((sum(run.length for run in d.free) for d in seen), default=record.size)
+    paths = []
+    for sp, uri in sorted(record.paths.items()):
+        device = views[sp].device(record.id) if sp in views else None
+        up = device is not None and device.up
+        paths.append(device_pb2.DevicePath(sp=sp, uri=uri, up=up))
+    return device_pb2.Device(
+        device_id=record.id,
+        name=record.name,
+        size=record.size,
+        allocated=record.size - free,
+        allocation_unit=record.unit,
+        paths=paths,
+    )

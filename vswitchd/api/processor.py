@@ -1,0 +1,92 @@
+"""The ProcessorService and the RegistryService."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import grpc
+
+from vswitchd.api.convert_public import page, processor_message
+from vswitchd.api.errors import servicer_errors
+from vswitchd.controller.registry import HEARTBEAT, Registry
+from vswitchd.controller.service import Service
+from vswitchd.model.objects import SpId
+from vswitchd.ports import ProcessorRecord
+from vswitchd.rpc import cluster_pb2, cluster_pb2_grpc, processor_pb2, processor_pb2_grpc
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ProcessorServicer(processor_pb2_grpc.ProcessorServiceServicer):
+    """processor.proto over the controller's `Service`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def _message(self, sp: SpId) -> processor_pb2.Processor:
+        registry = self._service.registry
+        view = self._service.collector.last.get(sp)
+        return processor_message(registry.record(sp), registry, view)
+
+    @servicer_errors
+    async def GetProcessor(
+        self, request: processor_pb2.GetProcessorRequest, _: Context
+    ) -> processor_pb2.Processor:
+        self._service.registry.record(SpId(request.sp))
+        await self._service.collector.collect()
+        return self._message(SpId(request.sp))
+
+    @servicer_errors
+    async def ListProcessors(
+        self, request: processor_pb2.ListProcessorsRequest, _: Context
+    ) -> processor_pb2.ListProcessorsResponse:
+        await self._service.collector.collect()
+        sps, token = page(
+            sorted(self._service.registry.records), request.page_size, request.page_token
+        )
+        return processor_pb2.ListProcessorsResponse(
+            processors=[self._message(sp) for sp in sps], next_page_token=token
+        )
+
+    @servicer_errors
+    async def RemoveProcessor(
+        self, request: processor_pb2.RemoveProcessorRequest, _: Context
+    ) -> processor_pb2.Processor:
+        sp = SpId(request.sp)
+        self._service.registry.record(sp)
+        message = self._message(sp)
+        await self._service.remove_processor(sp)
+        return message
+
+
+class RegistryServicer(cluster_pb2_grpc.RegistryServiceServicer):
+    """How SPs join."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    @servicer_errors
+    async def Register(
+        self, request: cluster_pb2.RegisterRequest, _: Context
+    ) -> cluster_pb2.RegisterResponse:
+        record = ProcessorRecord(
+            sp=SpId(request.sp),
+            incarnation=request.incarnation,
+            vsm_address=request.vsm_address,
+            peer_address=request.peer_address,
+            nbd_address=request.nbd_address,
+            version=request.version,
+        )
+        await self._registry.register(record, request.cluster_id)
+        return cluster_pb2.RegisterResponse(
+            cluster_id=self._registry.cluster,
+            term=self._registry.election.term,
+            heartbeat_interval_ms=int(HEARTBEAT * 1000),
+        )
+
+    @servicer_errors
+    async def Heartbeat(
+        self, request: cluster_pb2.HeartbeatRequest, _: Context
+    ) -> cluster_pb2.HeartbeatResponse:
+        known = self._registry.heartbeat(SpId(request.sp), request.incarnation)
+        return cluster_pb2.HeartbeatResponse(known=known, term=self._registry.election.term)

@@ -1,0 +1,1 @@
+"""vswitchctl: a client of the public API and nothing else."""

@@ -1,0 +1,200 @@
+"""`vswitchd controller`, wired."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vswitchd import config
+from vswitchd.api.cluster import ClusterServicer
+from vswitchd.api.device import DeviceServicer
+from vswitchd.api.operation import OperationServicer
+from vswitchd.api.processor import ProcessorServicer, RegistryServicer
+from vswitchd.api.volume import VolumeServicer
+from vswitchd.api.vsm_client import OPTIONS, VsmProcessors
+from vswitchd.controller.collector import Collector
+from vswitchd.controller.executor import Executor
+from vswitchd.controller.health import checks
+from vswitchd.controller.metrics import Metrics
+from vswitchd.controller.planner import Planner
+from vswitchd.controller.reconciler import Reconciler
+from vswitchd.controller.registry import Registry
+from vswitchd.controller.service import Service
+from vswitchd.errors import Kind, VsError
+from vswitchd.obs import daemon, log
+from vswitchd.obs.http import Web
+from vswitchd.restructure.codec import decode_plan
+from vswitchd.restructure.steps import Copy
+from vswitchd.rpc import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    device_pb2,
+    device_pb2_grpc,
+    operation_pb2,
+    operation_pb2_grpc,
+    processor_pb2,
+    processor_pb2_grpc,
+    volume_pb2,
+    volume_pb2_grpc,
+)
+from vswitchd.store.sqlite import SqliteStore
+
+#: Seconds between updates of the gauges.
+GAUGES = 2.0
+
+
+class SystemClock:
+    """`ports.Clock` of this machine."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; what is not given is None."""
+    parser = argparse.ArgumentParser(prog="vswitchd controller", description="run the controller")
+    parser.add_argument("--state", type=Path, help="directory of the store")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="the API for vswitchctl and SPs")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="/metrics, /livez, /readyz")
+    parser.add_argument("--log-level", choices=log.LEVELS)
+    parser.add_argument("--config", type=Path)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs until SIGTERM or SIGINT."""
+    return daemon.run(_run(arguments(argv)))
+
+
+async def _run(args: argparse.Namespace) -> None:
+    settings = config.load(config.Controller, vars(args), args.config)
+    level = config.load(config.Log, {"level": args.log_level}, args.config).level
+    logger = log.set_up(level).bind(program="controller")
+    settings.state.mkdir(parents=True, exist_ok=True)
+    stop = daemon.stop_event()
+    endpoints = daemon.Endpoints(settings.state)
+    own = daemon.registry()
+    metrics = Metrics(own)
+    clock = SystemClock()
+    store = SqliteStore(settings.state, metrics.store.observe)
+    processors = VsmProcessors()
+    registry = Registry(store, processors, clock, logger, lambda _: reconciler.wake())
+    collector = Collector(registry, logger)
+    executor = Executor(
+        store, registry, clock, logger, lambda step, s: metrics.step.labels(step).observe(s)
+    )
+    planner = Planner(store, registry, collector)
+    service = Service(store, registry, collector, planner, executor, clock, logger)
+    reconciler = Reconciler(store, registry, collector, clock, logger, service.busy)
+    await registry.start()
+    await executor.resume()
+    server = _server(service)
+    host = settings.listen.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError:
+        raise VsError(
+            "VS3031",
+            Kind.PRECONDITION,
+            f"can't listen at {settings.listen}; is another process using it?",
+        ) from None
+    await server.start()
+    web = Web(own, lambda: True)
+    bound = await web.start(settings.metrics)
+    tasks = [
+        asyncio.create_task(registry.run()),
+        asyncio.create_task(reconciler.run()),
+        asyncio.create_task(_gauges(metrics, service)),
+    ]
+    endpoints.write(api=f"{host}:{port}", metrics=bound)
+    logger.info("ready", api=f"{host}:{port}", metrics=bound, cluster=registry.cluster)
+    try:
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        endpoints.remove()
+        for task in tasks:
+            task.cancel()
+        await executor.stop()
+        await server.stop(1.0)
+        await web.stop()
+        await processors.close()
+        await store.close()
+        logger.info("ended")
+
+
+def _server(service: Service) -> grpc.aio.Server:
+    server = grpc.aio.server(options=OPTIONS)
+    volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), server)
+    device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(service), server)
+    processor_pb2_grpc.add_ProcessorServiceServicer_to_server(ProcessorServicer(service), server)
+    operation_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(service), server)
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(service), server)
+    cluster_pb2_grpc.add_RegistryServiceServicer_to_server(
+        RegistryServicer(service.registry), server
+    )
+    serving = health_pb2.HealthCheckResponse.SERVING
+    checker = health.HealthServicer()
+    checker.set("", serving)
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    names = [
+        module.DESCRIPTOR.services_by_name[name].full_name
+        for module, name in (
+            (volume_pb2, "VolumeService"),
+            (device_pb2, "DeviceService"),
+            (processor_pb2, "ProcessorService"),
+            (operation_pb2, "OperationService"),
+            (cluster_pb2, "ClusterService"),
+            (cluster_pb2, "RegistryService"),
+        )
+    ]
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+    return server
+
+
+async def _gauges(metrics: Metrics, service: Service) -> None:
+    """Keeps what is not counted where it happens."""
+    while True:
+        registry = service.registry
+        live = [one.record for one in service.executor.live.values()]
+        metrics.operations.clear()
+        for record in live:
+            metrics.operations.labels(record.kind, record.state).inc()
+        plans = [decode_plan(record.plan) for record in live]
+        metrics.copied.set(sum(one.copied for one in service.executor.live.values()))
+        metrics.total.set(sum(s.bytes for p in plans for s in p.steps if isinstance(s, Copy)))
+        metrics.age.set(max((time.time() - record.created for record in live), default=0.0))
+        metrics.term.set(registry.election.term)
+        metrics.master.clear()
+        for sp in registry.records:
+            metrics.processor_up.labels(sp).set(registry.is_up(sp))
+            metrics.master.labels(sp).set(registry.master == sp)
+        found = checks(
+            sorted(registry.records),
+            registry.up,
+            registry.master,
+            await service.store.volumes(),
+            service.collector.last,
+            live,
+        )
+        metrics.check.clear()
+        for check in found:
+            metrics.check.labels(check.code, check.severity).set(1)
+        levels = {"warning": 1, "error": 2}
+        metrics.health.set(max((levels[check.severity] for check in found), default=0))
+        await asyncio.sleep(GAUGES)
