@@ -422,9 +422,9 @@ impl Loop {
                 self.finish(op, Err(Fail::Shutdown));
             }
             for conn in self.conns.tokens() {
-                let of = |c: &crate::event_loop::Conn| {
+                let of = |c: &crate::conn::Conn| {
                     matches!(&c.protocol,
-                        crate::event_loop::Protocol::Nbd(session) if session.volume == token)
+                        crate::conn::Protocol::Nbd(session) if session.volume == token)
                 };
                 if self.conns.get(conn).is_some_and(of) {
                     self.end(conn);

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use vs_io::{Device, Pool, T1Table};
 use vs_tree::Piece;
 use vs_wire::nbd::handshake::Handshake;
-use vs_wire::nbd::transmission::Style;
 
 use crate::active::{Active, Volume};
 use crate::config::Config;
+use crate::conn::{Conn, Input, Protocol};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{DeviceCounters, LoopMetrics, Transport, VolumeCounters};
 use crate::op::{Fail, Op};
@@ -26,8 +26,6 @@ pub const TAG_CONN: u64 = 1;
 pub const TAG_REMOTE: u64 = 2;
 const TAG_LISTENER: u64 = 3;
 
-/// One receive takes at most this.
-pub const INPUT: usize = 256 << 10;
 /// How often deadlines are looked at, while there are any.
 const TICK: Duration = Duration::from_millis(20);
 /// A connection that has not negotiated after this is closed.
@@ -66,75 +64,6 @@ pub struct LoopVolume {
     pub leaving: bool,
     pub counters: VolumeCounters,
     pub copies: Vec<crate::copy::Job>,
-}
-
-/// A large payload on its way in.
-pub struct Incoming<H> {
-    pub header: H,
-    pub data: Vec<u8>,
-    pub filled: usize,
-}
-
-/// Received bytes that are not yet parsed.
-#[derive(Default)]
-pub struct Input {
-    pub buffer: Vec<u8>,
-    pub start: usize,
-    pub end: usize,
-    /// Bytes of a refused payload still to be dropped.
-    pub skip: u64,
-}
-
-impl Input {
-    pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    pub fn consume(&mut self, count: usize) {
-        self.start += count;
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-        }
-    }
-
-    /// Room to receive into, at least half of the buffer.
-    pub fn room(&mut self) -> &mut [u8] {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; INPUT];
-        }
-        if self.start > 0 && self.buffer.len() - self.end < INPUT / 2 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        &mut self.buffer[self.end..]
-    }
-}
-
-/// What a connection speaks, and how far it has come.
-pub enum Protocol {
-    NbdHandshake(Box<Handshake>),
-    Nbd(crate::nbd_session::Session),
-    Peer(PeerSession),
-}
-
-/// A connection that was accepted.
-pub struct Conn {
-    pub stream: Stream,
-    pub transport: Transport,
-    pub protocol: Protocol,
-    pub input: Input,
-    pub out: Out,
-    pub events: u32,
-    pub inflight: u32,
-    pub inflight_bytes: u64,
-    /// Reads no more; closes when all is answered and sent.
-    pub closing: bool,
-    /// Input was left unread because the connection was full.
-    pub stalled: bool,
-    pub dirty: bool,
-    pub since: Instant,
 }
 
 pub struct Loop {
@@ -601,27 +530,5 @@ impl Loop {
         }
         self.remote_metrics(&mut metrics);
         metrics
-    }
-}
-
-impl Conn {
-    fn serves(&self, volume: Token) -> bool {
-        matches!(&self.protocol, Protocol::Nbd(session) if session.volume == volume)
-    }
-
-    /// True until it may send requests.
-    fn negotiating(&self) -> bool {
-        match &self.protocol {
-            Protocol::NbdHandshake(_) => true,
-            Protocol::Nbd(_) => false,
-            Protocol::Peer(session) => !session.is_ready(),
-        }
-    }
-
-    pub fn style(&self) -> Style {
-        match &self.protocol {
-            Protocol::Nbd(session) => session.style,
-            _ => Style::Simple,
-        }
     }
 }

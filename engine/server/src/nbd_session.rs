@@ -4,7 +4,8 @@ use vs_wire::nbd::handshake::{Exports, Outcome};
 use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::nbd::{MAX_REQUEST, command, command_flag, flag};
 
-use crate::event_loop::{Incoming, Loop, LoopVolume, Protocol};
+use crate::conn::{Incoming, Protocol};
+use crate::event_loop::{Loop, LoopVolume};
 use crate::inline::Inline;
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::{Slab, Token};
@@ -109,7 +110,7 @@ impl Loop {
     }
 
     /// Takes one request out of the input; false when there is none or it has to wait.
-    fn nbd_step(&mut self, token: Token, input: &mut crate::event_loop::Input) -> bool {
+    fn nbd_step(&mut self, token: Token, input: &mut crate::conn::Input) -> bool {
         if !self.may_read(token) {
             return false;
         }

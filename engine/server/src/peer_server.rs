@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError};
 use vs_io::T1Object;
 use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
 
-use crate::event_loop::{Incoming, Input, Loop, Protocol};
+use crate::conn::{Incoming, Input, Protocol};
+use crate::event_loop::Loop;
 use crate::inline::Inline;
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};

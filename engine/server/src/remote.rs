@@ -13,7 +13,8 @@ use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
 use vs_wire::nbd::uri::{Address, NbdUri};
 use vs_wire::peer::{self, Hello, Reply, Welcome};
 
-use crate::event_loop::{Input, Loop, TAG_REMOTE};
+use crate::conn::Input;
+use crate::event_loop::{Loop, TAG_REMOTE};
 use crate::metrics::{Histogram, LoopMetrics};
 use crate::op::{Fail, Kind, Op, Scope};
 use crate::out::Out;
