@@ -71,6 +71,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Check that no two SPs announce the same --vsm address, then restart the one that is "
         "wrong.",
     ),
+    "VS1032": (
+        "A volume's id is not one that this SP can keep; ids are made by the controller.",
+        "Run the same version of the controller and the SPs; if they are, report it with the "
+        "SP's log.",
+    ),
     "VS1040": (
         "The log level is not one that there is.",
         "Use debug, info, warning or error, with --log-level or under [log].",
@@ -99,6 +104,15 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Mend the line that the message names; settings stand under [controller], [processor], "
         "[limits] or [log].",
     ),
+    "VS1048": (
+        "A setting that an SP can't do without is missing: its name, or an address for hosts.",
+        "Give it with --name or --nbd, or under [processor].",
+    ),
+    "VS1049": (
+        "The address of the VSM or of the peer listener stands for every address of a machine. "
+        "Others are told it as it stands, and could not reach this SP by it.",
+        "Write the address of this machine by which the controller and the other SPs reach it.",
+    ),
     "VS1050": (
         "The page token of a list request did not come from this server.",
         "Ask for the first page, with no token, and go on with the tokens in the answers.",
@@ -108,6 +122,14 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Follow the message; --help after a command shows its options.",
     ),
     # 2: something is not there, or is there already.
+    "VS1070": (
+        "The quickstart's directory can't be made or written.",
+        "Give another one with --dir (`make run DATA=dir`).",
+    ),
+    "VS1071": (
+        "The file in which the quickstart keeps its ports is damaged.",
+        "Remove the file that the message names; ports are then chosen anew.",
+    ),
     "VS2011": (
         "A layout names a device that this SP does not reach, or that is down there.",
         "Look at `vswitchctl device list`: the device must have the SP among its SPs, and be up.",
@@ -191,8 +213,8 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     ),
     "VS3012": (
         "A T1 object lies on a device that its SP does not reach, or that is down.",
-        "Bring the device back: mount the disk, start the NBD server, check the path. The SP "
-        "opens it again by itself.",
+        "Bring the device back: mount the disk, start the NBD server, check the path. It is "
+        "then opened again by itself.",
     ),
     "VS3014": (
         "A leg of the volume is not in sync, or a range is on its way to another SP. Other "
@@ -246,6 +268,10 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The SP that was asked as master is not the master of this term. It has restarted, or "
         "another has been designated meanwhile.",
         "Try again in some seconds; `vswitchctl sp list` shows the master.",
+    ),
+    "VS3027": (
+        "Another process has this SP's state directory open.",
+        "End that process, or give this SP a --state of its own. Two SPs must never share one.",
     ),
     "VS3030": (
         "The address for metrics can't be listened on: it is in use, or not this machine's.",
@@ -306,6 +332,15 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Remove the device from it with `vswitchctl device remove NAME --sp SP` first.",
     ),
     # 4: no room.
+    "VS3070": (
+        "A port that an earlier run of the quickstart chose is in use by something else.",
+        "End what listens there, or remove the file that the message names to have other ports "
+        "chosen.",
+    ),
+    "VS3071": (
+        "A quickstart runs in this directory already.",
+        "End it with Ctrl-C, or give another directory with --dir (`make run DATA=dir`).",
+    ),
     "VS4010": (
         "There is not enough free space where the layout wants it. Space that open operations "
         "have planned to take does not count as free.",
@@ -347,6 +382,15 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Watch it with `vswitchctl operation watch ID`, or cancel it.",
     ),
     # 6: refused for the data's safety.
+    "VS5070": (
+        "The quickstart's controller and SPs started, but its devices or its volume were not "
+        "made in time.",
+        "Look at the logs that the message names; the machine may be slow, then run it again.",
+    ),
+    "VS5071": (
+        "No TCP port is free on this machine.",
+        "End what holds so many ports, then try again.",
+    ),
     "VS6010": (
         "Removing this leg would leave no leg in sync, and so lose data.",
         "Add another leg and let it come into sync first (`vswitchctl volume mirror add`).",
@@ -391,6 +435,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Check that this user may use the device, and look at the SP's log and the system's log "
         "for errors of it.",
     ),
+    "VS9022": (
+        "An SP can't read or write its state directory: the disk is full or failing, or the "
+        "permissions are wrong.",
+        "Make room, or mend the disk or the permissions, then start the SP again.",
+    ),
     "VS9030": (
         "The controller's store can't be read: it is damaged, or is no store.",
         "Restore it from a copy. SPs go on serving meanwhile.",
@@ -405,5 +454,13 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "undone.",
         "Look at `vswitchctl status` and the logs of the SPs of that leg, mend the device, ask "
         "again.",
+    ),
+    "VS9070": (
+        "A process of the quickstart ended or did not become ready.",
+        "Read the end of its log, which the message shows, and mend what it says.",
+    ),
+    "VS9071": (
+        "The quickstart could not make its volume.",
+        "Mend what the message says, then run it again; what is there already is kept.",
     ),
 }
