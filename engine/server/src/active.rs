@@ -28,6 +28,8 @@ pub struct Active {
     pub epoch: u64,
     /// All of it is in files here, so that requests can be carried out without an operation.
     pub inline: bool,
+    /// Zeroes are made on every leaf without being written.
+    pub fast_zero: bool,
     /// Mirrors are read from their first in-sync leg only, until a resync is done.
     pub pinned: bool,
 }
@@ -47,9 +49,17 @@ impl Active {
             _ => false,
         };
         let inline = tree.is_owner() && !tree.has_hole() && leaves.iter().all(in_files);
+        let quick = |leaf: &Leaf| match leaf {
+            Leaf::Local(t1) => t1.devices().iter().all(|device| match &device.kind {
+                Kind::File(file) => file.zeroes_fast(),
+                Kind::Nbd(_) => false,
+            }),
+            _ => false,
+        };
+        let fast_zero = inline && leaves.iter().all(quick);
         let peers = tree.peers().iter().map(|peer| peer.sp.as_str().into()).collect();
         let epoch = tree.spec().epoch;
-        Active { tree, leaves, peers, epoch, inline, pinned }
+        Active { tree, leaves, peers, epoch, inline, fast_zero, pinned }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The calls that change what the engine serves. Each is idempotent, each has a deadline.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Sender, channel};
@@ -78,6 +78,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// T1 objects whose epoch was raised, while I/O of lower ones may not have ended yet.
+    pub(crate) undrained: Mutex<HashSet<String>>,
 }
 
 impl Engine {
@@ -116,7 +118,7 @@ impl Engine {
             };
             threads.push(std::thread::Builder::new().name(name).spawn(body).map_err(os)?);
         }
-        Ok(Engine { shared, threads: Mutex::new(threads) })
+        Ok(Engine { shared, threads: Mutex::new(threads), undrained: Mutex::default() })
     }
 
     /// Serves NBD at "host:port" or "unix:/path"; gives the address that was bound.
@@ -284,9 +286,9 @@ impl Engine {
         }
         let unfinished = resync || volume.resync_percent() < 100;
         let pinned = unfinished && tree.is_owner() && tree.has_mirror();
-        volume.copies().retain(|copy| {
-            !copy.resync && tree.is_owner() && copy::is_write_only(&tree, &copy.path)
-        });
+        volume
+            .copies()
+            .retain(|copy| !copy.resync && copy::carries_on(&old.tree, &tree, &copy.path));
         volume.set(Active::new(tree, &self.shared.t1s, pinned));
         if pinned {
             self.list_resync(&volume);
@@ -319,7 +321,11 @@ impl Engine {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
         let Some(volume) = self.volume(id) else { return Ok(()) };
         let _control = lock(&volume.control);
-        if let Err(error) = self.ask(|ack| Message::Quiesce(id.to_owned(), ack), deadline) {
+        // Hosts first, since an error would be all that they could be told later.
+        let left = self.ask(|ack| Message::Leave(id.to_owned(), ack), deadline);
+        let quiet =
+            left.and_then(|_| self.ask(|ack| Message::Quiesce(id.to_owned(), ack), deadline));
+        if let Err(error) = quiet {
             let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
             return Err(error);
         }

@@ -3,10 +3,10 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use vs_io::{Committer, Device, device, label};
+use vs_io::{Committer, Device, DeviceError, T1Spec, device, label};
 
 use crate::active::{Leaf, Volume};
-use crate::control::{Engine, Failure, json, parse};
+use crate::control::{Engine, Failure, json, lock, parse};
 use crate::mailbox::Message;
 use crate::shapes::{DeviceShape, FreeRun, T1Shape};
 
@@ -109,7 +109,9 @@ impl Engine {
     /// # Errors
     /// As `T1Table::put`.
     pub fn t1_put(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
-        self.shared.t1s.put(&self.shared.devices(), &parse("T1 object", t1)?, epoch)?;
+        let spec: T1Spec = parse("T1 object", t1)?;
+        let devices = self.shared.devices();
+        self.raise(&spec.id, epoch, || self.shared.t1s.put(&devices, &spec, epoch))?;
         self.refresh();
         Ok(())
     }
@@ -119,7 +121,9 @@ impl Engine {
     /// # Errors
     /// As `T1Table::adopt`.
     pub fn t1_adopt(&self, t1: &str, epoch: u64) -> Result<(), Failure> {
-        self.shared.t1s.adopt(&self.shared.devices(), &parse("T1 object", t1)?, epoch)?;
+        let spec: T1Spec = parse("T1 object", t1)?;
+        let devices = self.shared.devices();
+        self.raise(&spec.id, epoch, || self.shared.t1s.adopt(&devices, &spec, epoch))?;
         self.refresh();
         Ok(())
     }
@@ -131,8 +135,13 @@ impl Engine {
     /// `not_found`, or `timeout` when I/O does not end.
     pub fn t1_fence(&self, id: &str, epoch: u64, seconds: f64) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
-        let object = self.shared.t1s.fence(id, epoch)?;
-        self.drain(&object, deadline)?;
+        let object = self.raise(id, epoch, || self.shared.t1s.fence(id, epoch))?;
+        // When it was as high before, and everything lower has ended, only I/O that may go on
+        // is under way: under load that never ends.
+        if lock(&self.undrained).contains(id) {
+            self.drain(&object, deadline)?;
+            lock(&self.undrained).remove(id);
+        }
         if !self.referred(id) {
             for device in object.devices() {
                 if !self.flush(&device, deadline) {
@@ -141,6 +150,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Does what may raise an object's epoch, noting that lower I/O may then be under way.
+    fn raise<T>(
+        &self,
+        id: &str,
+        epoch: u64,
+        change: impl FnOnce() -> Result<T, DeviceError>,
+    ) -> Result<T, Failure> {
+        if self.shared.t1s.get(id).is_some_and(|object| object.epoch() < epoch) {
+            lock(&self.undrained).insert(id.to_owned());
+        }
+        Ok(change()?)
     }
 
     fn drain(&self, object: &vs_io::T1Object, deadline: Instant) -> Result<(), Failure> {
@@ -179,7 +201,9 @@ impl Engine {
         if let Some(object) = self.shared.t1s.retire(id) {
             self.drain(&object, Self::prompt())?;
         }
-        Ok(self.shared.t1s.delete(&self.shared.devices(), id)?)
+        self.shared.t1s.delete(&self.shared.devices(), id)?;
+        lock(&self.undrained).remove(id);
+        Ok(())
     }
 
     /// JSON list of the T1 objects homed here.

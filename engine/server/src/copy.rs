@@ -7,6 +7,7 @@ use vs_tree::{LegState, Tree};
 
 use crate::active::{Active, Copy, CopyState};
 use crate::event_loop::{Loop, LoopVolume};
+use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::Token;
 
@@ -24,6 +25,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 struct Task {
     source: Vec<usize>,
     targets: Vec<Vec<usize>>,
+    /// The T1 objects under `targets`: a tree that has others there needs another copy.
+    onto: Vec<String>,
     size: u64,
 }
 
@@ -39,8 +42,17 @@ pub struct Job {
     inflight: u32,
     flushed: bool,
     flushing: bool,
+    /// A region could not be copied: nothing more is begun.
+    failed: bool,
+    /// The loop has been told to look at the job again.
+    kicked: bool,
     retry: Option<Instant>,
     epoch: u64,
+}
+
+fn objects(tree: &Tree, targets: &[Vec<usize>]) -> Vec<String> {
+    let leaves = targets.iter().filter_map(|path| tree.leaves_under(path).ok()).flatten();
+    leaves.map(|leaf| tree.leaves()[leaf as usize].t1.clone()).collect()
 }
 
 fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
@@ -52,7 +64,9 @@ fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
     if !copy.resync {
         let Some((_, parent)) = copy.path.split_last() else { return Vec::new() };
         let size = tree.node_size(parent).unwrap_or(0);
-        return vec![Task { source: parent.to_vec(), targets: vec![copy.path.clone()], size }];
+        let targets = vec![copy.path.clone()];
+        let onto = objects(tree, &targets);
+        return vec![Task { source: parent.to_vec(), targets, onto, size }];
     }
     let mut tasks = Vec::new();
     for path in tree.mirrors() {
@@ -61,7 +75,9 @@ fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
         let mut in_sync = in_sync.map(|(index, _)| leg(&path, index));
         let Some(source) = in_sync.next() else { continue };
         let size = tree.node_size(&path).unwrap_or(0);
-        tasks.push(Task { source, targets: in_sync.collect(), size });
+        let targets: Vec<Vec<usize>> = in_sync.collect();
+        let onto = objects(tree, &targets);
+        tasks.push(Task { source, targets, onto, size });
     }
     tasks
 }
@@ -77,6 +93,18 @@ pub fn is_write_only(tree: &Tree, path: &[usize]) -> bool {
     tree.legs(parent).is_ok_and(|legs| legs.get(*index) == Some(&LegState::WriteOnly))
 }
 
+/// True if a copy onto `path` of the old tree has to do with the new tree too.
+pub fn carries_on(old: &Tree, new: &Tree, path: &[usize]) -> bool {
+    let leg = [path.to_vec()];
+    new.is_owner() && is_write_only(new, path) && objects(old, &leg) == objects(new, &leg)
+}
+
+fn listed(copies: &[Copy], job: &Job) -> bool {
+    copies.iter().any(|copy| {
+        copy.path == job.path && copy.resync == job.resync && copy.state == CopyState::Running
+    })
+}
+
 impl Loop {
     /// The loop that runs a volume's copies.
     pub fn copy_loop(volume: &str, loops: usize) -> usize {
@@ -90,18 +118,16 @@ impl Loop {
         }
         let Some(&token) = self.volume_by_id.get(id) else { return };
         let Some(volume) = self.volumes.get_mut(token) else { return };
-        let listed = volume.volume.copies().clone();
-        let running = |job: &Job| {
-            listed.iter().any(|copy| {
-                copy.path == job.path
-                    && copy.resync == job.resync
-                    && copy.state == CopyState::Running
-            })
-        };
-        volume.copies.retain(|job| running(job) || job.inflight > 0);
-        for copy in listed.iter().filter(|copy| copy.state == CopyState::Running) {
+        let mut copies = volume.volume.copies();
+        volume.copies.retain(|job| job.inflight > 0 || (listed(&copies, job) && !job.failed));
+        for job in &mut volume.copies {
+            job.kicked = false;
+        }
+        for copy in copies.iter_mut().filter(|copy| copy.state == CopyState::Running) {
             let known = |job: &Job| job.path == copy.path && job.resync == copy.resync;
             if !volume.copies.iter().any(known) {
+                copy.copied = 0;
+                copy.total = total(&volume.active.tree, copy);
                 volume.copies.push(Job {
                     path: copy.path.clone(),
                     resync: copy.resync,
@@ -112,11 +138,14 @@ impl Loop {
                     inflight: 0,
                     flushed: false,
                     flushing: false,
+                    failed: false,
+                    kicked: false,
                     retry: None,
                     epoch: volume.active.epoch,
                 });
             }
         }
+        drop(copies);
         for index in 0..volume.copies.len() {
             self.advance(token, index);
         }
@@ -138,9 +167,19 @@ impl Loop {
         waiting
     }
 
+    /// Has the loop look at the job again, after what else it has to do: a copy of what is in
+    /// memory would otherwise run to its end while hosts wait.
+    fn kick_job(&mut self, token: Token, index: usize) {
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        let Some(job) = volume.copies.get_mut(index) else { return };
+        if !std::mem::replace(&mut job.kicked, true) {
+            self.mailbox.post(Message::Copy(volume.volume.id.clone()));
+        }
+    }
+
     /// Begins as many regions as may run.
     fn advance(&mut self, token: Token, index: usize) {
-        loop {
+        for _ in 0..PARALLEL {
             let Some(volume) = self.volumes.get_mut(token) else { return };
             if volume.held {
                 return;
@@ -151,22 +190,21 @@ impl Loop {
                 return;
             }
             job.retry = None;
-            if job.epoch != active.epoch {
-                let copies = volume.volume.copies();
-                let entry = copies.iter().find(|c| c.path == job.path && c.resync == job.resync);
-                let changed = entry.is_none_or(|copy| tasks(&active.tree, copy) != job.tasks);
-                drop(copies);
-                if changed {
-                    // Its entry is replaced or gone: wait for what runs, then begin anew.
-                    if job.inflight == 0 {
-                        volume.copies.remove(index);
-                        let id = volume.volume.id.clone();
-                        self.mailbox.post(crate::mailbox::Message::Copy(id));
-                    }
-                    return;
+            let copies = volume.volume.copies();
+            let entry = copies.iter().find(|c| c.path == job.path && c.resync == job.resync);
+            let changed = job.epoch != active.epoch
+                && entry.is_none_or(|copy| tasks(&active.tree, copy) != job.tasks);
+            let ended = job.failed || changed || !listed(&copies, job);
+            drop(copies);
+            if ended {
+                // Wait for what runs; should the copy be listed again, it begins anew.
+                if job.inflight == 0 {
+                    volume.copies.remove(index);
+                    self.mailbox.post(Message::Copy(volume.volume.id.clone()));
                 }
-                job.epoch = active.epoch;
+                return;
             }
+            job.epoch = active.epoch;
             let next = job.again.pop().or_else(|| {
                 while job.task < job.tasks.len() && job.offset >= job.tasks[job.task].size {
                     job.task += 1;
@@ -235,7 +273,7 @@ impl Loop {
             shared.set(Active::new(tree, &self.shared.t1s, false));
             let (ack, _) = std::sync::mpsc::channel();
             for mailbox in &self.shared.mailboxes {
-                mailbox.post(crate::mailbox::Message::Adopt(Arc::clone(&shared), ack.clone()));
+                mailbox.post(Message::Adopt(Arc::clone(&shared), ack.clone()));
             }
         }
     }
@@ -281,6 +319,8 @@ impl Loop {
             job.flushing = false;
         }
         match result {
+            // Its failure is told already; what else was under way changes nothing.
+            _ if job.failed => {}
             Ok(()) if task == FLUSH => job.flushed = true,
             Ok(()) => {
                 for copy in shared.copies().iter_mut() {
@@ -304,20 +344,17 @@ impl Loop {
                 job.retry = Some(now + AGAIN * 10);
             }
             Err(error) => {
-                job.again.clear();
-                job.task = job.tasks.len();
+                job.failed = true;
                 for copy in shared.copies().iter_mut() {
                     if copy.path == path && copy.resync == resync {
                         copy.state = CopyState::Failed;
                         copy.error = format!("at {}: {}", op.offset, error.name());
                     }
                 }
-                volume.copies.retain(|job| job.inflight > 0 || job.path != path);
-                return;
             }
         }
         self.want_tick();
-        self.advance(token, index);
+        self.kick_job(token, index);
     }
 
     /// Answers when nothing of the volume is in flight; starts nothing until `adopt`.
@@ -353,6 +390,7 @@ impl Loop {
                     parked: std::collections::VecDeque::new(),
                     quiescing: None,
                     held: false,
+                    leaving: false,
                     counters: crate::metrics::VolumeCounters::default(),
                     copies: Vec::new(),
                 });
@@ -363,6 +401,7 @@ impl Loop {
         let Some(volume) = self.volumes.get_mut(token) else { return };
         volume.active = active;
         volume.held = false;
+        volume.leaving = false;
         volume.quiescing = None;
         for job in &mut volume.copies {
             job.retry = None;
@@ -383,9 +422,9 @@ impl Loop {
                 self.finish(op, Err(Fail::Shutdown));
             }
             for conn in self.conns.tokens() {
-                let of = |c: &crate::event_loop::Conn| {
+                let of = |c: &crate::conn::Conn| {
                     matches!(&c.protocol,
-                        crate::event_loop::Protocol::Nbd(session) if session.volume == token)
+                        crate::conn::Protocol::Nbd(session) if session.volume == token)
                 };
                 if self.conns.get(conn).is_some_and(of) {
                     self.end(conn);

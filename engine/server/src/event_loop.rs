@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use vs_io::{Device, Pool, T1Table};
 use vs_tree::Piece;
 use vs_wire::nbd::handshake::Handshake;
-use vs_wire::nbd::transmission::Style;
 
 use crate::active::{Active, Volume};
 use crate::config::Config;
+use crate::conn::{Conn, Input, Protocol};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{DeviceCounters, LoopMetrics, Transport, VolumeCounters};
 use crate::op::{Fail, Op};
@@ -26,8 +26,6 @@ pub const TAG_CONN: u64 = 1;
 pub const TAG_REMOTE: u64 = 2;
 const TAG_LISTENER: u64 = 3;
 
-/// One receive takes at most this.
-pub const INPUT: usize = 256 << 10;
 /// How often deadlines are looked at, while there are any.
 const TICK: Duration = Duration::from_millis(20);
 /// A connection that has not negotiated after this is closed.
@@ -62,75 +60,10 @@ pub struct LoopVolume {
     /// Set while a control call waits for `inflight` to become 0.
     pub quiescing: Option<Sender<()>>,
     pub held: bool,
+    /// Its sessions end, since it is about to leave.
+    pub leaving: bool,
     pub counters: VolumeCounters,
     pub copies: Vec<crate::copy::Job>,
-}
-
-/// A large payload on its way in.
-pub struct Incoming<H> {
-    pub header: H,
-    pub data: Vec<u8>,
-    pub filled: usize,
-}
-
-/// Received bytes that are not yet parsed.
-#[derive(Default)]
-pub struct Input {
-    pub buffer: Vec<u8>,
-    pub start: usize,
-    pub end: usize,
-    /// Bytes of a refused payload still to be dropped.
-    pub skip: u64,
-}
-
-impl Input {
-    pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.end]
-    }
-
-    pub fn consume(&mut self, count: usize) {
-        self.start += count;
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-        }
-    }
-
-    /// Room to receive into, at least half of the buffer.
-    pub fn room(&mut self) -> &mut [u8] {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; INPUT];
-        }
-        if self.start > 0 && self.buffer.len() - self.end < INPUT / 2 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        &mut self.buffer[self.end..]
-    }
-}
-
-/// What a connection speaks, and how far it has come.
-pub enum Protocol {
-    NbdHandshake(Box<Handshake>),
-    Nbd(crate::nbd_session::Session),
-    Peer(PeerSession),
-}
-
-/// A connection that was accepted.
-pub struct Conn {
-    pub stream: Stream,
-    pub transport: Transport,
-    pub protocol: Protocol,
-    pub input: Input,
-    pub out: Out,
-    pub events: u32,
-    pub inflight: u32,
-    pub inflight_bytes: u64,
-    /// Reads no more; closes when all is answered and sent.
-    pub closing: bool,
-    pub dirty: bool,
-    pub since: Instant,
 }
 
 pub struct Loop {
@@ -160,6 +93,8 @@ pub struct Loop {
     next_tick: Option<Instant>,
     next_loop: usize,
     shutdown: Option<Sender<()>>,
+    /// Answered when a volume has no session left.
+    leaving: Vec<(Token, Sender<()>)>,
     exit: bool,
 }
 
@@ -193,6 +128,7 @@ impl Loop {
             next_tick: None,
             next_loop: index,
             shutdown: None,
+            leaving: Vec::new(),
             exit: false,
         })
     }
@@ -251,6 +187,41 @@ impl Loop {
             let _ = ack.send(());
             self.shutdown = None;
         }
+        if !self.leaving.is_empty() {
+            let conns = &self.conns;
+            self.leaving.retain(|(volume, ack)| {
+                let served = conns.iter().any(|(_, conn)| conn.serves(*volume));
+                // A control call that waits no longer has closed its end.
+                if !served {
+                    let _ = ack.send(());
+                }
+                served
+            });
+        }
+    }
+
+    /// Ends the volume's sessions: what runs is answered, what waits is left to other paths.
+    fn leave(&mut self, id: &str, ack: Sender<()>) {
+        let Some(&token) = self.volume_by_id.get(id) else {
+            let _ = ack.send(());
+            return;
+        };
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        volume.leaving = true;
+        let parked: Vec<Token> = volume.parked.iter().copied().collect();
+        for conn in self.conns.tokens() {
+            if self.conns.get(conn).is_some_and(|conn| conn.serves(token)) {
+                self.end(conn);
+            }
+        }
+        for op in parked {
+            if let Some(crate::op::Source::Nbd { conn, .. }) = self.ops.get(op).map(|op| &op.source)
+            {
+                let conn = *conn;
+                self.close(conn);
+            }
+        }
+        self.leaving.push((token, ack));
     }
 
     /// Asks for deadlines to be looked at before long.
@@ -276,8 +247,18 @@ impl Loop {
                 .collect();
             volume.parked.retain(|op| !late.contains(op));
             waiting |= !volume.parked.is_empty();
+            let now = self.now;
+            let due = |op: &Token| ops.get(*op).and_then(|op| op.retry).is_some_and(|at| at <= now);
+            let mut again = Vec::new();
+            if !volume.held {
+                again.extend(volume.parked.iter().copied().filter(due));
+                volume.parked.retain(|op| !due(op));
+            }
             for op in late {
                 self.finish(op, Err(Fail::Stale));
+            }
+            for op in again {
+                self.run_op(op);
             }
         }
         for token in self.conns.tokens() {
@@ -337,6 +318,7 @@ impl Loop {
                 Message::Accept(stream, transport) => self.accepted(stream, transport),
                 Message::SubDone { op, piece, result } => self.sub_done(op, piece, result),
                 Message::Granted(op) => self.granted.push(op),
+                Message::Leave(volume, ack) => self.leave(&volume, ack),
                 Message::Quiesce(volume, ack) => self.quiesce(&volume, ack),
                 Message::Adopt(volume, ack) => self.adopt(&volume, &ack),
                 Message::Forget(volume, ack) => self.forget(&volume, &ack),
@@ -384,6 +366,7 @@ impl Loop {
             inflight: 0,
             inflight_bytes: 0,
             closing: self.shutdown.is_some(),
+            stalled: false,
             dirty: false,
             since: self.now,
         };
@@ -454,10 +437,10 @@ impl Loop {
     }
 
     fn process_input(&mut self, token: Token) {
-        let Some(conn) = self.conns.get(token) else { return };
-        if conn.closing || self.is_full(conn) {
+        if !self.may_read(token) {
             return;
         }
+        let Some(conn) = self.conns.get(token) else { return };
         match conn.protocol {
             Protocol::NbdHandshake(_) => self.nbd_negotiate(token),
             Protocol::Nbd(_) => self.nbd_input(token),
@@ -466,8 +449,18 @@ impl Loop {
         self.mark(token);
     }
 
+    /// False if the connection takes no more requests, for now or for good.
+    pub fn may_read(&mut self, token: Token) -> bool {
+        let Some(conn) = self.conns.get(token) else { return false };
+        let full = self.is_full(conn);
+        let Some(conn) = self.conns.get_mut(token) else { return false };
+        // `flush_conn` goes on with it: the bytes are here already, so no event will tell.
+        conn.stalled |= full;
+        !conn.closing && !full
+    }
+
     /// True if the connection has to wait until replies have left.
-    pub fn is_full(&self, conn: &Conn) -> bool {
+    fn is_full(&self, conn: &Conn) -> bool {
         let bound = self.shared.config.max_inflight_bytes_per_connection;
         conn.inflight_bytes + conn.out.len() as u64 > bound || conn.inflight > 4096
     }
@@ -481,18 +474,19 @@ impl Loop {
         }
         let Some(conn) = self.conns.get(token) else { return };
         let full = self.is_full(conn);
-        let paused = conn.events & IN == 0;
         let wanted = if conn.closing || full { 0 } else { IN } | if sent { 0 } else { OUT };
         let Some(conn) = self.conns.get_mut(token) else { return };
+        let resume = conn.stalled && !full;
+        conn.stalled &= !resume;
         if conn.events != wanted {
             conn.events = wanted;
             let fd = conn.stream.fd();
             if self.epoll.modify(fd, wanted, token.pack(TAG_CONN)).is_err() {
                 return self.close(token);
             }
-            if paused && wanted & IN != 0 {
-                self.wake.push(token);
-            }
+        }
+        if resume {
+            self.wake.push(token);
         }
     }
 
@@ -511,6 +505,9 @@ impl Loop {
         self.epoll.remove(conn.stream.fd());
         if let Protocol::Peer(session) = conn.protocol {
             self.peer_closed(token, session, conn.inflight);
+        }
+        if conn.inflight > 0 {
+            self.cancel_ops(token);
         }
     }
 
@@ -533,23 +530,5 @@ impl Loop {
         }
         self.remote_metrics(&mut metrics);
         metrics
-    }
-}
-
-impl Conn {
-    /// True until it may send requests.
-    fn negotiating(&self) -> bool {
-        match &self.protocol {
-            Protocol::NbdHandshake(_) => true,
-            Protocol::Nbd(_) => false,
-            Protocol::Peer(session) => !session.is_ready(),
-        }
-    }
-
-    pub fn style(&self) -> Style {
-        match &self.protocol {
-            Protocol::Nbd(session) => session.style,
-            _ => Style::Simple,
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Carrying out operations: routing, parts, retries, parking, replies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use vs_io::{Committer, Device, Kind as DeviceKind, T1Object, TryRead};
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
@@ -14,6 +15,8 @@ use crate::slab::Token;
 
 /// Most parts of one block status; a longer request is answered for its beginning.
 const STATUS_PARTS: usize = 512;
+/// When an operation whose object was not found is run again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl Loop {
     /// Takes an operation on and runs it as far as it goes.
@@ -42,15 +45,24 @@ impl Loop {
             return self.want_tick();
         }
         if let Source::Peer { epoch, .. } = op.source {
-            if epoch < volume.active.epoch || !volume.active.tree.is_owner() {
+            if epoch < volume.active.epoch {
                 return self.finish(token, Err(Fail::Stale));
             }
             if epoch > volume.active.epoch {
                 volume.parked.push_back(token);
                 return self.want_tick();
             }
+            if !volume.active.tree.is_owner() {
+                return self.finish(token, Err(Fail::NotFound));
+            }
         }
         let tree = &volume.active.tree;
+        if matches!(op.kind, Kind::Zero { fast: true, .. })
+            && !(volume.active.fast_zero && matches!(op.scope, Scope::Volume))
+        {
+            // Before any leg is touched: one that can't would leave the legs different.
+            return self.finish(token, Err(Fail::NotSupported));
+        }
         if matches!(op.scope, Scope::Volume)
             && op.offset.checked_add(op.length).is_none_or(|end| end > tree.size())
         {
@@ -128,7 +140,7 @@ impl Loop {
             tree.route(access, offset, length, &choice, &mut pieces)
         };
         match routed {
-            Routed::Parked => self.park(token),
+            Routed::Parked => self.park(token, Fail::Stale),
             Routed::NoLeg => self.finish(token, Err(Fail::Io)),
             Routed::Ready => {
                 if op.kind == Kind::Status && pieces.len() > STATUS_PARTS {
@@ -156,16 +168,16 @@ impl Loop {
                 let Some(owner) = active.tree.owner() else { return };
                 let peer = &active.tree.peers()[owner as usize];
                 let object = Object::Volume(active.tree.spec().volume.as_str().into());
-                let key = RemoteKey::Peer(Arc::clone(&active.peers[owner as usize]));
+                let key = RemoteKey::Owner(Arc::clone(&active.peers[owner as usize]));
                 let to = Submit { op: token, kind, leaf: NO_LEAF, epoch, offset, length, at };
                 self.send_remote(key, &peer.address, object, None, to);
             }
             Target::Leaf(leaf) => match &active.leaves[leaf as usize] {
                 Leaf::Local(t1) => self.local_parts(token, t1, epoch, leaf, offset, length, at),
-                Leaf::Missing => self.note(token, Fail::Stale, NO_LEAF),
+                Leaf::Missing => self.note(token, Fail::NotFound, NO_LEAF),
                 Leaf::Remote(peer, t1) => {
                     let address = &active.tree.peers()[*peer as usize].address;
-                    let key = RemoteKey::Peer(Arc::clone(&active.peers[*peer as usize]));
+                    let key = RemoteKey::Home(Arc::clone(&active.peers[*peer as usize]));
                     let to = Submit { op: token, kind, leaf, epoch, offset, length, at };
                     self.send_remote(key, address, Object::T1(Arc::clone(t1)), None, to);
                 }
@@ -264,7 +276,6 @@ impl Loop {
                 op.status.push((at, runs));
                 done
             }
-            Kind::Zero { fast: true, .. } if !file.zeroes_fast() => Err(Fail::NotSupported),
             Kind::Trim | Kind::Zero { .. } => {
                 if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
                     op.touched.push(Arc::clone(device));
@@ -372,7 +383,9 @@ impl Loop {
         let direct = matches!(op.scope, Scope::T1(_));
         let copy = matches!(op.source, Source::Copy { .. });
         match op.fail {
-            Some(Fail::Stale) if !direct && !copy => return self.park(token),
+            Some(why @ (Fail::Stale | Fail::NotFound)) if !direct => {
+                return self.park(token, why);
+            }
             Some(Fail::Io) if matches!(op.kind, Kind::Read | Kind::Status) && !direct => {
                 // Another in-sync leg may have it; `avoid` grows each time, so this ends.
                 let failed = std::mem::take(&mut op.failed_leaves);
@@ -441,21 +454,64 @@ impl Loop {
         }
     }
 
-    /// Puts the operation aside until the volume has another tree.
-    fn park(&mut self, token: Token) {
+    /// Puts the operation aside until the volume has another tree or, where `why` is that
+    /// an object was not found, for a moment.
+    fn park(&mut self, token: Token, why: Fail) {
         self.stop(token);
-        let Some(op) = self.ops.get(token) else { return };
-        if matches!(op.source, Source::Copy { .. }) {
+        let retry = self.now + AGAIN;
+        let Some(op) = self.ops.get_mut(token) else { return };
+        match op.source {
+            // As in `cancel_ops`: nobody waits for it any more.
+            Source::Nbd { conn, .. } if self.conns.get(conn).is_none() => {
+                return self.finish(token, Err(Fail::Shutdown));
+            }
+            Source::Nbd { .. } => {}
             // The job looks at the next tree itself.
-            return self.finish(token, Err(Fail::Stale));
+            Source::Copy { .. } => return self.finish(token, Err(Fail::Stale)),
+            // Its sender has the same epoch, so it waits there: if it waited here, a sender
+            // that becomes the owner could not drain before this SP has the next tree, which
+            // comes only after.
+            Source::Peer { .. } => return self.finish(token, Err(why)),
         }
+        op.retry = (why == Fail::NotFound).then_some(retry);
         match self.volumes.get_mut(op.volume) {
+            // Nothing will run it here any more: its host asks again over another path.
+            Some(volume) if volume.leaving => {
+                if let Source::Nbd { conn, .. } = op.source {
+                    self.finish(token, Err(Fail::Shutdown));
+                    self.close(conn);
+                }
+            }
             Some(volume) => {
                 volume.parked.push_back(token);
                 self.want_tick();
             }
             None => self.finish(token, Err(Fail::Shutdown)),
         }
+    }
+
+    /// Ends what a closed connection asked for and what has not begun or waits for a remote
+    /// that is away: its client asks again elsewhere, and may have written over it by the time
+    /// that it would be carried out. What holds the range lock excludes such a write, and
+    /// goes on: it may be under way at a peer.
+    pub fn cancel_ops(&mut self, conn: Token) {
+        let of_conn = |op: &Op| match op.source {
+            Source::Nbd { conn: of, .. } | Source::Peer { conn: of, .. } => of == conn,
+            Source::Copy { .. } => false,
+        };
+        let mut parked = Vec::new();
+        for token in self.volumes.tokens() {
+            let ops = &self.ops;
+            let of = |op: &Token| ops.get(*op).is_some_and(of_conn);
+            if let Some(volume) = self.volumes.get_mut(token) {
+                parked.extend(volume.parked.iter().copied().filter(of));
+                volume.parked.retain(|op| !of(op));
+            }
+        }
+        for op in parked {
+            self.finish(op, Err(Fail::Shutdown));
+        }
+        self.take_back_if(Fail::Io, |op| of_conn(op) && !op.locked);
     }
 
     /// Ends an operation and answers it.

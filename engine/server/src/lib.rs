@@ -3,6 +3,7 @@
 
 mod active;
 mod config;
+mod conn;
 mod control;
 mod control_t1;
 mod copy;

@@ -32,6 +32,8 @@ pub enum Message {
     },
     /// The range lock is this operation's now.
     Granted(Token),
+    /// End the volume's sessions; answer when none is left.
+    Leave(String, Sender<()>),
     /// Start no new operations of the volume; answer when none is in flight.
     Quiesce(String, Sender<()>),
     /// Use the volume's current tree, and run what was parked.

@@ -4,7 +4,8 @@ use vs_wire::nbd::handshake::{Exports, Outcome};
 use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::nbd::{MAX_REQUEST, command, command_flag, flag};
 
-use crate::event_loop::{Incoming, Loop, LoopVolume, Protocol};
+use crate::conn::{Incoming, Protocol};
+use crate::event_loop::{Loop, LoopVolume};
 use crate::inline::Inline;
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::{Slab, Token};
@@ -36,13 +37,14 @@ struct Served<'a>(&'a Slab<LoopVolume>);
 
 impl Exports for Served<'_> {
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.0.iter().map(|(_, v)| v.volume.name.clone()).collect();
+        let mut names: Vec<String> =
+            self.0.iter().filter(|(_, v)| !v.leaving).map(|(_, v)| v.volume.name.clone()).collect();
         names.sort();
         names
     }
 
     fn find(&self, name: &str) -> Option<(u64, u16)> {
-        let found = self.0.iter().find(|(_, volume)| volume.volume.name == name);
+        let found = self.0.iter().find(|(_, v)| v.volume.name == name && !v.leaving);
         found.map(|(_, volume)| (volume.active.tree.size(), FLAGS))
     }
 }
@@ -66,7 +68,10 @@ impl Loop {
                 Ok((used, Outcome::More)) => conn.input.consume(used),
                 Ok((used, Outcome::Done(agreed))) => {
                     conn.input.consume(used);
-                    let found = self.volumes.iter().find(|(_, v)| v.volume.name == agreed.export);
+                    let found = self
+                        .volumes
+                        .iter()
+                        .find(|(_, v)| v.volume.name == agreed.export && !v.leaving);
                     let Some((volume, _)) = found else { return self.end(token) };
                     let style = match (agreed.extended, agreed.structured) {
                         (true, _) => Style::Extended,
@@ -105,9 +110,8 @@ impl Loop {
     }
 
     /// Takes one request out of the input; false when there is none or it has to wait.
-    fn nbd_step(&mut self, token: Token, input: &mut crate::event_loop::Input) -> bool {
-        let Some(conn) = self.conns.get(token) else { return false };
-        if conn.closing || self.is_full(conn) {
+    fn nbd_step(&mut self, token: Token, input: &mut crate::conn::Input) -> bool {
+        if !self.may_read(token) {
             return false;
         }
         let Some(conn) = self.conns.get_mut(token) else { return false };

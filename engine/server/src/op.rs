@@ -16,6 +16,8 @@ use crate::slab::Token;
 pub enum Fail {
     /// The tree is out of date: wait for the next.
     Stale,
+    /// Whoever should carry it out does not have the object (yet): ask again before long.
+    NotFound,
     Io,
     NoSpace,
     Invalid,
@@ -27,7 +29,7 @@ pub enum Fail {
 impl Fail {
     pub fn errno(self) -> u32 {
         match self {
-            Fail::Stale | Fail::Io => errno::EIO,
+            Fail::Stale | Fail::NotFound | Fail::Io => errno::EIO,
             Fail::NoSpace => errno::ENOSPC,
             Fail::Invalid => errno::EINVAL,
             Fail::NotSupported => errno::ENOTSUP,
@@ -38,7 +40,9 @@ impl Fail {
     pub fn status(self) -> peer::Status {
         match self {
             Fail::Stale => peer::Status::Stale,
-            Fail::Io | Fail::Shutdown => peer::Status::Io,
+            Fail::Io => peer::Status::Io,
+            // The peer's request has not failed: another SP, or a later tree, will serve it.
+            Fail::NotFound | Fail::Shutdown => peer::Status::NotFound,
             Fail::NoSpace => peer::Status::NoSpace,
             Fail::Invalid => peer::Status::Invalid,
             Fail::NotSupported => peer::Status::NotSupported,
@@ -48,8 +52,8 @@ impl Fail {
     pub fn from_status(status: peer::Status) -> Option<Fail> {
         match status {
             peer::Status::Ok => None,
-            // An object that its home does not hold: a newer tree knows better.
-            peer::Status::Stale | peer::Status::NotFound => Some(Fail::Stale),
+            peer::Status::Stale => Some(Fail::Stale),
+            peer::Status::NotFound => Some(Fail::NotFound),
             peer::Status::Io | peer::Status::Busy => Some(Fail::Io),
             peer::Status::NoSpace => Some(Fail::NoSpace),
             peer::Status::Invalid => Some(Fail::Invalid),
@@ -68,7 +72,7 @@ impl Fail {
 
     pub fn name(self) -> &'static str {
         match self {
-            Fail::Stale => "held_too_long",
+            Fail::Stale | Fail::NotFound => "held_too_long",
             Fail::Io => "io",
             Fail::NoSpace => "no_space",
             Fail::Invalid => "invalid",
@@ -175,6 +179,8 @@ pub struct Op {
     /// Counted in the volume's requests in flight.
     pub running: bool,
     pub begun: Instant,
+    /// While it is parked: run it again then, even if the tree is still the same.
+    pub retry: Option<Instant>,
 }
 
 impl Op {
@@ -198,12 +204,19 @@ impl Op {
             locked: false,
             running: false,
             begun: Instant::now(),
+            retry: None,
         }
     }
 
-    /// Remembers a part's failure. Stale outweighs all, since the whole is run again then.
+    /// Remembers a part's failure. What has the whole run again outweighs all, and what
+    /// needs another tree for that outweighs the rest.
     pub fn note(&mut self, fail: Fail, leaf: u32) {
-        if self.fail.is_none() || fail == Fail::Stale {
+        let rank = |fail| match fail {
+            Fail::Stale => 2,
+            Fail::NotFound => 1,
+            _ => 0,
+        };
+        if self.fail.is_none_or(|known| rank(fail) > rank(known)) {
             self.fail = Some(fail);
         }
         if leaf != NO_LEAF {
@@ -219,6 +232,7 @@ impl Op {
         self.fail = None;
         self.failed_leaves.clear();
         self.touched.clear();
+        self.retry = None;
     }
 
     pub fn part(&mut self, at: u64, leaf: u32) -> u32 {

@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError};
 use vs_io::T1Object;
 use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
 
-use crate::event_loop::{Incoming, Input, Loop, Protocol};
+use crate::conn::{Incoming, Input, Protocol};
+use crate::event_loop::Loop;
 use crate::inline::Inline;
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
@@ -15,17 +16,19 @@ use crate::slab::Token;
 /// Most objects that one session may open.
 const MAX_HANDLES: usize = 65_536;
 
-/// Where a session of a client's loop runs.
+/// A session that has not ended: it is open, or something of it is still under way.
 #[derive(Clone, Debug)]
 pub struct Registered {
+    client: String,
+    slot: u32,
     incarnation: String,
     attempt: u64,
     loop_index: usize,
     conn: Token,
 }
 
-/// Sessions by (client SP, its loop).
-pub type Registry = HashMap<(String, u32), Registered>;
+/// All sessions of all clients: a few for each SP.
+pub type Registry = Vec<Registered>;
 
 /// What a handle stands for.
 enum Handle {
@@ -46,7 +49,6 @@ enum State {
 #[derive(Default)]
 pub struct PeerSession {
     state: State,
-    identity: Option<(String, u32)>,
     handles: HashMap<u32, Handle>,
     pub incoming: Option<Incoming<Request>>,
     /// Loops whose newer session waits for this one's end.
@@ -111,32 +113,29 @@ impl Loop {
         }
         let older = {
             let mut registry = self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (hello.client.clone(), hello.slot);
-            if let Some(known) = registry.get(&key)
-                && known.incarnation == hello.incarnation
-                && known.attempt > hello.attempt
-            {
+            let same = |known: &&Registered| {
+                let slot = known.slot == hello.slot;
+                known.client == hello.client && known.incarnation == hello.incarnation && slot
+            };
+            if registry.iter().filter(same).any(|known| known.attempt > hello.attempt) {
                 // This connection was overtaken by a later one of the same loop.
                 drop(registry);
                 return self.close(token);
             }
-            let of_old = |key: &(String, u32), known: &Registered| {
-                key.0 == hello.client
-                    && (key.1 == hello.slot || known.incarnation != hello.incarnation)
+            // They stay registered until nothing of them is under way, so that each session
+            // that comes meanwhile waits for all of them.
+            let older = |known: &&Registered| {
+                let old = known.slot == hello.slot || known.incarnation != hello.incarnation;
+                known.client == hello.client && old
             };
-            let older: Vec<(usize, Token)> = registry
-                .iter()
-                .filter(|(key, known)| of_old(key, known))
-                .map(|(_, known)| (known.loop_index, known.conn))
-                .collect();
-            registry.retain(|key, known| !of_old(key, known));
-            let Hello { incarnation, attempt, .. } = hello;
-            let entry = Registered { incarnation, attempt, loop_index: self.index, conn: token };
-            registry.insert(key, entry);
+            let older: Vec<(usize, Token)> =
+                registry.iter().filter(older).map(|k| (k.loop_index, k.conn)).collect();
+            let Hello { client, slot, incarnation, attempt, .. } = hello;
+            let (loop_index, conn) = (self.index, token);
+            registry.push(Registered { client, slot, incarnation, attempt, loop_index, conn });
             older
         };
         let Protocol::Peer(session) = &mut conn.protocol else { return };
-        session.identity = Some((hello.client, hello.slot));
         session.state = State::Waiting(older.len() + 1);
         for (index, old) in older {
             let message = Message::EndPeer { conn: old, waiter: (self.index, token) };
@@ -147,7 +146,7 @@ impl Loop {
 
     /// One of the older sessions that this connection waits for has ended.
     pub fn peer_ended(&mut self, token: Token) {
-        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Some(conn) = self.conns.get_mut(token) else { return self.orphan_ended(token) };
         let Protocol::Peer(session) = &mut conn.protocol else { return };
         let State::Waiting(left) = &mut session.state else { return };
         *left -= 1;
@@ -164,7 +163,6 @@ impl Loop {
 
     /// Ends an older session: what it has not read is dropped, what runs is waited for.
     pub fn end_peer(&mut self, token: Token, waiter: (usize, Token)) {
-        self.drop_parked(token);
         if let Some((_, session)) = self.orphans.get_mut(&token) {
             return session.waiters.push(waiter);
         }
@@ -173,62 +171,46 @@ impl Loop {
         };
         let Protocol::Peer(session) = &mut conn.protocol else { return };
         session.waiters.push(waiter);
-        if conn.inflight == 0 {
-            self.close(token);
-        } else {
-            // Answers can't be sent any more, but the operations have to end.
-            conn.out.clear();
-            self.end(token);
-        }
-    }
-
-    /// Ends a peer connection's operations that wait for another tree: its client sends
-    /// them again.
-    fn drop_parked(&mut self, conn: Token) {
-        let mut ended = Vec::new();
-        for token in self.volumes.tokens() {
-            let ops = &self.ops;
-            let from = |op: &Token| {
-                let source = ops.get(*op).map(|op| &op.source);
-                matches!(source, Some(Source::Peer { conn: of, .. }) if *of == conn)
-            };
-            if let Some(volume) = self.volumes.get_mut(token) {
-                ended.extend(volume.parked.iter().copied().filter(from));
-                volume.parked.retain(|op| !from(op));
-            }
-        }
-        for op in ended {
-            self.finish(op, Err(Fail::Stale));
-        }
+        // Its client is gone: nobody would read the answers of what is under way.
+        self.close(token);
     }
 
     /// A peer connection was closed with so many operations in flight.
     pub fn peer_closed(&mut self, token: Token, session: PeerSession, inflight: u32) {
-        if inflight > 0 {
-            self.orphans.insert(token, (inflight, session));
+        // One that was still waiting for its own predecessors stands for them as well.
+        let awaited = match session.state {
+            State::Waiting(left) => left as u32,
+            State::Hello | State::Ready => 0,
+        };
+        if inflight + awaited > 0 {
+            self.orphans.insert(token, (inflight + awaited, session));
             return;
         }
         self.peer_gone(token, session);
     }
 
-    fn peer_gone(&mut self, token: Token, session: PeerSession) {
-        if let Some(identity) = session.identity {
-            let mut registry = self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
-            if registry
-                .get(&identity)
-                .is_some_and(|known| known.loop_index == self.index && known.conn == token)
-            {
-                registry.remove(&identity);
-            }
+    /// One of the things that a closed session still stood for has ended.
+    fn orphan_ended(&mut self, token: Token) {
+        let Some((left, _)) = self.orphans.get_mut(&token) else { return };
+        *left -= 1;
+        if *left == 0
+            && let Some((_, session)) = self.orphans.remove(&token)
+        {
+            self.peer_gone(token, session);
         }
+    }
+
+    fn peer_gone(&mut self, token: Token, session: PeerSession) {
+        let mut registry = self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.retain(|known| known.loop_index != self.index || known.conn != token);
+        drop(registry);
         for (index, conn) in session.waiters {
             self.shared.mailboxes[index].post(Message::PeerEnded(conn));
         }
     }
 
     fn peer_step(&mut self, token: Token, input: &mut Input) -> bool {
-        let Some(conn) = self.conns.get(token) else { return false };
-        if conn.closing || self.is_full(conn) {
+        if !self.may_read(token) {
             return false;
         }
         let Some(conn) = self.conns.get_mut(token) else { return false };
@@ -398,18 +380,8 @@ impl Loop {
 
     /// Answers an operation of a peer's.
     pub fn peer_reply(&mut self, token: Token, id: u64, op: Op, result: Result<(), Fail>) {
-        let Some(conn) = self.conns.get_mut(token) else {
-            // The session has ended meanwhile; its successor may wait for this.
-            if let Some((left, _)) = self.orphans.get_mut(&token) {
-                *left -= 1;
-                if *left == 0
-                    && let Some((_, session)) = self.orphans.remove(&token)
-                {
-                    self.peer_gone(token, session);
-                }
-            }
-            return;
-        };
+        // If the session has ended meanwhile, its successor may wait for this.
+        let Some(conn) = self.conns.get_mut(token) else { return self.orphan_ended(token) };
         conn.inflight -= 1;
         conn.inflight_bytes -= op.data.len() as u64;
         let status = result.map_or_else(Fail::status, |()| Status::Ok);

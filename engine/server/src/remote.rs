@@ -13,9 +13,10 @@ use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
 use vs_wire::nbd::uri::{Address, NbdUri};
 use vs_wire::peer::{self, Hello, Reply, Welcome};
 
-use crate::event_loop::{Input, Loop, TAG_REMOTE};
+use crate::conn::Input;
+use crate::event_loop::{Loop, TAG_REMOTE};
 use crate::metrics::{Histogram, LoopMetrics};
-use crate::op::{Fail, Kind};
+use crate::op::{Fail, Kind, Op, Scope};
 use crate::out::Out;
 use crate::slab::Token;
 use crate::socket::{IN, OUT, Stream};
@@ -25,10 +26,14 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait for a connection and its handshake.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Whom a session reaches.
+/// Whom a session reaches. What an owner does for others needs what homes do, never the other
+/// way: so that neither has to wait for room that the other takes, each has its own session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RemoteKey {
-    Peer(Arc<str>),
+    /// Requests on T1 objects, at their home.
+    Home(Arc<str>),
+    /// Requests on volumes, at their owner.
+    Owner(Arc<str>),
     /// By device id.
     Nbd(Arc<str>),
 }
@@ -186,10 +191,10 @@ impl Loop {
     fn connect_remote(&mut self, token: Token) {
         let config = &self.shared.config;
         let (cluster, client) = (config.cluster_id.clone(), config.sp.clone());
-        let (incarnation, slot) = (config.incarnation.clone(), self.index as u32);
+        let incarnation = config.incarnation.clone();
         let Some(remote) = self.remotes.get_mut(token) else { return };
         let stream = match &remote.key {
-            RemoteKey::Peer(_) => Stream::connect_tcp(&remote.address),
+            RemoteKey::Home(_) | RemoteKey::Owner(_) => Stream::connect_tcp(&remote.address),
             RemoteKey::Nbd(_) => match NbdUri::parse(&remote.address).map(|uri| uri.address) {
                 Ok(Address::Tcp(address)) => Stream::connect_tcp(&address),
                 Ok(Address::Unix(path)) => Stream::connect_unix(&path),
@@ -200,7 +205,8 @@ impl Loop {
         let Ok(stream) = stream else { return self.lost(token, "can't connect") };
         remote.attempt += 1;
         remote.handles.clear();
-        if let RemoteKey::Peer(server) = &remote.key {
+        if let RemoteKey::Home(server) | RemoteKey::Owner(server) = &remote.key {
+            let slot = self.index as u32 * 2 + u32::from(matches!(remote.key, RemoteKey::Owner(_)));
             let attempt = remote.attempt;
             let server = server.to_string();
             let hello = Hello { cluster, client, incarnation, slot, attempt, server };
@@ -252,7 +258,7 @@ impl Loop {
                 return;
             }
             let handshake = match &remote.key {
-                RemoteKey::Peer(_) => None,
+                RemoteKey::Home(_) | RemoteKey::Owner(_) => None,
                 RemoteKey::Nbd(_) => NbdUri::parse(&remote.address)
                     .ok()
                     .map(|uri| Box::new(client::Handshake::new(&uri.export))),
@@ -377,7 +383,7 @@ impl Loop {
             return Ok(true);
         }
         let (id, error, payload) = match remote.key {
-            RemoteKey::Peer(_) => {
+            RemoteKey::Home(_) | RemoteKey::Owner(_) => {
                 let reply = Reply::decode(remote.input.bytes()).map_err(|e| e.to_string())?;
                 let Some(reply) = reply else { return Ok(false) };
                 remote.input.consume(peer::REPLY_LEN);
@@ -444,7 +450,8 @@ impl Loop {
         remote.backoff = (remote.backoff * 2).min(LAST_RETRY);
         // A swap that waits must not wait for this remote.
         let ops: Vec<Token> = remote.sent.values().map(|sent| sent.to.op).collect();
-        let volumes = ops.iter().filter_map(|op| self.ops.get(*op)).map(|op| op.volume);
+        let ops = ops.iter().filter_map(|op| self.ops.get(*op));
+        let volumes = ops.filter(|op| !matches!(op.scope, Scope::T1(_))).map(|op| op.volume);
         let held: Vec<Token> =
             volumes.filter(|volume| self.volumes.get(*volume).is_some_and(|v| v.held)).collect();
         for volume in held {
@@ -454,19 +461,26 @@ impl Loop {
     }
 
     /// Parts of the volume's operations that wait for a remote that is not connected come
-    /// back as stale, so that their operations run on the next tree.
+    /// back, so that their operations run again: on the next tree, or, should the swap fail, on this.
     pub fn take_back(&mut self, volume: Token) {
+        // Peers' requests on a T1 object belong to no volume here.
+        let of = |op: &Op| op.volume == volume && !matches!(op.scope, Scope::T1(_));
+        self.take_back_if(Fail::NotFound, of);
+    }
+
+    /// Ends, in that way, the parts of such operations that wait for a remote that is away.
+    pub fn take_back_if(&mut self, how: Fail, which: impl Fn(&Op) -> bool) {
         for token in self.remotes.tokens() {
             let Some(remote) = self.remotes.get_mut(token) else { continue };
             if matches!(remote.state, State::Ready) {
                 continue;
             }
             let ops = &self.ops;
-            let of = |sent: &Sent| ops.get(sent.to.op).is_some_and(|op| op.volume == volume);
+            let of = |sent: &Sent| ops.get(sent.to.op).is_some_and(&which);
             let ids: Vec<u64> =
                 remote.sent.iter().filter(|(_, sent)| of(sent)).map(|(id, _)| *id).collect();
             for id in ids {
-                self.remote_answered(token, id, Some(Fail::Stale));
+                self.remote_answered(token, id, Some(how));
             }
         }
     }
@@ -550,9 +564,10 @@ impl Loop {
 
     pub fn remote_metrics(&self, metrics: &mut LoopMetrics) {
         for (_, remote) in self.remotes.iter() {
-            if let RemoteKey::Peer(sp) = &remote.key {
-                let up = matches!(remote.state, State::Ready);
-                metrics.peers.insert(sp.to_string(), (up, remote.round_trip.clone()));
+            if let RemoteKey::Home(sp) | RemoteKey::Owner(sp) = &remote.key {
+                let peer = metrics.peers.entry(sp.to_string()).or_default();
+                peer.0 |= matches!(remote.state, State::Ready);
+                peer.1.merge(&remote.round_trip);
             }
         }
     }
@@ -561,7 +576,8 @@ impl Loop {
 impl Remote {
     fn name(&self) -> String {
         match &self.key {
-            RemoteKey::Peer(sp) => format!("peer {sp} at {}", self.address),
+            RemoteKey::Home(sp) => format!("peer {sp} at {}", self.address),
+            RemoteKey::Owner(sp) => format!("owner {sp} at {}", self.address),
             RemoteKey::Nbd(id) => format!("device {id} at {}", self.address),
         }
     }

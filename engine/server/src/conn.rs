@@ -1,0 +1,108 @@
+//! A connection that was accepted: what it has received, and how far it has come.
+
+use std::time::Instant;
+
+use vs_wire::nbd::handshake::Handshake;
+use vs_wire::nbd::transmission::Style;
+
+use crate::metrics::Transport;
+use crate::nbd_session::Session;
+use crate::out::Out;
+use crate::peer_server::PeerSession;
+use crate::slab::Token;
+use crate::socket::Stream;
+
+/// One receive takes at most this.
+pub const INPUT: usize = 256 << 10;
+
+/// A large payload on its way in.
+pub struct Incoming<H> {
+    pub header: H,
+    pub data: Vec<u8>,
+    pub filled: usize,
+}
+
+/// Received bytes that are not yet parsed.
+#[derive(Default)]
+pub struct Input {
+    pub buffer: Vec<u8>,
+    pub start: usize,
+    pub end: usize,
+    /// Bytes of a refused payload still to be dropped.
+    pub skip: u64,
+}
+
+impl Input {
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Room to receive into, at least half of the buffer.
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; INPUT];
+        }
+        if self.start > 0 && self.buffer.len() - self.end < INPUT / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        &mut self.buffer[self.end..]
+    }
+}
+
+/// What a connection speaks, and how far it has come.
+pub enum Protocol {
+    NbdHandshake(Box<Handshake>),
+    Nbd(Session),
+    Peer(PeerSession),
+}
+
+/// A connection that was accepted.
+pub struct Conn {
+    pub stream: Stream,
+    pub transport: Transport,
+    pub protocol: Protocol,
+    pub input: Input,
+    pub out: Out,
+    pub events: u32,
+    pub inflight: u32,
+    pub inflight_bytes: u64,
+    /// Reads no more; closes when all is answered and sent.
+    pub closing: bool,
+    /// Input was left unread because the connection was full.
+    pub stalled: bool,
+    pub dirty: bool,
+    pub since: Instant,
+}
+
+impl Conn {
+    /// True if it is a host's session of that volume.
+    pub fn serves(&self, volume: Token) -> bool {
+        matches!(&self.protocol, Protocol::Nbd(session) if session.volume == volume)
+    }
+
+    /// True until it may send requests.
+    pub fn negotiating(&self) -> bool {
+        match &self.protocol {
+            Protocol::NbdHandshake(_) => true,
+            Protocol::Nbd(_) => false,
+            Protocol::Peer(session) => !session.is_ready(),
+        }
+    }
+
+    pub fn style(&self) -> Style {
+        match &self.protocol {
+            Protocol::Nbd(session) => session.style,
+            _ => Style::Simple,
+        }
+    }
+}
