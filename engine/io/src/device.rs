@@ -9,6 +9,7 @@ use crate::commit::Committer;
 use crate::error::{DeviceError, ErrorKind};
 use crate::file::FileDevice;
 use crate::nbd::NbdBlocking;
+use crate::resident::Residency;
 
 /// Bytes kept for the label at the start of a device.
 pub const LABEL_AREA: u64 = 4 << 20;
@@ -64,6 +65,8 @@ pub struct Device {
     pub kind: Kind,
     /// Group commit of a file device.
     pub committer: Committer,
+    /// Counts up over all devices of the process, so that loops can keep counters in an array.
+    pub slot: usize,
 }
 
 impl Device {
@@ -88,6 +91,7 @@ pub fn open(
     uri: &str,
     create_size: u64,
     roots: &[PathBuf],
+    residency: Option<&Arc<Residency>>,
 ) -> Result<(Kind, Box<dyn BlockingDevice>), DeviceError> {
     if uri.starts_with("nbd:") || uri.starts_with("nbd+unix:") {
         let parsed = NbdUri::parse(uri)
@@ -107,8 +111,11 @@ pub fn open(
         }
     };
     let path = checked_path(path, roots)?;
-    let file = FileDevice::open(uri, &path, block, create_size)?;
+    let mut file = FileDevice::open(uri, &path, block, create_size)?;
     let blocking = file.reopen()?;
+    if let Some(residency) = residency {
+        file.keep_resident(residency);
+    }
     Ok((Kind::File(file), Box::new(blocking)))
 }
 

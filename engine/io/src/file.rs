@@ -5,10 +5,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::{BlockingDevice, LABEL_AREA, UNIT};
 use crate::error::{DeviceError, ErrorKind};
+use crate::resident::{Look, Residency, Resident};
 
 const BLKZEROOUT: libc::c_ulong = 0x127f;
 const BLKFLSBUF: libc::c_ulong = 0x1261;
@@ -16,6 +19,14 @@ const BLKFLSBUF: libc::c_ulong = 0x1261;
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Zeroes are written in pieces of this where the kernel can't make them.
 const ZERO_CHUNK: u64 = 1 << 20;
+/// Writes of up to this are stored into resident pages.
+const STORED: usize = 64 << 10;
+/// Milliseconds after an fdatasync during which another one is likely.
+const SYNCED_OFTEN: u64 = 100;
+/// Milliseconds of a write that has waited for something, and for how long others are then
+/// expected to.
+const SLOW: u64 = 20;
+const SLOW_FOR: u64 = 1000;
 
 /// What came of a read that must not block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +36,16 @@ pub enum TryRead {
     WouldBlock,
 }
 
+/// What came of a store into resident memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    Done,
+    /// Nothing was done.
+    No,
+    /// Nothing was done, and `FileDevice::admit` should be called.
+    Wanted,
+}
+
 /// A regular file or block device.
 #[derive(Debug)]
 pub struct FileDevice {
@@ -32,6 +53,21 @@ pub struct FileDevice {
     file: File,
     size: u64,
     block: bool,
+    resident: Option<Arc<Resident>>,
+    /// When it was last made durable, by `millis`.
+    synced: AtomicU64,
+    slow_until: AtomicU64,
+}
+
+/// Milliseconds by a clock that costs nothing to read and steps every few of them; never 0.
+fn millis() -> u64 {
+    // SAFETY: an all-zero timespec is valid, and the call writes one.
+    let now = unsafe {
+        let mut now: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now);
+        now
+    };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000 + 1
 }
 
 impl FileDevice {
@@ -87,7 +123,7 @@ impl FileDevice {
         if size < LABEL_AREA + UNIT {
             return Err(invalid(format!("{size} bytes are too small; 5 MiB at least")));
         }
-        Ok(FileDevice { name: name.to_owned(), file, size, block })
+        Ok(FileDevice::of(name.to_owned(), file, size, block))
     }
 
     /// The same file opened once more. Not a duplicate: a write-back error is reported once
@@ -101,7 +137,87 @@ impl FileDevice {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_CLOEXEC);
         let file = options.open(path).map_err(|e| DeviceError::os("open", &self.name, &e))?;
-        Ok(FileDevice { name: self.name.clone(), file, size: self.size, block: self.block })
+        Ok(FileDevice::of(self.name.clone(), file, self.size, self.block))
+    }
+
+    fn of(name: String, file: File, size: u64, block: bool) -> FileDevice {
+        let (synced, slow_until) = (AtomicU64::default(), AtomicU64::default());
+        FileDevice { name, file, size, block, resident: None, synced, slow_until }
+    }
+
+    /// Has what is much used of it stay mapped, within that budget.
+    pub fn keep_resident(&mut self, residency: &Arc<Residency>) {
+        match Resident::new(&self.file, self.size, residency) {
+            Ok(resident) => self.resident = Some(resident),
+            Err(error) => eprintln!("vswitchd engine: {}: can't be mapped: {error}", self.name),
+        }
+    }
+
+    /// Where the range lies in memory, if it does. The page cache's own pages: what is there
+    /// changes as others write it.
+    #[must_use]
+    pub fn look(&self, offset: u64, length: u64) -> Look {
+        self.resident.as_ref().map_or(Look::Away, |resident| resident.look(offset, length))
+    }
+
+    /// Maps what `look` said is wanted. May wait for the device.
+    pub fn admit(&self) {
+        if let Some(resident) = &self.resident {
+            resident.admit();
+        }
+    }
+
+    /// Lets go of resident pages of the range, before somebody else may have it.
+    pub fn forget(&self, offset: u64, length: u64) {
+        if let Some(resident) = &self.resident {
+            resident.forget(offset, length);
+        }
+    }
+
+    /// A page of it that `look` found at this address could not be had: its window is mapped no
+    /// more, so that requests get their error from the kernel. Nothing, if it lies elsewhere.
+    pub fn faulted(&self, address: *const u8) {
+        if let Some(resident) = &self.resident
+            && let Some(offset) = resident.offset_of(address)
+        {
+            resident.forget(offset, 1);
+        }
+    }
+
+    /// Stores into resident memory where that is quicker than `write`. Each fdatasync makes the
+    /// kernel take away the right to store to what it cleans, page by page, so between frequent
+    /// ones `write` is quicker; for large pieces it is anyway.
+    pub fn store(&self, offset: u64, data: &[u8]) -> Stored {
+        let Some(resident) = &self.resident else { return Stored::No };
+        let begun = millis();
+        if data.len() > STORED || begun < self.synced.load(Ordering::Relaxed) + SYNCED_OFTEN {
+            return Stored::No;
+        }
+        match resident.look(offset, data.len() as u64) {
+            Look::Here(to) => {
+                let done = resident.store(offset, to, data);
+                self.judge(begun);
+                if done.is_ok() { Stored::Done } else { Stored::No }
+            }
+            Look::Away => Stored::No,
+            Look::Wanted => Stored::Wanted,
+        }
+    }
+
+    /// True while writes to it have to wait, such as when the kernel slows down whoever dirties
+    /// too many pages: then they are better done on the pool.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        let until = self.slow_until.load(Ordering::Relaxed);
+        until > 0 && millis() < until
+    }
+
+    /// Notes how long a write took that began then.
+    fn judge(&self, begun: u64) {
+        let now = millis();
+        if now - begun > SLOW {
+            self.slow_until.store(now + SLOW_FOR, Ordering::Relaxed);
+        }
     }
 
     #[must_use]
@@ -157,7 +273,10 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        self.file.write_all_at(data, offset).map_err(|e| DeviceError::os("write", &self.name, &e))
+        let begun = millis();
+        let done = self.file.write_all_at(data, offset);
+        self.judge(begun);
+        done.map_err(|e| DeviceError::os("write", &self.name, &e))
     }
 
     /// fdatasync.
@@ -165,6 +284,7 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says; never retry into success.
     pub fn sync_data(&self) -> Result<(), DeviceError> {
+        self.synced.store(millis(), Ordering::Relaxed);
         self.file.sync_data().map_err(|e| DeviceError::os("flush", &self.name, &e))
     }
 
@@ -176,6 +296,7 @@ impl FileDevice {
         if length == 0 {
             return Ok(());
         }
+        self.forget(offset, length);
         let done = if self.block {
             self.range_ioctl(BLKZEROOUT, offset, length)
         } else if punch {

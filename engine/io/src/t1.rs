@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::alloc;
-use crate::device::Device;
+use crate::device::{Device, Kind};
 use crate::error::{DeviceError, ErrorKind};
 use crate::label::{self, Entry, Label, T1Spec};
 
@@ -34,6 +34,7 @@ pub struct T1Object {
     pub spec: T1Spec,
     size: u64,
     runs: Vec<Run>,
+    in_files: bool,
     gate: Arc<Gate>,
 }
 
@@ -69,6 +70,12 @@ impl T1Object {
         self.gate.pending.load(Ordering::SeqCst)
     }
 
+    /// True if it lies in files and block devices alone.
+    #[must_use]
+    pub fn in_files(&self) -> bool {
+        self.in_files
+    }
+
     /// The devices that it lies on, each once.
     #[must_use]
     pub fn devices(&self) -> Vec<Arc<Device>> {
@@ -79,6 +86,15 @@ impl T1Object {
             }
         }
         found
+    }
+
+    /// Lets go of what is kept resident of it: its blocks are about to be somebody else's.
+    fn forget_resident(&self) {
+        for run in &self.runs {
+            if let Kind::File(file) = &run.device.kind {
+                file.forget(run.offset, run.length);
+            }
+        }
     }
 
     /// Calls `each` with (device, offset on it, length, offset from `offset`) for every run
@@ -275,6 +291,9 @@ impl T1Table {
         for device in Self::devices_of(devices, spec)? {
             let mut blocking = device.blocking()?;
             for extent in spec.extents.iter().filter(|e| e.device == device.id) {
+                if let Kind::File(file) = &device.kind {
+                    file.forget(extent.offset, extent.length);
+                }
                 blocking.forget_cache(extent.offset, extent.length)?;
             }
             self.change_entry(&device, &spec.id, |entry| {
@@ -335,7 +354,9 @@ impl T1Table {
             Some(object) => object.devices(),
             None => devices.values().cloned().collect(),
         };
-        self.retire(id);
+        if let Some(object) = self.retire(id) {
+            object.forget_resident();
+        }
         self.swap(|objects| drop(objects.remove(id)));
         for device in on {
             self.change_label(&device, |label| {
@@ -424,7 +445,9 @@ impl T1Table {
         }
         let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
         gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
-        let object = Arc::new(T1Object { spec: entry.t1.clone(), size: entry.ready, runs, gate });
+        let in_files = runs.iter().all(|run| matches!(run.device.kind, Kind::File(_)));
+        let (spec, size) = (entry.t1.clone(), entry.ready);
+        let object = Arc::new(T1Object { spec, size, runs, in_files, gate });
         self.swap(|objects| drop(objects.insert(entry.t1.id.clone(), object)));
         Ok(())
     }

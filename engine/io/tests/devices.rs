@@ -32,14 +32,21 @@ impl Disk {
     }
 
     fn blocking(&self) -> Box<dyn BlockingDevice> {
-        device::open(&self.uri(), 0, &[]).unwrap().1
+        device::open(&self.uri(), 0, &[], None).unwrap().1
     }
 
     fn device(&self, id: &str) -> Arc<Device> {
-        let (kind, mut blocking) = device::open(&self.uri(), 0, &[]).unwrap();
+        let (kind, mut blocking) = device::open(&self.uri(), 0, &[], None).unwrap();
         let label = label::claim(&mut *blocking, "c1", id).unwrap();
         let committer = Committer::default();
-        Arc::new(Device { id: label.device, uri: self.uri(), size: label.size, kind, committer })
+        Arc::new(Device {
+            id: label.device,
+            uri: self.uri(),
+            size: label.size,
+            kind,
+            committer,
+            slot: 0,
+        })
     }
 }
 
@@ -88,12 +95,15 @@ fn foreign_data_is_refused_by_its_name() {
 fn paths_outside_the_roots_are_refused() {
     let disk = Disk::new();
     let elsewhere = tempfile::tempdir().unwrap();
-    let refused = device::open(&disk.uri(), 0, &[elsewhere.path().into()]).err().unwrap();
+    let refused = device::open(&disk.uri(), 0, &[elsewhere.path().into()], None).err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Invalid);
     let link = elsewhere.path().join("link");
     std::os::unix::fs::symlink(&disk.path, &link).unwrap();
     let uri = format!("file:{}", link.display());
-    assert!(device::open(&uri, 0, &[elsewhere.path().into()]).is_err(), "links are followed first");
+    assert!(
+        device::open(&uri, 0, &[elsewhere.path().into()], None).is_err(),
+        "links are followed first"
+    );
 }
 
 #[test]

@@ -44,10 +44,7 @@ impl Active {
                 Place::Local => t1s.get(&leaf.t1).map_or(Leaf::Missing, Leaf::Local),
             })
             .collect();
-        let in_files = |leaf: &Leaf| match leaf {
-            Leaf::Local(t1) => t1.devices().iter().all(|d| matches!(d.kind, Kind::File(_))),
-            _ => false,
-        };
+        let in_files = |leaf: &Leaf| matches!(leaf, Leaf::Local(t1) if t1.in_files());
         let inline = tree.is_owner() && !tree.has_hole() && leaves.iter().all(in_files);
         let quick = |leaf: &Leaf| match leaf {
             Leaf::Local(t1) => t1.devices().iter().all(|device| match &device.kind {

@@ -26,6 +26,13 @@ pub struct Config {
     pub max_inflight_bytes_per_connection: u64,
     #[serde(default = "connections")]
     pub max_connections: usize,
+    /// Bytes of file devices that may be kept mapped and locked in memory; 0: none. Without it
+    /// an eighth of the memory that this process may have.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
+    /// How long a loop that is busy looks for more to do before it sleeps; 0: not at all.
+    #[serde(default = "spin_microseconds")]
+    pub spin_microseconds: u64,
     /// Where file and block devices may lie; empty: anywhere.
     #[serde(default)]
     pub device_roots: Vec<PathBuf>,
@@ -47,7 +54,35 @@ fn connections() -> usize {
     4096
 }
 
+fn spin_microseconds() -> u64 {
+    50
+}
+
+/// Bytes of memory that this process may have: of the machine, or less by its cgroups (v2).
+fn memory() -> u64 {
+    // SAFETY: sysconf takes no pointers.
+    let (pages, page) =
+        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let mut bytes = u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0);
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    for group in std::path::Path::new(own).ancestors() {
+        let limit = std::fs::read_to_string(root.join(group).join("memory.max"));
+        if let Some(limit) = limit.ok().and_then(|text| text.trim().parse().ok()) {
+            bytes = bytes.min(limit);
+        }
+    }
+    bytes
+}
+
 impl Config {
+    /// The budget for resident pages in bytes.
+    #[must_use]
+    pub fn residency(&self) -> u64 {
+        self.resident_bytes.unwrap_or_else(|| memory() / 8)
+    }
+
     /// How many loops to start.
     #[must_use]
     pub fn loop_count(&self) -> usize {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use vs_wire::nbd::handshake::Handshake;
 use vs_wire::nbd::transmission::Style;
 
+use crate::buffers::Buffer;
 use crate::metrics::Transport;
 use crate::nbd_session::Session;
 use crate::out::Out;
@@ -14,11 +15,13 @@ use crate::socket::Stream;
 
 /// One receive takes at most this.
 pub const INPUT: usize = 256 << 10;
+/// Input buffers that a loop keeps for whoever receives next.
+const SPARE: usize = 4;
 
 /// A large payload on its way in.
 pub struct Incoming<H> {
     pub header: H,
-    pub data: Vec<u8>,
+    pub data: Buffer,
     pub filled: usize,
 }
 
@@ -45,10 +48,10 @@ impl Input {
         }
     }
 
-    /// Room to receive into, at least half of the buffer.
-    pub fn room(&mut self) -> &mut [u8] {
+    /// Room to receive into, at least half of the buffer; one from `spare` if it has none.
+    pub fn room(&mut self, spare: &mut Vec<Vec<u8>>) -> &mut [u8] {
         if self.buffer.is_empty() {
-            self.buffer = vec![0; INPUT];
+            self.buffer = spare.pop().unwrap_or_else(|| vec![0; INPUT]);
         }
         if self.start > 0 && self.buffer.len() - self.end < INPUT / 2 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -56,6 +59,16 @@ impl Input {
             self.start = 0;
         }
         &mut self.buffer[self.end..]
+    }
+
+    /// Gives the buffer to `spare` if there is nothing in it: most connections are idle.
+    pub fn release(&mut self, spare: &mut Vec<Vec<u8>>) {
+        if self.end == 0 && !self.buffer.is_empty() {
+            let buffer = std::mem::take(&mut self.buffer);
+            if spare.len() < SPARE {
+                spare.push(buffer);
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Pool, T1Table};
+use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Pool, Residency, T1Table};
 use vs_tree::{Spec, Tree};
 
 use crate::active::{Active, Copy, CopyState, Leaf, Volume};
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::copy;
 use crate::event_loop::{Loop, Shared};
 use crate::mailbox::{Mailbox, Message};
-use crate::metrics::{DeviceCounters, Histogram, LoopMetrics, Transport, VolumeCounters};
+use crate::metrics::{Histogram, LoopMetrics, Transport, VolumeCounters};
 use crate::shapes::{DeviceMetrics, MetricsShape, PeerMetrics, T2Shape, VolumeMetrics};
 use crate::socket::Listener;
 
@@ -93,6 +93,7 @@ impl Engine {
         let count = config.loop_count();
         let mailboxes =
             (0..count).map(|_| Mailbox::new()).collect::<Result<Vec<_>, _>>().map_err(os)?;
+        let residency = Residency::new(config.residency());
         let shared = Arc::new(Shared {
             t1s: T1Table::new(&config.cluster_id, &config.sp),
             pool: Arc::new(Pool::new(config.pool_threads)),
@@ -103,6 +104,8 @@ impl Engine {
             registry: Mutex::default(),
             listeners: Mutex::default(),
             connections: AtomicUsize::new(0),
+            residency,
+            next_slot: AtomicUsize::new(0),
         });
         let mut threads = Vec::new();
         for index in 0..count {
@@ -439,7 +442,6 @@ impl Engine {
     /// `timeout` when a loop does not answer.
     pub fn metrics(&self) -> Result<String, Failure> {
         let mut volumes: HashMap<String, VolumeCounters> = HashMap::new();
-        let mut devices: HashMap<String, DeviceCounters> = HashMap::new();
         let mut peers: std::collections::BTreeMap<String, (bool, Histogram)> =
             std::collections::BTreeMap::new();
         let mut all = LoopMetrics::default();
@@ -447,9 +449,7 @@ impl Engine {
             for (id, counters) in &one.volumes {
                 volumes.entry(id.clone()).or_default().merge(counters);
             }
-            for (id, counters) in &one.devices {
-                devices.entry(id.clone()).or_default().merge(counters);
-            }
+            all.devices.merge(&one.devices);
             for (sp, (up, round_trip)) in &one.peers {
                 let peer = peers.entry(sp.clone()).or_default();
                 peer.0 |= up;
@@ -474,8 +474,12 @@ impl Engine {
                 counters: volumes.remove(&volume.id).unwrap_or_default(),
             }
         });
-        let mut devices: Vec<DeviceMetrics> =
-            devices.into_iter().map(|(id, counters)| DeviceMetrics { id, counters }).collect();
+        let known = self.shared.devices();
+        let counted = known.values().map(|device| DeviceMetrics {
+            id: device.id.clone(),
+            counters: all.devices.get(device).cloned().unwrap_or_default(),
+        });
+        let mut devices: Vec<DeviceMetrics> = counted.collect();
         devices.sort_by(|a, b| a.id.cmp(&b.id));
         let peers = peers.into_iter();
         json(&MetricsShape {

@@ -1,5 +1,6 @@
 //! The control calls about devices and T1 objects.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,10 @@ impl Engine {
             return json(&self.device_shape(device));
         }
         let config = &self.shared.config;
-        let (kind, mut blocking) = device::open(uri, create_size, &config.device_roots)?;
+        let (kind, mut blocking) = {
+            let residency = self.shared.residency.as_ref();
+            device::open(uri, create_size, &config.device_roots, residency)?
+        };
         let label = label::claim(&mut *blocking, &config.cluster_id, id)?;
         if label.size > blocking.size() {
             let text =
@@ -38,6 +42,7 @@ impl Engine {
             size: label.size,
             kind,
             committer: Committer::default(),
+            slot: self.shared.next_slot.fetch_add(1, Ordering::Relaxed),
         });
         {
             let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
@@ -63,8 +68,14 @@ impl Engine {
         }
         let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = (**devices).clone();
-        next.remove(id);
+        let removed = next.remove(id);
         *devices = Arc::new(next);
+        drop(devices);
+        // Replies may still be sent from its resident pages: a barrier ends that. If a loop does
+        // not answer, the mapping stays for good rather than going from under it.
+        if let (Some(device), Err(_)) = (removed, self.ask(Message::Barrier, Self::prompt())) {
+            std::mem::forget(device);
+        }
         Ok(())
     }
 

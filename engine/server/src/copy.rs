@@ -223,7 +223,7 @@ impl Loop {
                 let scope = Scope::Subtrees(vec![work.source.clone()]);
                 let source = Source::Copy { path, resync, task };
                 let mut op = Op::new(source, scope, Kind::Read, offset, length);
-                op.data = vec![0; length as usize];
+                op.data = self.buffers.take(length as usize);
                 op
             } else if job.inflight > 0 || job.flushing {
                 return;
@@ -295,7 +295,7 @@ impl Loop {
         op.kind = if empty { Kind::Zero { no_hole: false, fast: false } } else { Kind::Write };
         op.rewind();
         op.avoid.clear();
-        self.reroute(token);
+        self.route(token);
     }
 
     /// A region, or the last flush, has ended.

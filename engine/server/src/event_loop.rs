@@ -5,21 +5,23 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use vs_io::{Device, Pool, T1Table};
+use vs_io::{Device, Kind as DeviceKind, Pool, Residency, T1Table};
 use vs_tree::Piece;
 use vs_wire::nbd::handshake::Handshake;
 
 use crate::active::{Active, Volume};
+use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::conn::{Conn, Input, Protocol};
 use crate::mailbox::{Mailbox, Message};
-use crate::metrics::{DeviceCounters, LoopMetrics, Transport, VolumeCounters};
+use crate::metrics::{DeviceTable, LoopMetrics, Tally, Transport, VolumeCounters};
 use crate::op::{Fail, Op};
-use crate::out::Out;
+use crate::out::{Failed, Out, Room};
 use crate::peer_server::{PeerSession, Registry};
 use crate::remote::{Remote, RemoteKey};
 use crate::slab::{Slab, Token};
 use crate::socket::{Epoll, IN, Listener, OUT, Stream};
+use crate::spin::Spin;
 
 const TAG_MAILBOX: u64 = 0;
 pub const TAG_CONN: u64 = 1;
@@ -42,6 +44,10 @@ pub struct Shared {
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,
     pub connections: std::sync::atomic::AtomicUsize,
+    /// What of file devices may be kept in memory; None: nothing.
+    pub residency: Option<Arc<Residency>>,
+    /// `Device::slot` of the next device.
+    pub next_slot: std::sync::atomic::AtomicUsize,
 }
 
 impl Shared {
@@ -77,7 +83,20 @@ pub struct Loop {
     pub remote_by_key: HashMap<RemoteKey, Token>,
     pub volumes: Slab<LoopVolume>,
     pub volume_by_id: HashMap<String, Token>,
-    pub devices: HashMap<String, DeviceCounters>,
+    pub devices: DeviceTable,
+    pub buffers: Buffers,
+    /// Input buffers that no connection uses.
+    pub spare: Vec<Vec<u8>>,
+    /// Connections that have resident pages still to send.
+    lending: Vec<Token>,
+    /// FUA writes and flushes that wait for a commit to be asked for, by device.
+    /// Reads and writes of the batch that is being parsed.
+    pub tally: Tally,
+    /// Scratch of `inline`: addresses and lengths of resident memory.
+    pub found: Vec<(usize, usize)>,
+    pub commits: Vec<(Arc<Device>, Vec<(Token, u32)>)>,
+    /// Scratch for `Out::flush`.
+    pub room: Room,
     /// Connections whose buffered input may go on.
     pub wake: Vec<Token>,
     pub dirty: Vec<Token>,
@@ -114,7 +133,14 @@ impl Loop {
             remote_by_key: HashMap::new(),
             volumes: Slab::default(),
             volume_by_id: HashMap::new(),
-            devices: HashMap::new(),
+            devices: DeviceTable::default(),
+            buffers: Buffers::default(),
+            spare: Vec::new(),
+            lending: Vec::new(),
+            tally: Tally::default(),
+            found: Vec::new(),
+            commits: Vec::new(),
+            room: Room::default(),
             wake: Vec::new(),
             dirty: Vec::new(),
             dirty_remotes: Vec::new(),
@@ -137,6 +163,7 @@ impl Loop {
     pub fn run(mut self) {
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; 256];
         let mut listening = 0;
+        let mut spin = Spin::new(Duration::from_micros(self.shared.config.spin_microseconds));
         while !self.exit {
             if self.index == 0 {
                 self.listen(&mut listening);
@@ -145,13 +172,14 @@ impl Loop {
                 Some(at) => at.saturating_duration_since(Instant::now()).as_millis() as i32 + 1,
                 None => -1,
             };
-            let count = self.epoll.wait(&mut events, millis);
+            let count = spin.wait(&self.epoll, &mut events, millis);
             self.now = Instant::now();
+            let mut mail = false;
             for event in &events[..count] {
                 let (raw, bits) = (event.u64, event.events);
                 let (tag, token) = Token::unpack(raw);
                 match tag {
-                    TAG_MAILBOX => self.messages(),
+                    TAG_MAILBOX => mail = true,
                     TAG_CONN => self.conn_event(token, bits),
                     TAG_REMOTE => self.remote_event(token, bits),
                     TAG_LISTENER => self.accept(token.index as usize),
@@ -159,6 +187,11 @@ impl Loop {
                 }
             }
             self.settle();
+            if mail {
+                // After what was answered has been sent or owned: see `own_all`.
+                self.messages();
+                self.settle();
+            }
             if self.next_tick.is_some_and(|at| at <= Instant::now()) {
                 self.tick();
                 self.settle();
@@ -173,6 +206,8 @@ impl Loop {
                 self.granted(op);
             } else if let Some(conn) = self.wake.pop() {
                 self.process_input(conn);
+            } else if let Some((device, waiting)) = self.commits.pop() {
+                self.commit(&device, waiting);
             } else if let Some(remote) = self.dirty_remotes.pop() {
                 self.flush_remote(remote);
             } else if let Some(conn) = self.dirty.pop() {
@@ -312,11 +347,38 @@ impl Loop {
         }
     }
 
+    /// Takes the bytes of all resident pages that connections have still to send. To be called
+    /// before anything that may give the pages to somebody else: a fence, a swap, the removal of
+    /// a device. All of these come as messages.
+    fn own_all(&mut self) {
+        for token in std::mem::take(&mut self.lending) {
+            let Some(conn) = self.conns.get_mut(token) else { continue };
+            if let Err(address) = conn.out.own() {
+                self.faulted(address);
+                self.close(token);
+            }
+        }
+    }
+
+    /// A resident page could not be had.
+    fn faulted(&self, address: *const u8) {
+        for device in self.shared.devices().values() {
+            if let DeviceKind::File(file) = &device.kind {
+                file.faulted(address);
+            }
+        }
+    }
+
     fn messages(&mut self) {
-        for message in self.mailbox.take() {
+        let messages = self.mailbox.take();
+        if !self.lending.is_empty() && messages.iter().any(Message::takes_away) {
+            self.own_all();
+        }
+        for message in messages {
             match message {
                 Message::Accept(stream, transport) => self.accepted(stream, transport),
                 Message::SubDone { op, piece, result } => self.sub_done(op, piece, result),
+                Message::Committed(done) => self.committed(done),
                 Message::Granted(op) => self.granted.push(op),
                 Message::Leave(volume, ack) => self.leave(&volume, ack),
                 Message::Quiesce(volume, ack) => self.quiesce(&volume, ack),
@@ -350,9 +412,8 @@ impl Loop {
         let protocol = if transport == Transport::Peer {
             Protocol::Peer(PeerSession::default())
         } else {
-            let before = out.tail().len();
-            let handshake = Handshake::new(vs_wire::nbd::handshake::Tls::Unavailable, out.tail());
-            out.grown(before);
+            let unavailable = vs_wire::nbd::handshake::Tls::Unavailable;
+            let handshake = out.append(|out| Handshake::new(unavailable, out));
             Protocol::NbdHandshake(Box::new(handshake))
         };
         let fd = stream.fd();
@@ -414,7 +475,7 @@ impl Loop {
             Protocol::Peer(session) if session.incoming.is_some() => {
                 session.incoming.as_mut().map_or(&mut [][..], |i| &mut i.data[i.filled..])
             }
-            _ => conn.input.room(),
+            _ => conn.input.room(&mut self.spare),
         };
         match conn.stream.recv(target) {
             Ok(0) => self.close(token),
@@ -429,8 +490,13 @@ impl Loop {
                     _ => conn.input.end += count,
                 }
                 self.process_input(token);
+                if let Some(conn) = self.conns.get_mut(token) {
+                    conn.input.release(&mut self.spare);
+                }
             }
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                conn.input.release(&mut self.spare);
+            }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => self.close(token),
         }
@@ -468,7 +534,18 @@ impl Loop {
     fn flush_conn(&mut self, token: Token) {
         let Some(conn) = self.conns.get_mut(token) else { return };
         conn.dirty = false;
-        let Ok(sent) = conn.out.flush(&conn.stream) else { return self.close(token) };
+        let sent = match conn.out.flush(&conn.stream, &mut self.room) {
+            Ok(sent) => sent,
+            Err(Failed::Socket) => return self.close(token),
+            Err(Failed::Fault(address)) => {
+                self.faulted(address);
+                return self.close(token);
+            }
+        };
+        conn.out.recycle(&mut self.buffers);
+        if conn.out.is_lent() {
+            self.lending.push(token);
+        }
         if conn.closing && sent && conn.inflight == 0 {
             return self.close(token);
         }
@@ -525,9 +602,7 @@ impl Loop {
         for (_, conn) in self.conns.iter() {
             *metrics.sessions.entry(conn.transport).or_default() += 1;
         }
-        for (id, counters) in &self.devices {
-            metrics.devices.insert(id.clone(), counters.clone());
-        }
+        metrics.devices = self.devices.clone();
         self.remote_metrics(&mut metrics);
         metrics
     }

@@ -8,7 +8,7 @@ use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
 use crate::event_loop::Loop;
-use crate::mailbox::{Message, SubData, fail};
+use crate::mailbox::{Committed, Message, SubData, fail};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
 use crate::remote::{Object, RemoteKey, Submit};
 use crate::slab::Token;
@@ -96,7 +96,8 @@ impl Loop {
         }
     }
 
-    fn route(&mut self, token: Token) {
+    /// Sends the operation's parts on their way; for the second half of a copied region too.
+    pub fn route(&mut self, token: Token) {
         let Some(op) = self.ops.get_mut(token) else { return };
         let Some(volume) = self.volumes.get(op.volume) else {
             return self.finish(token, Err(Fail::Shutdown));
@@ -249,7 +250,7 @@ impl Loop {
         };
         let span = at as usize..(at + count) as usize;
         let (kind, name) = (op.kind, op.kind.name());
-        let counters = self.devices.entry(device.id.clone()).or_default();
+        let counters = self.devices.of(device);
         let done = match kind {
             Kind::Read => match file.try_read(start, &mut op.data[span]) {
                 Ok(TryRead::Done) => Ok(()),
@@ -267,6 +268,15 @@ impl Loop {
             Kind::Write => {
                 if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
                     op.touched.push(Arc::clone(device));
+                }
+                if file.is_slow() {
+                    let data = op.data[span].to_vec();
+                    let part = op.part(at, leaf);
+                    counters.done(name, count, true);
+                    return self.pool_part(token, part, t1, device, move |device| {
+                        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                        file.write(start, &data).map(|()| SubData::None).map_err(|e| fail(&e))
+                    });
                 }
                 file.write(start, &op.data[span]).map_err(|e| fail(&e))
             }
@@ -340,16 +350,34 @@ impl Loop {
         }
         op.pending += 1;
         let piece = op.part(0, leaf);
-        let (mailbox, id) = (self.mailbox.clone(), device.id.clone());
+        // Asked for when this wake-up's requests have been dealt with: one commit for them all.
+        match self.commits.iter_mut().find(|(known, _)| known.slot == device.slot) {
+            Some((_, waiting)) => waiting.push((token, piece)),
+            None => self.commits.push((Arc::clone(device), vec![(token, piece)])),
+        }
+    }
+
+    /// Asks for a commit on behalf of these parts.
+    pub fn commit(&mut self, device: &Arc<Device>, waiting: Vec<(Token, u32)>) {
+        let (mailbox, committed) = (self.mailbox.clone(), Arc::clone(device));
         let done = Box::new(move |result: Result<f64, vs_io::DeviceError>| {
-            let result = result.map(|seconds| SubData::Flushed(id, seconds));
             let result = result.map_err(|error| {
                 eprintln!("vswitchd engine: {error}");
                 Fail::Io
             });
-            mailbox.post(Message::SubDone { op: token, piece, result });
+            mailbox.post(Message::Committed(Committed { device: committed, waiting, result }));
         });
         Committer::flush(device, &self.shared.pool, done);
+    }
+
+    pub fn committed(&mut self, done: Committed) {
+        let Committed { device, waiting, result } = done;
+        if let Ok(seconds) = result {
+            self.devices.of(&device).flush.add(seconds, waiting.len() as u64);
+        }
+        for (op, piece) in waiting {
+            self.sub_done(op, piece, result.map(|_| SubData::None));
+        }
     }
 
     /// A part that was under way has ended.
@@ -361,9 +389,6 @@ impl Loop {
             Ok(SubData::Bytes(bytes)) => {
                 let at = part.at as usize;
                 op.data[at..at + bytes.len()].copy_from_slice(&bytes);
-            }
-            Ok(SubData::Flushed(device, seconds)) => {
-                self.devices.entry(device).or_default().flush.add(seconds, 1);
             }
             Err(error) => op.note(error, part.leaf),
         }
@@ -410,11 +435,6 @@ impl Loop {
             return self.copy_write(token);
         }
         self.finish(token, result);
-    }
-
-    /// Runs the second half of a copied region, under the same lock.
-    pub fn reroute(&mut self, token: Token) {
-        self.route(token);
     }
 
     fn unlock(&mut self, token: Token) {

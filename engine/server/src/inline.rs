@@ -1,18 +1,22 @@
 //! The short way for requests that lie in files here and need not wait: no operation, no
 //! copy of the payload.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use vs_io::{Kind as DeviceKind, T1Object, TryRead};
+use vs_io::{Device, Kind as DeviceKind, Look, Pool, Stored, T1Object, TryRead};
 use vs_tree::{Access, ReadChoice, Routed, Target};
 
-use crate::active::{Active, Leaf};
+use crate::active::Leaf;
 use crate::event_loop::Loop;
 use crate::mailbox::fail;
-use crate::metrics::{DeviceCounters, OpName};
+use crate::metrics::{DeviceTable, OpName};
 use crate::op::Fail;
+use crate::out::Out;
 use crate::slab::Token;
+
+/// Longest read that is copied from the page cache at once; resident pages are sent from where
+/// they are, however many.
+const COPIED: u64 = 64 << 10;
 
 /// What came of an attempt.
 pub enum Inline {
@@ -22,157 +26,263 @@ pub enum Inline {
     No,
 }
 
-/// Reads from a T1 object into `buffer` if all of it is in the page cache.
-fn read_t1(t1: &T1Object, epoch: u64, offset: u64, buffer: &mut [u8]) -> Result<TryRead, Fail> {
+/// Has what is much used of a device become resident.
+fn admit(pool: &Pool, device: &Arc<Device>) {
+    let device = Arc::clone(device);
+    pool.submit(move || {
+        if let DeviceKind::File(file) = &device.kind {
+            file.admit();
+        }
+    });
+}
+
+fn check(t1: &T1Object, epoch: u64, offset: u64, length: u64) -> Result<(), Fail> {
     if !t1.serves(epoch) {
         return Err(Fail::Stale);
     }
-    if offset + buffer.len() as u64 > t1.size() {
+    if offset + length > t1.size() {
         return Err(Fail::Invalid);
     }
-    let length = buffer.len() as u64;
-    let done = t1.map(offset, length, |device, start, count, at| {
-        let DeviceKind::File(file) = &device.kind else { return Err(None) };
-        match file.try_read(start, &mut buffer[at as usize..(at + count) as usize]) {
-            Ok(TryRead::Done) => Ok(()),
-            Ok(TryRead::WouldBlock) => Err(None),
-            Err(error) => Err(Some(fail(&error))),
+    Ok(())
+}
+
+/// The parts of a loop that a read needs.
+struct Reader<'a> {
+    /// Where the parts found so far are resident.
+    found: &'a mut Vec<(usize, usize)>,
+    devices: &'a mut DeviceTable,
+    pool: &'a Pool,
+}
+
+impl Reader<'_> {
+    /// Looks for a range; false if not all of it is resident.
+    fn look(&mut self, t1: &T1Object, offset: u64, length: u64) -> bool {
+        let found = t1.map(offset, length, |device, start, count, _| {
+            let DeviceKind::File(file) = &device.kind else { return Err(()) };
+            match file.look(start, count) {
+                Look::Here(at) => {
+                    self.found.push((at as usize, count as usize));
+                    self.devices.of(device).done(OpName::Read, count, true);
+                    return Ok(());
+                }
+                Look::Wanted => admit(self.pool, device),
+                Look::Away => {}
+            }
+            Err(())
+        });
+        found.is_ok()
+    }
+
+    /// Lends what was found.
+    fn lend(&mut self, out: &mut Out, head: impl FnOnce(&mut Vec<u8>)) {
+        out.append(head);
+        for (at, length) in self.found.drain(..) {
+            // SAFETY: resident pages of a device that is here. It stays mapped until the loop
+            // has handled a message, and `Loop::own_all` comes before that.
+            unsafe { out.lend(at as *const u8, length) };
         }
-    });
-    match done {
-        Ok(()) => Ok(TryRead::Done),
-        Err(None) => Ok(TryRead::WouldBlock),
-        Err(Some(error)) => Err(error),
+    }
+
+    /// Reads what the page cache has; false if that is not all, or fails: the long way tries
+    /// other legs.
+    fn copy(&mut self, t1: &T1Object, offset: u64, buffer: &mut [u8]) -> bool {
+        let length = buffer.len() as u64;
+        let done = t1.map(offset, length, |device, start, count, at| {
+            let DeviceKind::File(file) = &device.kind else { return Err(()) };
+            match file.try_read(start, &mut buffer[at as usize..(at + count) as usize]) {
+                Ok(TryRead::Done) => {
+                    self.devices.of(device).done(OpName::Read, count, true);
+                    Ok(())
+                }
+                _ => Err(()),
+            }
+        });
+        done.is_ok()
     }
 }
 
-fn write_t1(t1: &T1Object, epoch: u64, offset: u64, data: &[u8]) -> Result<(), Fail> {
-    if !t1.serves(epoch) {
-        return Err(Fail::Stale);
-    }
-    if offset + data.len() as u64 > t1.size() {
-        return Err(Fail::Invalid);
-    }
-    t1.map(offset, data.len() as u64, |device, start, count, at| {
-        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
-        file.write(start, &data[at as usize..(at + count) as usize]).map_err(|e| fail(&e))
+/// Appends `head` and what `read` puts into so many bytes after it; nothing if it says false.
+fn append(
+    out: &mut Out,
+    head: impl FnOnce(&mut Vec<u8>),
+    length: u64,
+    read: impl FnOnce(&mut [u8]) -> bool,
+) -> Inline {
+    out.append(|out| {
+        let before = out.len();
+        head(out);
+        let start = out.len();
+        out.resize(start + length as usize, 0);
+        if read(&mut out[start..]) {
+            Inline::Done
+        } else {
+            out.truncate(before);
+            Inline::No
+        }
     })
 }
 
-fn in_files(t1: &T1Object) -> bool {
-    t1.devices().iter().all(|device| matches!(device.kind, DeviceKind::File(_)))
+/// True if a write to the range can be expected not to wait.
+fn is_quick(t1: &T1Object, offset: u64, length: u64) -> bool {
+    let quick = t1.map(offset, length, |device, _, _, _| match &device.kind {
+        DeviceKind::File(file) if !file.is_slow() => Ok(()),
+        _ => Err(()),
+    });
+    quick.is_ok()
+}
+
+fn write_t1(
+    devices: &mut DeviceTable,
+    pool: &Pool,
+    t1: &T1Object,
+    offset: u64,
+    data: &[u8],
+) -> Result<(), Fail> {
+    t1.map(offset, data.len() as u64, |device, start, count, at| {
+        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+        let data = &data[at as usize..(at + count) as usize];
+        let stored = file.store(start, data);
+        if stored == Stored::Wanted {
+            admit(pool, device);
+        }
+        let done = if stored == Stored::Done { Ok(()) } else { file.write(start, data) };
+        devices.of(device).done(OpName::Write, count, done.is_ok());
+        done.map_err(|error| fail(&error))
+    })
 }
 
 impl Loop {
-    /// True if requests of the volume may take the short way now.
-    fn can_inline(&self, volume: Token) -> Option<Arc<Active>> {
-        let volume = self.volumes.get(volume)?;
-        (volume.active.inline && !volume.held).then(|| Arc::clone(&volume.active))
-    }
-
-    /// Appends the data of a read to `out`; whatever the outcome but `Done`, `out` is as before.
+    /// Answers a read of a connection: `head`, then the data.
     pub fn inline_read(
         &mut self,
+        conn: Token,
         volume: Token,
         offset: u64,
         length: u64,
-        out: &mut Vec<u8>,
+        head: impl FnOnce(&mut Vec<u8>),
     ) -> Inline {
-        let Some(active) = self.can_inline(volume) else { return Inline::No };
-        self.spread = self.spread.wrapping_add(1);
-        let choice = ReadChoice { pinned: active.pinned, avoid: &[], spread: self.spread };
-        let routed = active.tree.route(Access::Read, offset, length, &choice, &mut self.pieces);
+        let Loop { volumes, conns, pieces, found, devices, shared, spread, .. } = self;
+        let Some(volume) = volumes.get(volume) else { return Inline::No };
+        let Some(conn) = conns.get_mut(conn) else { return Inline::No };
+        let active = &volume.active;
+        if !active.inline || volume.held {
+            return Inline::No;
+        }
+        *spread = spread.wrapping_add(1);
+        let choice = ReadChoice { pinned: active.pinned, avoid: &[], spread: *spread };
+        let routed = active.tree.route(Access::Read, offset, length, &choice, pieces);
         if routed != Routed::Ready {
             return Inline::No;
         }
-        let start = out.len();
-        out.resize(start + length as usize, 0);
-        for piece in &self.pieces {
-            let Target::Leaf(leaf) = piece.target else { break };
-            let Leaf::Local(t1) = &active.leaves[leaf as usize] else { break };
-            let at = start + piece.at as usize;
-            let buffer = &mut out[at..at + piece.length as usize];
-            if !matches!(read_t1(t1, active.epoch, piece.offset, buffer), Ok(TryRead::Done)) {
-                // Errors too: the long way tries the other legs.
-                out.truncate(start);
+        found.clear();
+        let mut reader = Reader { found, devices, pool: &shared.pool };
+        let mut resident = true;
+        for piece in &*pieces {
+            let Target::Leaf(leaf) = piece.target else { return Inline::No };
+            let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return Inline::No };
+            if check(t1, active.epoch, piece.offset, piece.length).is_err() {
                 return Inline::No;
             }
-            count_device(&mut self.devices, t1, OpName::Read, piece.length);
+            resident = resident && reader.look(t1, piece.offset, piece.length);
         }
-        Inline::Done
+        if resident {
+            reader.lend(&mut conn.out, head);
+            return Inline::Done;
+        }
+        if length > COPIED {
+            return Inline::No;
+        }
+        append(&mut conn.out, head, length, |buffer| {
+            pieces.iter().all(|piece| {
+                let Target::Leaf(leaf) = piece.target else { return false };
+                let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return false };
+                let span = piece.at as usize..(piece.at + piece.length) as usize;
+                reader.copy(t1, piece.offset, &mut buffer[span])
+            })
+        })
     }
 
     /// Writes through to the files; for requests without FUA.
     pub fn inline_write(&mut self, volume: Token, conn: Token, offset: u64, data: &[u8]) -> Inline {
-        let Some(active) = self.can_inline(volume) else { return Inline::No };
-        let length = data.len() as u64;
-        let locked = active.tree.has_mirror();
-        let Some(shared) = self.volumes.get(volume).map(|v| Arc::clone(&v.volume)) else {
+        let Loop { volumes, pieces, devices, shared, .. } = self;
+        let Some(volume) = volumes.get(volume) else { return Inline::No };
+        let active = &volume.active;
+        if !active.inline || volume.held {
             return Inline::No;
-        };
+        }
+        let locked = active.tree.has_mirror();
         // Tokens of connections and operations may be equal; the loop's index past all loops
         // keeps the two kinds of holder apart.
-        let holder = (self.index + self.shared.mailboxes.len(), conn);
-        if locked && !shared.lock.try_acquire(offset, length, holder) {
+        let holder = (self.index + shared.mailboxes.len(), conn);
+        let length = data.len() as u64;
+        if locked && !volume.volume.lock.try_acquire(offset, length, holder) {
             return Inline::No;
         }
         let choice = ReadChoice::default();
-        let routed = active.tree.route(Access::Write, offset, length, &choice, &mut self.pieces);
-        let mut result = if routed == Routed::Ready { Inline::Done } else { Inline::No };
-        for piece in &self.pieces {
-            let Target::Leaf(leaf) = piece.target else { break };
-            let Leaf::Local(t1) = &active.leaves[leaf as usize] else { break };
+        let routed = active.tree.route(Access::Write, offset, length, &choice, pieces);
+        let t1_of = |target| match target {
+            Target::Leaf(leaf) => match &active.leaves[leaf as usize] {
+                Leaf::Local(t1) => Some(t1),
+                _ => None,
+            },
+            Target::Owner => None,
+        };
+        // All of it is looked at before any of it is written: to stop half-way would leave the
+        // legs of a mirror different. A fence that comes meanwhile waits for this loop.
+        let ready = routed == Routed::Ready
+            && pieces.iter().all(|piece| {
+                t1_of(piece.target).is_some_and(|t1| {
+                    check(t1, active.epoch, piece.offset, piece.length).is_ok()
+                        && is_quick(t1, piece.offset, piece.length)
+                })
+            });
+        let mut result = if ready { Inline::Done } else { Inline::No };
+        for piece in pieces.iter().filter(|_| ready) {
+            let Some(t1) = t1_of(piece.target) else { break };
             let part = &data[piece.at as usize..(piece.at + piece.length) as usize];
-            match write_t1(t1, active.epoch, piece.offset, part) {
-                Ok(()) => count_device(&mut self.devices, t1, OpName::Write, piece.length),
-                // What was written is written again by the long way, on the next tree.
-                Err(Fail::Stale) => {
-                    result = Inline::No;
-                    break;
-                }
-                Err(error) => {
-                    result = Inline::Failed(error);
-                    break;
-                }
+            if let Err(error) = write_t1(devices, &shared.pool, t1, piece.offset, part) {
+                result = Inline::Failed(error);
             }
         }
         if locked {
-            let granted = shared.lock.release(holder);
+            let granted = volume.volume.lock.release(holder);
             self.grant(granted);
         }
         result
     }
 
-    /// A peer's read of a T1 object here; like `inline_read`.
+    /// Answers a peer's read of a T1 object here; like `inline_read`.
     pub fn inline_t1_read(
         &mut self,
+        conn: Token,
         t1: &T1Object,
         epoch: u64,
         offset: u64,
         length: u64,
-        out: &mut Vec<u8>,
+        head: impl FnOnce(&mut Vec<u8>),
     ) -> Inline {
-        if !in_files(t1) {
+        if !t1.in_files() {
             return Inline::No;
         }
-        let start = out.len();
-        out.resize(start + length as usize, 0);
-        match read_t1(t1, epoch, offset, &mut out[start..]) {
-            Ok(TryRead::Done) => {
-                count_device(&mut self.devices, t1, OpName::Read, length);
-                return Inline::Done;
-            }
-            Ok(TryRead::WouldBlock) => {}
-            Err(error) => {
-                out.truncate(start);
-                return self.rejected(error);
-            }
+        if let Err(error) = check(t1, epoch, offset, length) {
+            self.fencing_rejections += u64::from(error == Fail::Stale);
+            return Inline::Failed(error);
         }
-        out.truncate(start);
-        Inline::No
+        let Loop { conns, found, devices, shared, .. } = self;
+        let Some(conn) = conns.get_mut(conn) else { return Inline::No };
+        found.clear();
+        let mut reader = Reader { found, devices, pool: &shared.pool };
+        if reader.look(t1, offset, length) {
+            reader.lend(&mut conn.out, head);
+            return Inline::Done;
+        }
+        if length > COPIED {
+            return Inline::No;
+        }
+        append(&mut conn.out, head, length, |buffer| reader.copy(t1, offset, buffer))
     }
 
-    /// A peer's write to a T1 object here, without FUA.
+    /// A peer's write to a T1 object here; for requests without FUA.
     pub fn inline_t1_write(
         &mut self,
         t1: &T1Object,
@@ -180,36 +290,20 @@ impl Loop {
         offset: u64,
         data: &[u8],
     ) -> Inline {
-        if !in_files(t1) {
+        if !t1.in_files() {
             return Inline::No;
         }
-        match write_t1(t1, epoch, offset, data) {
-            Ok(()) => {
-                count_device(&mut self.devices, t1, OpName::Write, data.len() as u64);
-                Inline::Done
-            }
-            Err(error) => self.rejected(error),
+        let length = data.len() as u64;
+        if let Err(error) = check(t1, epoch, offset, length) {
+            self.fencing_rejections += u64::from(error == Fail::Stale);
+            return Inline::Failed(error);
         }
-    }
-
-    fn rejected(&mut self, error: Fail) -> Inline {
-        if error == Fail::Stale {
-            self.fencing_rejections += 1;
+        if !is_quick(t1, offset, length) {
+            return Inline::No;
         }
-        Inline::Failed(error)
-    }
-}
-
-fn count_device(
-    devices: &mut HashMap<String, DeviceCounters>,
-    t1: &T1Object,
-    op: OpName,
-    bytes: u64,
-) {
-    let Some(extent) = t1.spec.extents.first() else { return };
-    if let Some(counters) = devices.get_mut(&extent.device) {
-        counters.done(op, bytes, true);
-    } else {
-        devices.entry(extent.device.clone()).or_default().done(op, bytes, true);
+        match write_t1(&mut self.devices, &self.shared.pool, t1, offset, data) {
+            Ok(()) => Inline::Done,
+            Err(error) => Inline::Failed(error),
+        }
     }
 }

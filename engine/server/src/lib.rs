@@ -2,6 +2,7 @@
 //! what they serve. `docs/engine.md` is the design.
 
 mod active;
+mod buffers;
 mod config;
 mod conn;
 mod control;
@@ -22,6 +23,7 @@ mod remote_encode;
 mod shapes;
 mod slab;
 mod socket;
+mod spin;
 mod status;
 
 pub use config::Config;

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vs_io::DeviceError;
+use vs_io::{Device, DeviceError};
 
 use crate::active::Volume;
 use crate::metrics::{LoopMetrics, Transport};
@@ -17,8 +17,14 @@ use crate::socket::Stream;
 pub enum SubData {
     None,
     Bytes(Vec<u8>),
-    /// A flush of this device, and its seconds.
-    Flushed(String, f64),
+}
+
+/// How a commit of a device went, and the parts that waited for it.
+pub struct Committed {
+    pub device: Arc<Device>,
+    pub waiting: Vec<(Token, u32)>,
+    /// Seconds of the fdatasync.
+    pub result: Result<f64, Fail>,
 }
 
 /// What a loop can be told.
@@ -30,6 +36,8 @@ pub enum Message {
         piece: u32,
         result: Result<SubData, Fail>,
     },
+    /// A commit that this loop asked for has ended.
+    Committed(Committed),
     /// The range lock is this operation's now.
     Granted(Token),
     /// End the volume's sessions; answer when none is left.
@@ -56,6 +64,23 @@ pub enum Message {
     /// Take no new connections and requests; answer when all is answered.
     Shutdown(Sender<()>),
     Exit,
+}
+
+impl Message {
+    /// True if pages that replies lie in may be somebody else's once it is answered.
+    pub fn takes_away(&self) -> bool {
+        !matches!(
+            self,
+            Message::Accept(..)
+                | Message::SubDone { .. }
+                | Message::Committed(_)
+                | Message::Granted(_)
+                | Message::Copy(_)
+                | Message::EndPeer { .. }
+                | Message::PeerEnded(_)
+                | Message::Metrics(_)
+        )
+    }
 }
 
 struct Inner {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use vs_io::Device;
 
 /// Upper bounds are 1 us times powers of two, up to about 8 s.
 pub const BUCKETS: usize = 24;
@@ -27,6 +28,10 @@ impl Histogram {
         let bucket = (micros.next_power_of_two().trailing_zeros() as usize).min(BUCKETS);
         self.counts[bucket] += times;
         self.sum += seconds * times as f64;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.counts.iter().all(|count| *count == 0)
     }
 
     pub fn merge(&mut self, other: &Histogram) {
@@ -63,6 +68,18 @@ pub enum OpName {
     Cache,
 }
 
+impl OpName {
+    const ALL: [OpName; 7] = [
+        OpName::Read,
+        OpName::Write,
+        OpName::Flush,
+        OpName::Trim,
+        OpName::WriteZeroes,
+        OpName::BlockStatus,
+        OpName::Cache,
+    ];
+}
+
 /// How a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,21 +89,75 @@ pub enum Transport {
     Peer,
 }
 
+impl Transport {
+    const ALL: [Transport; 3] = [Transport::NbdTcp, Transport::NbdUnix, Transport::Peer];
+}
+
+/// A value for each operation, in an array: counting is on the way of every request.
+#[derive(Clone, Debug, Default)]
+pub struct PerOp<T>([T; OpName::ALL.len()]);
+
+impl<T> std::ops::Index<OpName> for PerOp<T> {
+    type Output = T;
+    fn index(&self, op: OpName) -> &T {
+        &self.0[op as usize]
+    }
+}
+
+impl<T> std::ops::IndexMut<OpName> for PerOp<T> {
+    fn index_mut(&mut self, op: OpName) -> &mut T {
+        &mut self.0[op as usize]
+    }
+}
+
+impl PerOp<u64> {
+    fn merge(&mut self, other: &PerOp<u64>) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// Shows what has happened at all.
+impl Serialize for PerOp<u64> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(OpName::ALL.iter().zip(&self.0).filter(|(_, count)| **count > 0))
+    }
+}
+
+impl Serialize for PerOp<[u64; Transport::ALL.len()]> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let shown =
+            OpName::ALL.iter().zip(&self.0).filter(|(_, counts)| counts.iter().any(|c| *c > 0));
+        to.collect_map(shown.map(|(op, counts)| {
+            let known = Transport::ALL.iter().zip(counts).filter(|(_, count)| **count > 0);
+            (op, known.collect::<BTreeMap<_, _>>())
+        }))
+    }
+}
+
+impl Serialize for PerOp<Histogram> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(OpName::ALL.iter().zip(&self.0).filter(|(_, shown)| !shown.is_empty()))
+    }
+}
+
 /// One volume's counters, of one loop or of all.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct VolumeCounters {
-    pub operations: BTreeMap<OpName, BTreeMap<Transport, u64>>,
-    pub bytes: BTreeMap<OpName, u64>,
+    pub operations: PerOp<[u64; Transport::ALL.len()]>,
+    pub bytes: PerOp<u64>,
     pub errors: BTreeMap<OpName, BTreeMap<&'static str, u64>>,
-    pub duration: BTreeMap<OpName, Histogram>,
+    pub duration: PerOp<Histogram>,
     pub inflight: u64,
 }
 
 impl VolumeCounters {
+    /// Counts `times` operations of `bytes` together, that took `seconds` each.
     pub fn done(&mut self, op: OpName, transport: Transport, times: u64, bytes: u64, seconds: f64) {
-        *self.operations.entry(op).or_default().entry(transport).or_default() += times;
-        *self.bytes.entry(op).or_default() += bytes;
-        self.duration.entry(op).or_default().add(seconds, times);
+        self.operations[op][transport as usize] += times;
+        self.bytes[op] += bytes;
+        self.duration[op].add(seconds, times);
     }
 
     pub fn failed(&mut self, op: OpName, kind: &'static str) {
@@ -94,57 +165,87 @@ impl VolumeCounters {
     }
 
     pub fn merge(&mut self, other: &VolumeCounters) {
-        for (op, transports) in &other.operations {
-            let mine = self.operations.entry(*op).or_default();
-            for (transport, count) in transports {
-                *mine.entry(*transport).or_default() += count;
+        for op in OpName::ALL {
+            for (mine, theirs) in self.operations[op].iter_mut().zip(other.operations[op]) {
+                *mine += theirs;
             }
+            self.duration[op].merge(&other.duration[op]);
         }
-        for (op, bytes) in &other.bytes {
-            *self.bytes.entry(*op).or_default() += bytes;
-        }
+        self.bytes.merge(&other.bytes);
         for (op, kinds) in &other.errors {
             let mine = self.errors.entry(*op).or_default();
             for (kind, count) in kinds {
                 *mine.entry(kind).or_default() += count;
             }
         }
-        for (op, histogram) in &other.duration {
-            self.duration.entry(*op).or_default().merge(histogram);
-        }
         self.inflight += other.inflight;
+    }
+}
+
+/// (requests, bytes) of one batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub reads: (u64, u64),
+    pub writes: (u64, u64),
+}
+
+impl Tally {
+    pub fn read(&mut self, bytes: u64) {
+        self.reads = (self.reads.0 + 1, self.reads.1 + bytes);
+    }
+
+    pub fn write(&mut self, bytes: u64) {
+        self.writes = (self.writes.0 + 1, self.writes.1 + bytes);
     }
 }
 
 /// One device's counters.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeviceCounters {
-    pub operations: BTreeMap<OpName, u64>,
-    pub bytes: BTreeMap<OpName, u64>,
-    pub errors: BTreeMap<OpName, u64>,
+    pub operations: PerOp<u64>,
+    pub bytes: PerOp<u64>,
+    pub errors: PerOp<u64>,
     pub flush: Histogram,
 }
 
 impl DeviceCounters {
     pub fn done(&mut self, op: OpName, bytes: u64, ok: bool) {
-        *self.operations.entry(op).or_default() += 1;
-        *self.bytes.entry(op).or_default() += bytes;
-        if !ok {
-            *self.errors.entry(op).or_default() += 1;
-        }
+        self.operations[op] += 1;
+        self.bytes[op] += bytes;
+        self.errors[op] += u64::from(!ok);
     }
 
     pub fn merge(&mut self, other: &DeviceCounters) {
-        for (mine, theirs) in [
-            (&mut self.operations, &other.operations),
-            (&mut self.bytes, &other.bytes),
-            (&mut self.errors, &other.errors),
-        ] {
-            for (op, count) in theirs {
-                *mine.entry(*op).or_default() += count;
-            }
-        }
+        self.operations.merge(&other.operations);
+        self.bytes.merge(&other.bytes);
+        self.errors.merge(&other.errors);
         self.flush.merge(&other.flush);
+    }
+}
+
+/// The counters of devices, by their slot.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceTable(Vec<DeviceCounters>);
+
+impl DeviceTable {
+    pub fn of(&mut self, device: &Device) -> &mut DeviceCounters {
+        if device.slot >= self.0.len() {
+            self.0.resize_with(device.slot + 1, DeviceCounters::default);
+        }
+        &mut self.0[device.slot]
+    }
+
+    pub fn merge(&mut self, other: &DeviceTable) {
+        if self.0.len() < other.0.len() {
+            self.0.resize_with(other.0.len(), DeviceCounters::default);
+        }
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            mine.merge(theirs);
+        }
+    }
+
+    pub fn get(&self, device: &Device) -> Option<&DeviceCounters> {
+        self.0.get(device.slot)
     }
 }
 
@@ -152,7 +253,7 @@ impl DeviceCounters {
 #[derive(Clone, Debug, Default)]
 pub struct LoopMetrics {
     pub volumes: BTreeMap<String, VolumeCounters>,
-    pub devices: BTreeMap<String, DeviceCounters>,
+    pub devices: DeviceTable,
     /// Peer SP to (a session is up, round trips).
     pub peers: BTreeMap<String, (bool, Histogram)>,
     pub sessions: BTreeMap<Transport, u64>,

@@ -4,6 +4,7 @@ use vs_wire::nbd::handshake::{Exports, Outcome};
 use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::nbd::{MAX_REQUEST, command, command_flag, flag};
 
+use crate::buffers::Buffer;
 use crate::conn::{Incoming, Protocol};
 use crate::event_loop::{Loop, LoopVolume};
 use crate::inline::Inline;
@@ -52,7 +53,7 @@ impl Exports for Served<'_> {
 /// A request's payload: in the input buffer, or in a buffer of its own.
 enum Payload<'a> {
     Borrowed(&'a [u8]),
-    Owned(Vec<u8>),
+    Owned(Buffer),
 }
 
 impl Loop {
@@ -60,10 +61,8 @@ impl Loop {
         loop {
             let Some(conn) = self.conns.get_mut(token) else { return };
             let Protocol::NbdHandshake(handshake) = &mut conn.protocol else { return };
-            let before = conn.out.tail().len();
-            let fed = handshake.feed(conn.input.bytes(), &Served(&self.volumes), conn.out.tail());
-            conn.out.grown(before);
-            match fed {
+            let (served, input) = (Served(&self.volumes), &mut conn.input);
+            match conn.out.append(|out| handshake.feed(input.bytes(), &served, out)) {
                 Ok((0, Outcome::More)) => return,
                 Ok((used, Outcome::More)) => conn.input.consume(used),
                 Ok((used, Outcome::Done(agreed))) => {
@@ -107,6 +106,7 @@ impl Loop {
         if let Some(conn) = self.conns.get_mut(token) {
             conn.input = input;
         }
+        self.count_tally(token);
     }
 
     /// Takes one request out of the input; false when there is none or it has to wait.
@@ -159,16 +159,15 @@ impl Loop {
                 "{} bytes at {} of a volume of {size} bytes can't be done",
                 request.length, request.offset
             );
-            let before = conn.out.tail().len();
-            conn.style().error(conn.out.tail(), &request, errno, &text);
-            conn.out.grown(before);
+            let style = conn.style();
+            conn.out.append(|out| style.error(out, &request, errno, &text));
             self.mark(token);
             return true;
         }
         let have = (input.bytes().len() - header) as u64;
         if payload > have {
             if payload > SMALL {
-                let mut data = vec![0; payload as usize];
+                let mut data = self.buffers.take(payload as usize);
                 let part = &input.bytes()[header..];
                 data[..part.len()].copy_from_slice(part);
                 let filled = part.len();
@@ -192,8 +191,10 @@ impl Loop {
         let Protocol::Nbd(session) = &conn.protocol else { return };
         let (volume, style) = (session.volume, session.style);
         let quick = match (request.command, &payload) {
-            (command::READ, _) if request.length <= SMALL => {
-                self.quick_read(token, volume, &request)
+            (command::READ, _) if request.length > 0 => {
+                let Request { offset, length, .. } = request;
+                let head = |out: &mut Vec<u8>| style.read(out, &request);
+                self.inline_read(token, volume, offset, length, head)
             }
             (command::WRITE, Payload::Borrowed(data)) if !request.fua() => {
                 self.inline_write(volume, token, request.offset, data)
@@ -207,35 +208,11 @@ impl Loop {
             _ if request.length == 0 => Inline::Done,
             _ => Inline::No,
         };
-        match quick {
-            Inline::Done if request.command == command::READ && request.length > 0 => {
-                return self.count(token, volume, &request);
+        if !matches!(quick, Inline::No) {
+            if let Payload::Owned(data) = payload {
+                self.buffers.give(data);
             }
-            Inline::Done | Inline::Failed(_) => {
-                let Some(conn) = self.conns.get_mut(token) else { return };
-                let before = conn.out.tail().len();
-                match quick {
-                    Inline::Failed(error) => {
-                        let text = error.name();
-                        style.error(conn.out.tail(), &request, error.errno(), text);
-                    }
-                    _ if request.command == command::READ => {
-                        style.read(conn.out.tail(), &request);
-                    }
-                    _ => style.done(conn.out.tail(), &request),
-                }
-                conn.out.grown(before);
-                self.mark(token);
-                if let Inline::Failed(error) = quick {
-                    let name = crate::metrics::OpName::Write;
-                    if let Some(volume) = self.volumes.get_mut(volume) {
-                        volume.counters.failed(name, error.name());
-                    }
-                    return;
-                }
-                return self.count(token, volume, &request);
-            }
-            Inline::No => {}
+            return self.nbd_quick(token, volume, &request, quick);
         }
         let kind = match request.command {
             command::READ => Kind::Read,
@@ -255,9 +232,9 @@ impl Loop {
         op.begun = self.now;
         op.data = match (kind, payload) {
             (Kind::Write, Payload::Owned(data)) => data,
-            (Kind::Write, Payload::Borrowed(data)) => data.to_vec(),
-            (Kind::Read, _) => vec![0; request.length as usize],
-            _ => Vec::new(),
+            (Kind::Write, Payload::Borrowed(data)) => self.buffers.copy(data),
+            (Kind::Read, _) => self.buffers.take(request.length as usize),
+            _ => Buffer::default(),
         };
         if let Some(conn) = self.conns.get_mut(token) {
             conn.inflight += 1;
@@ -266,32 +243,11 @@ impl Loop {
         self.submit(op);
     }
 
-    /// A read straight into the connection's output.
-    fn quick_read(&mut self, token: Token, volume: Token, request: &Request) -> Inline {
-        if request.length == 0 {
-            return Inline::Done;
-        }
-        let Some(conn) = self.conns.get_mut(token) else { return Inline::No };
-        let style = conn.style();
-        let mut out = std::mem::take(conn.out.tail());
-        let before = out.len();
-        style.read(&mut out, request);
-        let outcome = self.inline_read(volume, request.offset, request.length, &mut out);
-        if !matches!(outcome, Inline::Done) {
-            out.truncate(before);
-        }
-        if let Some(conn) = self.conns.get_mut(token) {
-            *conn.out.tail() = out;
-            conn.out.grown(before);
-        }
-        self.mark(token);
-        outcome
-    }
-
-    fn count(&mut self, token: Token, volume: Token, request: &Request) {
+    /// Answers and counts a request that was carried out at once.
+    fn nbd_quick(&mut self, token: Token, volume: Token, request: &Request, quick: Inline) {
         use crate::metrics::OpName as N;
-        let Some(conn) = self.conns.get(token) else { return };
-        let Some(volume) = self.volumes.get_mut(volume) else { return };
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let style = conn.style();
         let name = match request.command {
             command::READ => N::Read,
             command::WRITE => N::Write,
@@ -300,8 +256,47 @@ impl Loop {
             command::BLOCK_STATUS => N::BlockStatus,
             _ => N::WriteZeroes,
         };
+        if let Inline::Failed(error) = quick {
+            conn.out.append(|out| style.error(out, request, error.errno(), error.name()));
+            if let Some(volume) = self.volumes.get_mut(volume) {
+                volume.counters.failed(name, error.name());
+            }
+            return self.mark(token);
+        }
+        match name {
+            // Their duration is that of the batch: see `tally`.
+            N::Read => self.tally.read(request.length),
+            N::Write => self.tally.write(request.length),
+            _ => {
+                let transport = conn.transport;
+                if let Some(volume) = self.volumes.get_mut(volume) {
+                    let seconds = self.now.elapsed().as_secs_f64();
+                    volume.counters.done(name, transport, 1, request.length, seconds);
+                }
+            }
+        }
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        match name {
+            N::Read if request.length > 0 => {}
+            N::Read => conn.out.append(|out| style.read(out, request)),
+            _ => conn.out.append(|out| style.done(out, request)),
+        }
+        self.mark(token);
+    }
+
+    /// Counts the batch's reads and writes: all of them took from the wake-up until now.
+    fn count_tally(&mut self, token: Token) {
+        use crate::metrics::OpName as N;
+        let tally = std::mem::take(&mut self.tally);
+        let Some(conn) = self.conns.get(token) else { return };
+        let Protocol::Nbd(session) = &conn.protocol else { return };
+        let Some(volume) = self.volumes.get_mut(session.volume) else { return };
         let seconds = self.now.elapsed().as_secs_f64();
-        volume.counters.done(name, conn.transport, 1, request.length, seconds);
+        for (name, (count, bytes)) in [(N::Read, tally.reads), (N::Write, tally.writes)] {
+            if count > 0 {
+                volume.counters.done(name, conn.transport, count, bytes, seconds);
+            }
+        }
     }
 
     /// Answers an operation of an NBD connection.
@@ -314,19 +309,17 @@ impl Loop {
     ) {
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Nbd(session) = &conn.protocol else { return };
-        let (style, contexts) = (session.style, session.contexts.clone());
+        let style = session.style;
+        let contexts = if op.kind == Kind::Status { session.contexts.clone() } else { Vec::new() };
         conn.inflight -= 1;
         conn.inflight_bytes -= op.data.len() as u64;
-        let before = conn.out.tail().len();
         match (result, op.kind) {
             (Err(error), _) => {
                 let text = error.name();
-                style.error(conn.out.tail(), request, error.errno(), text);
-                conn.out.grown(before);
+                conn.out.append(|out| style.error(out, request, error.errno(), text));
             }
             (Ok(()), Kind::Read) => {
-                style.read(conn.out.tail(), request);
-                conn.out.grown(before);
+                conn.out.append(|out| style.read(out, request));
                 conn.out.push(std::mem::take(&mut op.data));
             }
             (Ok(()), Kind::Status) => {
@@ -334,7 +327,7 @@ impl Loop {
                 let degraded = self.volumes.get(op.volume).is_some_and(|volume| {
                     volume.active.tree.is_degraded() || volume.volume.resync_percent() < 100
                 });
-                let runs = status::compose(op.status, op.length, one);
+                let runs = status::compose(std::mem::take(&mut op.status), op.length, one);
                 let health = [(op.length, u32::from(degraded))];
                 let all: Vec<(u32, &[(u64, u32)])> = contexts
                     .iter()
@@ -343,14 +336,11 @@ impl Loop {
                         (id, if allocation { &runs[..] } else { &health[..] })
                     })
                     .collect();
-                style.status(conn.out.tail(), request, &all);
-                conn.out.grown(before);
+                conn.out.append(|out| style.status(out, request, &all));
             }
-            (Ok(()), _) => {
-                style.done(conn.out.tail(), request);
-                conn.out.grown(before);
-            }
+            (Ok(()), _) => conn.out.append(|out| style.done(out, request)),
         }
+        self.buffers.give(std::mem::take(&mut op.data));
         self.mark(token);
     }
 }

@@ -8,6 +8,7 @@ use vs_wire::nbd::errno;
 use vs_wire::nbd::transmission::Request;
 use vs_wire::peer;
 
+use crate::buffers::Buffer;
 use crate::metrics::OpName;
 use crate::slab::Token;
 
@@ -165,7 +166,7 @@ pub struct Op {
     pub offset: u64,
     pub length: u64,
     /// A write's payload or a read's result.
-    pub data: Vec<u8>,
+    pub data: Buffer,
     /// Block status as it comes in: (offset in the request, runs).
     pub status: Vec<(u64, Vec<(u64, u32)>)>,
     pub parts: Vec<Part>,
@@ -193,7 +194,7 @@ impl Op {
             volume: Token::default(),
             offset,
             length,
-            data: Vec::new(),
+            data: Buffer::default(),
             status: Vec::new(),
             parts: Vec::new(),
             pending: 0,

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use vs_io::T1Object;
 use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
 
+use crate::buffers::Buffer;
 use crate::conn::{Incoming, Input, Protocol};
 use crate::event_loop::Loop;
 use crate::inline::Inline;
@@ -105,9 +106,7 @@ impl Loop {
             None
         };
         if let Some(refusal) = refusal {
-            let before = conn.out.tail().len();
-            refusal.encode(conn.out.tail());
-            conn.out.grown(before);
+            conn.out.append(|out| refusal.encode(out));
             self.protocol_errors += 1;
             return self.end(token);
         }
@@ -154,9 +153,7 @@ impl Loop {
             return;
         }
         session.state = State::Ready;
-        let before = conn.out.tail().len();
-        Welcome::Ok.encode(conn.out.tail());
-        conn.out.grown(before);
+        conn.out.append(|out| Welcome::Ok.encode(out));
         self.wake.push(token);
         self.mark(token);
     }
@@ -231,7 +228,7 @@ impl Loop {
         let have = input.bytes().len() - REQUEST_LEN;
         if payload > have {
             if payload > 64 << 10 {
-                let mut data = vec![0; payload];
+                let mut data = self.buffers.take(payload);
                 data[..have].copy_from_slice(&input.bytes()[REQUEST_LEN..]);
                 session.incoming = Some(Incoming { header: request, data, filled: have });
                 input.consume(REQUEST_LEN + have);
@@ -295,11 +292,7 @@ impl Loop {
             && !fua
         {
             match kind {
-                Kind::Read
-                    if request.length <= 128 << 10 && self.peer_read(token, t1, &request) =>
-                {
-                    return;
-                }
+                Kind::Read if request.length > 0 && self.peer_read(token, t1, &request) => return,
                 Kind::Write => {
                     match self.inline_t1_write(t1, request.epoch, request.offset, payload) {
                         Inline::Done => return self.peer_answer(token, request.id, Status::Ok),
@@ -318,9 +311,9 @@ impl Loop {
         op.fua = fua;
         op.begun = self.now;
         op.data = match kind {
-            Kind::Write => payload.to_vec(),
-            Kind::Read => vec![0; request.length as usize],
-            _ => Vec::new(),
+            Kind::Write => self.buffers.copy(payload),
+            Kind::Read => self.buffers.take(request.length as usize),
+            _ => Buffer::default(),
         };
         if let Some(conn) = self.conns.get_mut(token) {
             conn.inflight += 1;
@@ -348,33 +341,22 @@ impl Loop {
         session.handles.insert(request.handle, handle);
     }
 
-    /// A read straight into the connection's output; false if it has to become an operation.
+    /// A read at once; false if it has to become an operation.
     fn peer_read(&mut self, token: Token, t1: &T1Object, request: &Request) -> bool {
-        let Some(conn) = self.conns.get_mut(token) else { return true };
-        let mut out = std::mem::take(conn.out.tail());
-        let before = out.len();
         let (id, payload) = (request.id, request.length as u32);
-        Reply { status: Status::Ok, id, payload }.encode(&mut out);
-        let done = self.inline_t1_read(t1, request.epoch, request.offset, request.length, &mut out);
-        if !matches!(done, Inline::Done) {
-            out.truncate(before);
+        let head = |out: &mut Vec<u8>| Reply { status: Status::Ok, id, payload }.encode(out);
+        let Request { epoch, offset, length, .. } = *request;
+        match self.inline_t1_read(token, t1, epoch, offset, length, head) {
+            Inline::Done => self.mark(token),
+            Inline::Failed(error) => self.peer_answer(token, id, error.status()),
+            Inline::No => return false,
         }
-        if let Inline::Failed(error) = done {
-            Reply { status: error.status(), id, payload: 0 }.encode(&mut out);
-        }
-        if let Some(conn) = self.conns.get_mut(token) {
-            *conn.out.tail() = out;
-            conn.out.grown(before);
-        }
-        self.mark(token);
-        !matches!(done, Inline::No)
+        true
     }
 
     fn peer_answer(&mut self, token: Token, id: u64, status: Status) {
         let Some(conn) = self.conns.get_mut(token) else { return };
-        let before = conn.out.tail().len();
-        Reply { status, id, payload: 0 }.encode(conn.out.tail());
-        conn.out.grown(before);
+        conn.out.append(|out| Reply { status, id, payload: 0 }.encode(out));
         self.mark(token);
     }
 
@@ -390,13 +372,12 @@ impl Loop {
             (Ok(()), Kind::Status) => {
                 let runs = crate::status::compose(op.status, op.length, false);
                 let pairs = runs.iter().flat_map(|&(length, flags)| [length, u64::from(flags)]);
-                pairs.flat_map(u64::to_le_bytes).collect()
+                pairs.flat_map(u64::to_le_bytes).collect::<Vec<u8>>().into()
             }
-            _ => Vec::new(),
+            _ => Buffer::default(),
         };
-        let before = conn.out.tail().len();
-        Reply { status, id, payload: payload.len() as u32 }.encode(conn.out.tail());
-        conn.out.grown(before);
+        let reply = Reply { status, id, payload: payload.len() as u32 };
+        conn.out.append(|out| reply.encode(out));
         conn.out.push(payload);
         self.mark(token);
     }

@@ -210,9 +210,7 @@ impl Loop {
             let attempt = remote.attempt;
             let server = server.to_string();
             let hello = Hello { cluster, client, incarnation, slot, attempt, server };
-            let before = remote.out.tail().len();
-            hello.encode(remote.out.tail());
-            remote.out.grown(before);
+            remote.out.append(|out| hello.encode(out));
         }
         remote.events = OUT | IN;
         let fd = stream.fd();
@@ -237,7 +235,9 @@ impl Loop {
         let Some(remote) = self.remotes.get_mut(token) else { return };
         remote.dirty = false;
         let Some(stream) = &remote.stream else { return };
-        let Ok(sent) = remote.out.flush(stream) else { return self.lost(token, "was cut off") };
+        let Ok(sent) = remote.out.flush(stream, &mut self.room) else {
+            return self.lost(token, "was cut off");
+        };
         let wanted = if sent { IN } else { IN | OUT };
         if remote.events != wanted {
             remote.events = wanted;
@@ -267,7 +267,7 @@ impl Loop {
         }
         if bits & !OUT != 0 {
             let Some(stream) = &remote.stream else { return };
-            match stream.recv(remote.input.room()) {
+            match stream.recv(remote.input.room(&mut self.spare)) {
                 Ok(0) => return self.lost(token, "closed the connection"),
                 Ok(count) => {
                     remote.input.end += count;
@@ -297,9 +297,8 @@ impl Loop {
                     self.remote_ready(token);
                 }
                 State::Greeting(Some(handshake)) => {
-                    let before = remote.out.tail().len();
-                    let fed = handshake.feed(remote.input.bytes(), remote.out.tail());
-                    remote.out.grown(before);
+                    let input = &remote.input;
+                    let fed = remote.out.append(|out| handshake.feed(input.bytes(), out));
                     let (used, outcome) = fed.map_err(|e| e.to_string())?;
                     remote.input.consume(used);
                     match outcome {
@@ -534,9 +533,7 @@ impl Loop {
                 length: 0,
                 payload: 0,
             };
-            let before = remote.out.tail().len();
-            request.encode(remote.out.tail());
-            remote.out.grown(before);
+            remote.out.append(|out| request.encode(out));
             self.mark_remote(token);
         }
     }
@@ -547,7 +544,6 @@ impl Loop {
             if let Some(remote) = self.remotes.get_mut(token)
                 && matches!((&remote.key, &remote.state), (RemoteKey::Nbd(_), State::Ready))
             {
-                let before = remote.out.tail().len();
                 let request = NbdRequest {
                     flags: 0,
                     command: command::DISC,
@@ -555,8 +551,7 @@ impl Loop {
                     offset: 0,
                     length: 0,
                 };
-                encode_request(&request, false, remote.out.tail());
-                remote.out.grown(before);
+                remote.out.append(|out| encode_request(&request, false, out));
                 self.flush_remote(token);
             }
         }

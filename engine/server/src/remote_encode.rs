@@ -11,78 +11,71 @@ impl Remote {
     /// Appends a request to the output, opening its object first if this session has not.
     pub fn encode(&mut self, id: u64, op: &crate::op::Op) {
         let Some(sent) = self.sent.get(&id) else { return };
+        let object = sent.object.clone();
         let Submit { kind, epoch, offset, length, at, .. } = sent.to;
         let data = match kind {
             Kind::Write => &op.data[at as usize..(at + length) as usize],
             _ => &[],
         };
-        let before = self.out.tail().len();
-        let tail = self.out.tail();
-        if let (RemoteKey::Nbd(_), Object::Device) = (&self.key, &sent.object) {
-            let (command, flags) = match kind {
-                // Block status of NBD devices is not asked for: see `device_part`.
-                Kind::Read | Kind::Status => (command::READ, 0),
-                Kind::Write => (command::WRITE, 0),
-                Kind::Flush => (command::FLUSH, 0),
-                // A trim may leave anything behind, and all legs have to read alike.
-                Kind::Trim => (command::WRITE_ZEROES, 0),
-                Kind::Zero { no_hole, .. } => {
-                    (command::WRITE_ZEROES, if no_hole { command_flag::NO_HOLE } else { 0 })
-                }
-            };
-            let request = NbdRequest { flags, command, cookie: id, offset, length };
-            encode_request(&request, false, tail);
-        } else {
-            let (class, name) = match &sent.object {
-                Object::T1(name) => (0, name),
-                Object::Volume(name) => (1, name),
-                Object::Device => return,
-            };
-            let next = &mut self.next_handle;
-            let handle = *self.handles.entry(sent.object.clone()).or_insert_with(|| {
-                *next += 1;
-                let fresh = *next;
-                let open = peer::Request {
-                    op: peer::Op::Open,
-                    flags: 0,
-                    handle: fresh,
-                    id: 0,
-                    epoch: 0,
-                    offset: class,
-                    length: 0,
-                    payload: name.len() as u32,
+        let Remote { key, handles, next_handle, out, .. } = self;
+        out.append(|tail| {
+            if let (RemoteKey::Nbd(_), Object::Device) = (&*key, &object) {
+                let (command, flags) = match kind {
+                    // Block status of NBD devices is not asked for: see `device_part`.
+                    Kind::Read | Kind::Status => (command::READ, 0),
+                    Kind::Write => (command::WRITE, 0),
+                    Kind::Flush => (command::FLUSH, 0),
+                    // A trim may leave anything behind, and all legs have to read alike.
+                    Kind::Trim => (command::WRITE_ZEROES, 0),
+                    Kind::Zero { no_hole, .. } => {
+                        (command::WRITE_ZEROES, if no_hole { command_flag::NO_HOLE } else { 0 })
+                    }
                 };
-                open.encode(tail);
-                tail.extend_from_slice(name.as_bytes());
-                fresh
-            });
-            let mut flags = if op.fua { peer::FUA } else { 0 };
-            let code = match kind {
-                Kind::Read => peer::Op::Read,
-                Kind::Write => peer::Op::Write,
-                Kind::Flush => peer::Op::Flush,
-                Kind::Trim => peer::Op::Trim,
-                Kind::Status => peer::Op::Status,
-                Kind::Zero { no_hole, fast } => {
-                    flags |= if no_hole { peer::NO_HOLE } else { 0 };
-                    flags |= if fast { peer::FAST_ZERO } else { 0 };
-                    peer::Op::Zero
-                }
-            };
-            let payload = data.len() as u32;
-            let request =
-                peer::Request { op: code, flags, handle, id, epoch, offset, length, payload };
-            request.encode(tail);
-        }
-        self.out.grown(before);
-        if !data.is_empty() {
-            if data.len() < 32 << 10 {
-                let before = self.out.tail().len();
-                self.out.tail().extend_from_slice(data);
-                self.out.grown(before);
+                let request = NbdRequest { flags, command, cookie: id, offset, length };
+                encode_request(&request, false, tail);
             } else {
-                self.out.push(data.to_vec());
+                let (class, name) = match &object {
+                    Object::T1(name) => (0, name),
+                    Object::Volume(name) => (1, name),
+                    Object::Device => return,
+                };
+                let next = next_handle;
+                let handle = *handles.entry(object.clone()).or_insert_with(|| {
+                    *next += 1;
+                    let fresh = *next;
+                    let open = peer::Request {
+                        op: peer::Op::Open,
+                        flags: 0,
+                        handle: fresh,
+                        id: 0,
+                        epoch: 0,
+                        offset: class,
+                        length: 0,
+                        payload: name.len() as u32,
+                    };
+                    open.encode(tail);
+                    tail.extend_from_slice(name.as_bytes());
+                    fresh
+                });
+                let mut flags = if op.fua { peer::FUA } else { 0 };
+                let code = match kind {
+                    Kind::Read => peer::Op::Read,
+                    Kind::Write => peer::Op::Write,
+                    Kind::Flush => peer::Op::Flush,
+                    Kind::Trim => peer::Op::Trim,
+                    Kind::Status => peer::Op::Status,
+                    Kind::Zero { no_hole, fast } => {
+                        flags |= if no_hole { peer::NO_HOLE } else { 0 };
+                        flags |= if fast { peer::FAST_ZERO } else { 0 };
+                        peer::Op::Zero
+                    }
+                };
+                let payload = data.len() as u32;
+                let request =
+                    peer::Request { op: code, flags, handle, id, epoch, offset, length, payload };
+                request.encode(tail);
             }
-        }
+            tail.extend_from_slice(data);
+        });
     }
 }
