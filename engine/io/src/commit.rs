@@ -1,10 +1,11 @@
-//! Group commit: one fdatasync for all flushes that wait.
+//! Group commit: one fdatasync for all flushes that wait, a few of them side by side.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::device::{Device, Kind};
 use crate::error::{DeviceError, ErrorKind};
+use crate::file::LANES;
 use crate::pool::Pool;
 
 /// Told how the flush went, and how long the fdatasync itself took in seconds.
@@ -12,7 +13,8 @@ pub type Done = Box<dyn FnOnce(Result<f64, DeviceError>) + Send>;
 
 #[derive(Default)]
 struct State {
-    running: bool,
+    /// How many commits are under way, of at most `file::LANES`.
+    running: usize,
     waiting: Vec<Done>,
     /// The kernel reports a failed write-back once and then forgets it (fsync(2)), so the
     /// device stays failed for flushes until it is opened again.
@@ -37,10 +39,10 @@ impl Committer {
     pub fn flush(device: &Arc<Device>, pool: &Arc<Pool>, done: Done) {
         let mut state = device.committer.lock();
         state.waiting.push(done);
-        if state.running {
+        if state.running >= LANES {
             return;
         }
-        state.running = true;
+        state.running += 1;
         drop(state);
         let device = Arc::clone(device);
         pool.submit(move || Self::run(&device));
@@ -51,7 +53,7 @@ impl Committer {
             let (batch, failed) = {
                 let mut state = device.committer.lock();
                 if state.waiting.is_empty() {
-                    state.running = false;
+                    state.running -= 1;
                     return;
                 }
                 (std::mem::take(&mut state.waiting), state.failed.clone())
@@ -65,9 +67,14 @@ impl Committer {
                     "an NBD device is flushed on its session",
                 )),
             };
-            if let Err(error) = &result {
-                device.committer.lock().failed = Some(error.clone());
-            }
+            let result = {
+                let mut state = device.committer.lock();
+                if let Err(error) = &result {
+                    state.failed = Some(error.clone());
+                }
+                // Another lane may have failed meanwhile: what was lost may be this one's.
+                state.failed.clone().map_or(result, Err)
+            };
             let seconds = begun.elapsed().as_secs_f64();
             for done in batch {
                 done(result.clone().map(|()| seconds));

@@ -5,12 +5,14 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use vs_io::{Device, Kind as DeviceKind, Pool, Residency, T1Table};
 use vs_tree::Piece;
 use vs_wire::nbd::handshake::Handshake;
 
 use crate::active::{Active, Volume};
 use crate::buffers::Buffers;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::conn::{Conn, Input, Protocol};
 use crate::mailbox::{Mailbox, Message};
@@ -30,6 +32,10 @@ const TAG_LISTENER: u64 = 3;
 
 /// How often deadlines are looked at, while there are any.
 const TICK: Duration = Duration::from_millis(20);
+/// Bytes of output that are worth a send of their own.
+const ENOUGH: usize = 32 << 10;
+/// Receives of one connection in one wake-up.
+const RECEIVES: usize = 16;
 /// A connection that has not negotiated after this is closed.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
@@ -80,7 +86,7 @@ pub struct Loop {
     pub conns: Slab<Conn>,
     pub ops: Slab<Op>,
     pub remotes: Slab<Remote>,
-    pub remote_by_key: HashMap<RemoteKey, Token>,
+    pub remote_by_key: FxHashMap<RemoteKey, Token>,
     pub volumes: Slab<LoopVolume>,
     pub volume_by_id: HashMap<String, Token>,
     pub devices: DeviceTable,
@@ -106,6 +112,7 @@ pub struct Loop {
     pub granted: Vec<Token>,
     pub pieces: Vec<Piece>,
     pub now: Instant,
+    pub clock: Clock,
     pub spread: u64,
     pub protocol_errors: u64,
     pub fencing_rejections: u64,
@@ -130,7 +137,7 @@ impl Loop {
             conns: Slab::default(),
             ops: Slab::default(),
             remotes: Slab::default(),
-            remote_by_key: HashMap::new(),
+            remote_by_key: FxHashMap::default(),
             volumes: Slab::default(),
             volume_by_id: HashMap::new(),
             devices: DeviceTable::default(),
@@ -148,6 +155,7 @@ impl Loop {
             granted: Vec::new(),
             pieces: Vec::new(),
             now: Instant::now(),
+            clock: Clock::new(),
             spread: 0,
             protocol_errors: 0,
             fencing_rejections: 0,
@@ -173,7 +181,7 @@ impl Loop {
                 None => -1,
             };
             let count = spin.wait(&self.epoll, &mut events, millis);
-            self.now = Instant::now();
+            self.now = self.clock.read();
             let mut mail = false;
             for event in &events[..count] {
                 let (raw, bits) = (event.u64, event.events);
@@ -353,20 +361,23 @@ impl Loop {
     fn own_all(&mut self) {
         for token in std::mem::take(&mut self.lending) {
             let Some(conn) = self.conns.get_mut(token) else { continue };
-            if let Err(address) = conn.out.own() {
-                self.faulted(address);
-                self.close(token);
+            if conn.out.own().is_err() {
+                self.faulted(token);
             }
         }
     }
 
-    /// A resident page could not be had.
-    fn faulted(&self, address: *const u8) {
+    /// A resident page that a reply lies in could not be had: the connection is lost, and whoever
+    /// asks again is told by the kernel.
+    fn faulted(&mut self, token: Token) {
+        let Some(conn) = self.conns.get(token) else { return };
         for device in self.shared.devices().values() {
-            if let DeviceKind::File(file) = &device.kind {
-                file.faulted(address);
+            let DeviceKind::File(file) = &device.kind else { continue };
+            for (address, length) in conn.out.lent() {
+                file.faulted(address, length as u64);
             }
         }
+        self.close(token);
     }
 
     fn messages(&mut self) {
@@ -422,6 +433,8 @@ impl Loop {
             transport,
             protocol,
             input: Input::default(),
+            large: None,
+            streams: false,
             out,
             events: IN,
             inflight: 0,
@@ -440,13 +453,16 @@ impl Loop {
         self.want_tick();
     }
 
-    /// Has a connection's output sent before the loop sleeps.
+    /// Has a connection's output sent before the loop sleeps; at once if there is enough of it
+    /// for the other side to be busy with while the loop goes on.
     pub fn mark(&mut self, token: Token) {
-        if let Some(conn) = self.conns.get_mut(token)
-            && !conn.dirty
-        {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        if !conn.dirty {
             conn.dirty = true;
             self.dirty.push(token);
+        }
+        if conn.out.len() >= ENOUGH && conn.events & OUT == 0 && !conn.closing {
+            self.send(token);
         }
     }
 
@@ -455,44 +471,38 @@ impl Loop {
             self.mark(token);
         }
         if bits & !OUT != 0 {
-            self.receive(token);
+            // A header that was received alone has its payload behind it, and that the next one.
+            for _ in 0..RECEIVES {
+                if !self.receive(token) {
+                    break;
+                }
+            }
         }
     }
 
-    fn receive(&mut self, token: Token) {
-        let Some(conn) = self.conns.get_mut(token) else { return };
+    /// Receives once; true if there is likely more.
+    fn receive(&mut self, token: Token) -> bool {
+        let Some(conn) = self.conns.get_mut(token) else { return false };
         if conn.closing {
             // Only an error or the other side's end brings us here: nobody wants the answers.
-            if conn.stream.recv(&mut [0; 64]).is_ok_and(|count| count > 0) {
-                return;
+            if !conn.stream.recv(&mut [0; 64]).is_ok_and(|count| count > 0) {
+                self.close(token);
             }
-            return self.close(token);
+            return false;
         }
-        let target: &mut [u8] = match &mut conn.protocol {
-            Protocol::Nbd(session) if session.incoming.is_some() => {
-                session.incoming.as_mut().map_or(&mut [][..], |i| &mut i.data[i.filled..])
-            }
-            Protocol::Peer(session) if session.incoming.is_some() => {
-                session.incoming.as_mut().map_or(&mut [][..], |i| &mut i.data[i.filled..])
-            }
-            _ => conn.input.room(&mut self.spare),
-        };
-        match conn.stream.recv(target) {
-            Ok(0) => self.close(token),
-            Ok(count) => {
-                match &mut conn.protocol {
-                    Protocol::Nbd(session) if session.incoming.is_some() => {
-                        session.incoming.iter_mut().for_each(|i| i.filled += count);
-                    }
-                    Protocol::Peer(session) if session.incoming.is_some() => {
-                        session.incoming.iter_mut().for_each(|i| i.filled += count);
-                    }
-                    _ => conn.input.end += count,
+        if conn.stalled {
+            return false;
+        }
+        match conn.receive(&mut self.spare) {
+            Ok((0, _)) => self.close(token),
+            Ok((_, more)) => {
+                if conn.large.as_ref().is_none_or(|large| large.filled == large.data.len()) {
+                    self.process_input(token);
                 }
-                self.process_input(token);
                 if let Some(conn) = self.conns.get_mut(token) {
                     conn.input.release(&mut self.spare);
                 }
+                return more;
             }
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
                 conn.input.release(&mut self.spare);
@@ -500,6 +510,7 @@ impl Loop {
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => self.close(token),
         }
+        false
     }
 
     fn process_input(&mut self, token: Token) {
@@ -532,15 +543,18 @@ impl Loop {
     }
 
     fn flush_conn(&mut self, token: Token) {
+        if let Some(conn) = self.conns.get_mut(token) {
+            conn.dirty = false;
+            self.send(token);
+        }
+    }
+
+    fn send(&mut self, token: Token) {
         let Some(conn) = self.conns.get_mut(token) else { return };
-        conn.dirty = false;
         let sent = match conn.out.flush(&conn.stream, &mut self.room) {
             Ok(sent) => sent,
             Err(Failed::Socket) => return self.close(token),
-            Err(Failed::Fault(address)) => {
-                self.faulted(address);
-                return self.close(token);
-            }
+            Err(Failed::Fault) => return self.faulted(token),
         };
         conn.out.recycle(&mut self.buffers);
         if conn.out.is_lent() {

@@ -547,7 +547,7 @@ impl Loop {
                 Source::Copy { .. } => None,
             };
             if let Some(conn) = conn {
-                let seconds = (std::time::Instant::now() - op.begun).as_secs_f64();
+                let seconds = (self.clock.now() - op.begun).as_secs_f64();
                 match result {
                     Ok(()) => volume.counters.done(name, conn.transport, 1, op.length, seconds),
                     Err(error) => volume.counters.failed(name, error.name()),

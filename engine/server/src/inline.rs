@@ -165,7 +165,7 @@ impl Loop {
         let Some(volume) = volumes.get(volume) else { return Inline::No };
         let Some(conn) = conns.get_mut(conn) else { return Inline::No };
         let active = &volume.active;
-        if !active.inline || volume.held {
+        if volume.held {
             return Inline::No;
         }
         *spread = spread.wrapping_add(1);
@@ -180,7 +180,7 @@ impl Loop {
         for piece in &*pieces {
             let Target::Leaf(leaf) = piece.target else { return Inline::No };
             let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return Inline::No };
-            if check(t1, active.epoch, piece.offset, piece.length).is_err() {
+            if !t1.in_files() || check(t1, active.epoch, piece.offset, piece.length).is_err() {
                 return Inline::No;
             }
             resident = resident && reader.look(t1, piece.offset, piece.length);
@@ -207,7 +207,7 @@ impl Loop {
         let Loop { volumes, pieces, devices, shared, .. } = self;
         let Some(volume) = volumes.get(volume) else { return Inline::No };
         let active = &volume.active;
-        if !active.inline || volume.held {
+        if volume.held {
             return Inline::No;
         }
         let locked = active.tree.has_mirror();
@@ -215,9 +215,6 @@ impl Loop {
         // keeps the two kinds of holder apart.
         let holder = (self.index + shared.mailboxes.len(), conn);
         let length = data.len() as u64;
-        if locked && !volume.volume.lock.try_acquire(offset, length, holder) {
-            return Inline::No;
-        }
         let choice = ReadChoice::default();
         let routed = active.tree.route(Access::Write, offset, length, &choice, pieces);
         let t1_of = |target| match target {
@@ -236,8 +233,11 @@ impl Loop {
                         && is_quick(t1, piece.offset, piece.length)
                 })
             });
-        let mut result = if ready { Inline::Done } else { Inline::No };
-        for piece in pieces.iter().filter(|_| ready) {
+        if !ready || (locked && !volume.volume.lock.try_acquire(offset, length, holder)) {
+            return Inline::No;
+        }
+        let mut result = Inline::Done;
+        for piece in &*pieces {
             let Some(t1) = t1_of(piece.target) else { break };
             let part = &data[piece.at as usize..(piece.at + piece.length) as usize];
             if let Err(error) = write_t1(devices, &shared.pool, t1, piece.offset, part) {

@@ -3,6 +3,7 @@
 
 mod active;
 mod buffers;
+mod clock;
 mod config;
 mod conn;
 mod control;
@@ -10,6 +11,7 @@ mod control_t1;
 mod copy;
 mod event_loop;
 mod exec;
+mod inflight;
 mod inline;
 mod mailbox;
 mod metrics;

@@ -1,13 +1,13 @@
 //! The home's and the owner's side of the peer protocol.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
+use rustc_hash::FxHashMap;
 use vs_io::T1Object;
 use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
 
 use crate::buffers::Buffer;
-use crate::conn::{Incoming, Input, Protocol};
+use crate::conn::{Header, Input, Large, Protocol, SMALL};
 use crate::event_loop::Loop;
 use crate::inline::Inline;
 use crate::mailbox::Message;
@@ -50,8 +50,7 @@ enum State {
 #[derive(Default)]
 pub struct PeerSession {
     state: State,
-    handles: HashMap<u32, Handle>,
-    pub incoming: Option<Incoming<Request>>,
+    handles: FxHashMap<u32, Handle>,
     /// Loops whose newer session waits for this one's end.
     waiters: Vec<(usize, Token)>,
 }
@@ -71,10 +70,9 @@ impl Loop {
             State::Waiting(_) => return,
             State::Ready => {}
         }
-        if session.incoming.as_ref().is_some_and(|i| i.filled == i.data.len())
-            && let Some(incoming) = session.incoming.take()
-        {
-            self.peer_request(token, incoming.header, &incoming.data);
+        if let Some(Large { header: Header::Peer(request), data, .. }) = conn.take_large() {
+            self.peer_request(token, request, &data);
+            self.buffers.give(data);
         }
         let Some(conn) = self.conns.get_mut(token) else { return };
         let mut input = std::mem::take(&mut conn.input);
@@ -211,8 +209,7 @@ impl Loop {
             return false;
         }
         let Some(conn) = self.conns.get_mut(token) else { return false };
-        let Protocol::Peer(session) = &mut conn.protocol else { return false };
-        if session.incoming.is_some() {
+        if conn.large.is_some() {
             return false;
         }
         let request = match Request::decode(input.bytes()) {
@@ -227,14 +224,16 @@ impl Loop {
         let payload = request.payload as usize;
         let have = input.bytes().len() - REQUEST_LEN;
         if payload > have {
-            if payload > 64 << 10 {
+            if payload > SMALL {
                 let mut data = self.buffers.take(payload);
                 data[..have].copy_from_slice(&input.bytes()[REQUEST_LEN..]);
-                session.incoming = Some(Incoming { header: request, data, filled: have });
+                conn.large = Some(Large { header: Header::Peer(request), data, filled: have });
+                conn.streams = true;
                 input.consume(REQUEST_LEN + have);
             }
             return false;
         }
+        conn.streams = payload > SMALL;
         let start = input.start + REQUEST_LEN;
         let buffer = std::mem::take(&mut input.buffer);
         self.peer_request(token, request, &buffer[start..start + payload]);
