@@ -209,8 +209,8 @@ impl FileDevice {
             return Stored::No;
         }
         match resident.look(offset, length) {
-            Look::Here(to) => {
-                let done = resident.store(offset, to, data);
+            Look::Here(_) => {
+                let done = resident.store(offset, data);
                 resident.note_written(offset, length, begun);
                 self.judge(begun);
                 if done.is_ok() { Stored::Done } else { Stored::No }

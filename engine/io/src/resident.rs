@@ -303,7 +303,7 @@ impl Resident {
             if !self.residency.off.swap(true, Ordering::Relaxed) {
                 eprintln!(
                     "vswitchd engine: can't keep pages in memory ({}): requests will be slower; \
-                     raise LimitMEMLOCK, or lower `resident_bytes`",
+                     raise LimitMEMLOCK, or lower `resident_percent`",
                     io::Error::last_os_error()
                 );
             }
@@ -347,12 +347,14 @@ impl Resident {
         }
     }
 
-    /// Copies to resident memory that `look` found.
+    /// Copies to a range that `look` found here.
     ///
     /// # Errors
     /// `Fault` if a page can't be had; some bytes may be stored.
-    pub fn store(&self, offset: u64, to: *mut u8, data: &[u8]) -> Result<(), guard::Fault> {
-        // SAFETY: `to` came from `look` for `data.len()` bytes, so it lies in our mapping.
+    pub fn store(&self, offset: u64, data: &[u8]) -> Result<(), guard::Fault> {
+        assert!(offset + data.len() as u64 <= self.length, "within the mapping");
+        let to = self.base.wrapping_add(offset as usize);
+        // SAFETY: the range lies in our mapping.
         let done = unsafe { guard::copy(to, data.as_ptr(), data.len()) };
         if done.is_err() {
             self.forget(offset, data.len() as u64);

@@ -8,7 +8,7 @@ use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
 use crate::event_loop::Loop;
-use crate::mailbox::{Committed, Message, SubData, fail};
+use crate::mailbox::{Committed, Message, SubData, Waiting, fail};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
 use crate::remote::{Object, RemoteKey, Submit};
 use crate::slab::Token;
@@ -358,7 +358,7 @@ impl Loop {
     }
 
     /// Asks for a commit on behalf of these parts.
-    pub fn commit(&mut self, device: &Arc<Device>, waiting: Vec<(Token, u32)>) {
+    pub fn commit(&mut self, device: &Arc<Device>, waiting: Waiting) {
         let (mailbox, committed) = (self.mailbox.clone(), Arc::clone(device));
         let done = Box::new(move |result: Result<f64, vs_io::DeviceError>| {
             let result = result.map_err(|error| {

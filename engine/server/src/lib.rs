@@ -6,6 +6,7 @@ mod buffers;
 mod clock;
 mod config;
 mod conn;
+mod connections;
 mod control;
 mod control_t1;
 mod copy;

@@ -117,7 +117,7 @@ fn a_file_that_shrinks_ends_the_connection_and_not_the_process() {
 #[test]
 fn without_a_budget_all_goes_through_the_kernel() {
     let mut rig = Rig::new();
-    rig.more = json!({"resident_bytes": 0, "spin_microseconds": 0});
+    rig.more = json!({"resident_percent": 0, "spin_microseconds": 0});
     let sp = rig.sp("sp-a");
     sp.leaf("t", SIZE);
     sp.activate(&Tree::new(1, SIZE, leaf("t", SIZE), &[("t", &sp)]));
