@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vs_io::{Committer, Device, Kind as DeviceKind, T1Object, TryRead};
+use vs_io::{Committer, Device, Kind as DeviceKind, Stored, T1Object, TryRead};
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
 use crate::event_loop::Loop;
+use crate::inline::admit;
 use crate::mailbox::{Committed, Message, SubData, Waiting, fail};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
 use crate::remote::{Object, RemoteKey, Submit};
@@ -278,7 +279,17 @@ impl Loop {
                         file.write(start, &data).map(|()| SubData::None).map_err(|e| fail(&e))
                     });
                 }
-                file.write(start, &op.data[span]).map_err(|e| fail(&e))
+                // The group commit that a FUA write waits for is quicker without stored pages.
+                let stored =
+                    if op.fua { Stored::No } else { file.store(start, &op.data[span.clone()]) };
+                if stored == Stored::Wanted {
+                    admit(&self.shared.pool, device);
+                }
+                if stored == Stored::Done {
+                    Ok(())
+                } else {
+                    file.write(start, &op.data[span]).map_err(|e| fail(&e))
+                }
             }
             Kind::Status => {
                 let mut runs = Vec::new();

@@ -27,7 +27,7 @@ pub enum Inline {
 }
 
 /// Has what is much used of a device become resident.
-fn admit(pool: &Pool, device: &Arc<Device>) {
+pub fn admit(pool: &Pool, device: &Arc<Device>) {
     let device = Arc::clone(device);
     pool.submit(move || {
         if let DeviceKind::File(file) = &device.kind {
