@@ -312,6 +312,19 @@ impl FileDevice {
         done.map_err(|e| DeviceError::os("flush", &self.name, &e))
     }
 
+    /// Writes, and waits until these bytes are durable: `write` and `sync_data` of them alone.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn write_through(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let lane = self.lanes().pop();
+        let done = write_dsync(lane.as_ref().unwrap_or(&self.file), offset, data);
+        if let Some(lane) = lane {
+            self.lanes().push(lane);
+        }
+        done.map_err(|e| DeviceError::os("write", &self.name, &e))
+    }
+
     fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<File>> {
         // It is changed by single calls only: a panic can't leave it torn.
         self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -434,6 +447,28 @@ impl FileDevice {
     }
 }
 
+/// Writes all of it, and waits until it is durable.
+fn write_dsync(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        let rest = &data[done..];
+        let iov = libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
+        let at = (offset + done as u64) as i64;
+        // SAFETY: `iov` points into `data`, which pwritev2 only reads.
+        let count =
+            unsafe { libc::pwritev2(file.as_raw_fd(), &raw const iov, 1, at, libc::RWF_DSYNC) };
+        if count > 0 {
+            done += count as usize;
+            continue;
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 fn unsupported(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -459,25 +494,7 @@ impl BlockingDevice for FileDevice {
     }
 
     fn write_durably(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let mut done = 0;
-        while done < data.len() {
-            let rest = &data[done..];
-            let base = rest.as_ptr().cast_mut().cast();
-            let iov = libc::iovec { iov_base: base, iov_len: rest.len() };
-            let at = (offset + done as u64) as i64;
-            let fd = self.file.as_raw_fd();
-            // SAFETY: `iov` points into `data`, which pwritev2 only reads.
-            match unsafe { libc::pwritev2(fd, &raw const iov, 1, at, libc::RWF_DSYNC) } {
-                count if count > 0 => done += count as usize,
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.raw_os_error() != Some(libc::EINTR) {
-                        return Err(DeviceError::os("write", &self.name, &error));
-                    }
-                }
-            }
-        }
-        Ok(())
+        write_dsync(&self.file, offset, data).map_err(|e| DeviceError::os("write", &self.name, &e))
     }
 
     fn sync(&mut self) -> Result<(), DeviceError> {

@@ -7,6 +7,7 @@ use vs_io::{Committer, Device, Kind as DeviceKind, Stored, T1Object, TryRead};
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
+use crate::durable::Durable;
 use crate::event_loop::Loop;
 use crate::inline::admit;
 use crate::mailbox::{Committed, Message, SubData, Waiting, fail};
@@ -266,6 +267,14 @@ impl Loop {
                     });
                 }
             },
+            Kind::Write if op.fua && !file.is_slow() => {
+                let part = op.part(at, leaf);
+                op.pending += 1;
+                counters.done(name, count, true);
+                let (t1, device) = (Arc::clone(t1), Arc::clone(device));
+                let durable = Durable { op: token, part, t1, device, start, at, length: count };
+                return self.durables.push(durable);
+            }
             Kind::Write => {
                 if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
                     op.touched.push(Arc::clone(device));
