@@ -1,4 +1,4 @@
-//! Files and block devices through the page cache.
+//! Files and block devices, through the page cache or past it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::{BlockingDevice, LABEL_AREA, UNIT};
+use crate::direct::Direct;
 use crate::error::{DeviceError, ErrorKind};
 use crate::resident::{Look, Residency, Resident};
 
@@ -53,6 +54,10 @@ pub struct FileDevice {
     file: File,
     size: u64,
     block: bool,
+    /// Set where the hosts' data goes past the page cache. Labels never do.
+    direct: Option<Direct>,
+    /// Somebody else's process or machine answers for the filesystem.
+    foreign: bool,
     resident: Option<Arc<Resident>>,
     /// When it was last made durable, by `millis`.
     synced: AtomicU64,
@@ -142,11 +147,39 @@ impl FileDevice {
 
     fn of(name: String, file: File, size: u64, block: bool) -> FileDevice {
         let (synced, slow_until) = (AtomicU64::default(), AtomicU64::default());
-        FileDevice { name, file, size, block, resident: None, synced, slow_until }
+        let foreign = is_foreign(&file);
+        let (direct, resident) = (None, None);
+        FileDevice { name, file, size, block, direct, foreign, resident, synced, slow_until }
     }
 
-    /// Has what is much used of it stay mapped, within that budget.
+    /// Has the hosts' data go past the page cache from now on.
+    ///
+    /// # Errors
+    /// `Invalid` where the filesystem can't.
+    pub fn go_direct(&mut self) -> Result<(), DeviceError> {
+        self.direct = Some(Direct::open(&self.name, &self.file)?);
+        Ok(())
+    }
+
+    /// True if the hosts' data goes past the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// True if a loop may try to read it and write to it: there is a page cache between, which
+    /// nobody else has to be asked for.
+    #[must_use]
+    pub fn may_inline(&self) -> bool {
+        self.direct.is_none() && !self.foreign
+    }
+
+    /// Has what is much used of it stay mapped, within that budget, where that is of use: behind
+    /// somebody else's filesystem even a store to a page in memory may have to wait.
     pub fn keep_resident(&mut self, residency: &Arc<Residency>) {
+        if !self.may_inline() {
+            return;
+        }
         match Resident::new(&self.file, self.size, residency) {
             Ok(resident) => self.resident = Some(resident),
             Err(error) => eprintln!("vswitchd engine: {}: can't be mapped: {error}", self.name),
@@ -230,6 +263,9 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says.
     pub fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Result<TryRead, DeviceError> {
+        if !self.may_inline() {
+            return Ok(TryRead::WouldBlock);
+        }
         let mut done = 0usize;
         while done < buffer.len() {
             let rest = &mut buffer[done..];
@@ -265,17 +301,26 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
-        self.file.read_exact_at(buffer, offset).map_err(|e| DeviceError::os("read", &self.name, &e))
+        let done = match &self.direct {
+            Some(direct) => direct.read(offset, buffer),
+            None => self.file.read_exact_at(buffer, offset),
+        };
+        done.map_err(|e| DeviceError::os("read", &self.name, &e))
     }
 
-    /// Writes all of it into the page cache.
+    /// Writes all of it, into the page cache unless it is direct.
     ///
     /// # Errors
     /// Whatever the device says.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let begun = millis();
-        let done = self.file.write_all_at(data, offset);
-        self.judge(begun);
+        let done = if let Some(direct) = &self.direct {
+            direct.write(offset, data)
+        } else {
+            let begun = millis();
+            let done = self.file.write_all_at(data, offset);
+            self.judge(begun);
+            done
+        };
         done.map_err(|e| DeviceError::os("write", &self.name, &e))
     }
 
@@ -297,12 +342,19 @@ impl FileDevice {
             return Ok(());
         }
         self.forget(offset, length);
-        let done = if self.block {
-            self.range_ioctl(BLKZEROOUT, offset, length)
-        } else if punch {
-            self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
-        } else {
-            self.fallocate(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
+        let make = |offset, length| {
+            let keep = libc::FALLOC_FL_KEEP_SIZE;
+            if self.block {
+                self.range_ioctl(BLKZEROOUT, offset, length)
+            } else if punch {
+                self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | keep, offset, length)
+            } else {
+                self.fallocate(libc::FALLOC_FL_ZERO_RANGE | keep, offset, length)
+            }
+        };
+        let done = match &self.direct {
+            Some(direct) => direct.zero(offset, length, make),
+            None => make(offset, length),
         };
         match done {
             Ok(()) => Ok(()),
@@ -323,7 +375,7 @@ impl FileDevice {
     /// True if zeroing is quicker than writing zeroes.
     #[must_use]
     pub fn zeroes_fast(&self) -> bool {
-        !self.block
+        !self.block && !self.foreign
     }
 
     /// Gives the range back; it reads as zeroes afterwards, so that all legs of a mirror agree.
@@ -403,6 +455,20 @@ impl FileDevice {
         let text = format!("{}: {what} past the end at {offset}; has it shrunk?", self.name);
         DeviceError::new(ErrorKind::Io, text)
     }
+}
+
+/// True if the filesystem asks another process or another machine for everything.
+fn is_foreign(file: &File) -> bool {
+    // FUSE, NFS, CIFS, SMB2, Ceph, 9P, AFS: linux/magic.h and the filesystems' own sources.
+    const MAGICS: [u32; 7] =
+        [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997, 0x5346_414f];
+    // SAFETY: an all-zero statfs is valid, and the call writes one.
+    let (told, found) = unsafe {
+        let mut found: libc::statfs = std::mem::zeroed();
+        (libc::fstatfs(file.as_raw_fd(), &raw mut found), found)
+    };
+    // A filesystem that can't be asked is not one to wait for on a loop.
+    told != 0 || MAGICS.contains(&(found.f_type as u32))
 }
 
 fn unsupported(error: &io::Error) -> bool {

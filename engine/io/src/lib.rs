@@ -1,9 +1,10 @@
 //! Devices and what lies on them: files, block devices and NBD servers, their labels, the
-//! T1 objects that the labels hold, and the pool on which blocking work is done.
+//! T1 objects that the labels hold, and the pools on which blocking work is done.
 
 pub mod alloc;
 pub mod commit;
 pub mod device;
+pub mod direct;
 pub mod error;
 pub mod file;
 pub mod guard;
@@ -18,6 +19,6 @@ pub use device::{BlockingDevice, Device, Kind};
 pub use error::{DeviceError, ErrorKind};
 pub use file::{FileDevice, Stored, TryRead};
 pub use label::{Entry, ExtentSpec, Label, T1Spec};
-pub use pool::Pool;
+pub use pool::{Full, Pool};
 pub use resident::{Look, Residency};
 pub use t1::{T1Object, T1Table};

@@ -34,7 +34,7 @@ pub struct T1Object {
     pub spec: T1Spec,
     size: u64,
     runs: Vec<Run>,
-    in_files: bool,
+    may_inline: bool,
     gate: Arc<Gate>,
 }
 
@@ -70,10 +70,10 @@ impl T1Object {
         self.gate.pending.load(Ordering::SeqCst)
     }
 
-    /// True if it lies in files and block devices alone.
+    /// True if a loop may try requests on it by itself, on all of its devices.
     #[must_use]
-    pub fn in_files(&self) -> bool {
-        self.in_files
+    pub fn may_inline(&self) -> bool {
+        self.may_inline
     }
 
     /// The devices that it lies on, each once.
@@ -372,7 +372,7 @@ impl T1Table {
     /// # Errors
     /// When it can't be read or is not this cluster's.
     pub fn label(&self, device: &Device) -> Result<Label, DeviceError> {
-        let _change = self.change();
+        // Its own lock is enough: a device that does not answer keeps no other from its turn.
         self.read_label(device)
     }
 
@@ -445,9 +445,9 @@ impl T1Table {
         }
         let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
         gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
-        let in_files = runs.iter().all(|run| matches!(run.device.kind, Kind::File(_)));
+        let may_inline = runs.iter().all(|run| run.device.may_inline());
         let (spec, size) = (entry.t1.clone(), entry.ready);
-        let object = Arc::new(T1Object { spec, size, runs, in_files, gate });
+        let object = Arc::new(T1Object { spec, size, runs, may_inline, gate });
         self.swap(|objects| drop(objects.insert(entry.t1.id.clone(), object)));
         Ok(())
     }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use vs_io::device::{self, LABEL_AREA, UNIT};
 use vs_io::label::{self, Found};
 use vs_io::{
-    BlockingDevice, Committer, Device, Entry, ErrorKind, ExtentSpec, Kind, Label, Pool, T1Spec,
-    T1Table, TryRead, alloc,
+    BlockingDevice, Committer, Device, Entry, ErrorKind, ExtentSpec, Kind, Label, T1Spec, T1Table,
+    TryRead, alloc,
 };
 
 const SIZE: u64 = 64 << 20;
@@ -31,22 +31,18 @@ impl Disk {
         format!("file:{}", self.path.display())
     }
 
+    fn open(&self) -> (Kind, Box<dyn BlockingDevice>) {
+        device::open(&self.uri(), &device::Options::default()).unwrap()
+    }
+
     fn blocking(&self) -> Box<dyn BlockingDevice> {
-        device::open(&self.uri(), 0, &[], None).unwrap().1
+        self.open().1
     }
 
     fn device(&self, id: &str) -> Arc<Device> {
-        let (kind, mut blocking) = device::open(&self.uri(), 0, &[], None).unwrap();
+        let (kind, mut blocking) = self.open();
         let label = label::claim(&mut *blocking, "c1", id).unwrap();
-        let committer = Committer::default();
-        Arc::new(Device {
-            id: label.device,
-            uri: self.uri(),
-            size: label.size,
-            kind,
-            committer,
-            slot: 0,
-        })
+        Arc::new(Device::new(&self.uri(), &label, kind, 2, 0))
     }
 }
 
@@ -95,15 +91,14 @@ fn foreign_data_is_refused_by_its_name() {
 fn paths_outside_the_roots_are_refused() {
     let disk = Disk::new();
     let elsewhere = tempfile::tempdir().unwrap();
-    let refused = device::open(&disk.uri(), 0, &[elsewhere.path().into()], None).err().unwrap();
+    let roots = [elsewhere.path().into()];
+    let only_there = device::Options { roots: &roots, ..device::Options::default() };
+    let refused = device::open(&disk.uri(), &only_there).err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Invalid);
     let link = elsewhere.path().join("link");
     std::os::unix::fs::symlink(&disk.path, &link).unwrap();
     let uri = format!("file:{}", link.display());
-    assert!(
-        device::open(&uri, 0, &[elsewhere.path().into()], None).is_err(),
-        "links are followed first"
-    );
+    assert!(device::open(&uri, &only_there).is_err(), "links are followed first");
 }
 
 #[test]
@@ -201,13 +196,12 @@ fn an_object_moves_to_the_sp_that_adopts_it() {
 fn flushes_that_wait_share_one_sync() {
     let disk = Disk::new();
     let device = disk.device("d1");
-    let pool = Arc::new(Pool::new(2));
     let (sender, receiver) = std::sync::mpsc::channel();
     for index in 0..50 {
         let sender = sender.clone();
         let done =
             Box::new(move |result: Result<f64, _>| sender.send((index, result.is_ok())).unwrap());
-        Committer::flush(&device, &pool, done);
+        Committer::flush(&device, done);
     }
     drop(sender);
     let mut answered: Vec<_> = receiver.iter().collect();

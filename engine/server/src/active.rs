@@ -26,7 +26,8 @@ pub struct Active {
     pub leaves: Vec<Leaf>,
     pub peers: Vec<Arc<str>>,
     pub epoch: u64,
-    /// All of it is in files here, so that requests can be carried out without an operation.
+    /// All of it is in files here whose page cache a loop may use by itself, so that requests can
+    /// be carried out without an operation.
     pub inline: bool,
     /// Zeroes are made on every leaf without being written.
     pub fast_zero: bool,
@@ -44,8 +45,9 @@ impl Active {
                 Place::Local => t1s.get(&leaf.t1).map_or(Leaf::Missing, Leaf::Local),
             })
             .collect();
-        let in_files = |leaf: &Leaf| matches!(leaf, Leaf::Local(t1) if t1.in_files());
-        let inline = tree.is_owner() && !tree.has_hole() && leaves.iter().all(in_files);
+        let here = tree.is_owner() && !tree.has_hole();
+        let may_inline = |leaf: &Leaf| matches!(leaf, Leaf::Local(t1) if t1.may_inline());
+        let inline = here && leaves.iter().all(may_inline);
         let quick = |leaf: &Leaf| match leaf {
             Leaf::Local(t1) => t1.devices().iter().all(|device| match &device.kind {
                 Kind::File(file) => file.zeroes_fast(),
@@ -53,7 +55,7 @@ impl Active {
             }),
             _ => false,
         };
-        let fast_zero = inline && leaves.iter().all(quick);
+        let fast_zero = here && leaves.iter().all(quick);
         let peers = tree.peers().iter().map(|peer| peer.sp.as_str().into()).collect();
         let epoch = tree.spec().epoch;
         Active { tree, leaves, peers, epoch, inline, fast_zero, pinned }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use vs_io::{Committer, Device, DeviceError, T1Spec, device, label};
+use vs_io::{Device, DeviceError, T1Spec, device, label};
 
 use crate::active::{Leaf, Volume};
 use crate::control::{Engine, Failure, json, lock, parse};
@@ -12,20 +12,39 @@ use crate::mailbox::Message;
 use crate::shapes::{DeviceShape, FreeRun, T1Shape};
 
 impl Engine {
-    /// Opens a device, labelling it as `id` if it is blank; gives its JSON.
+    /// Opens a device, labelling it as `id` if it is blank; gives its JSON. With `direct` hosts'
+    /// data goes past the page cache.
     ///
     /// # Errors
-    /// When it can't be opened, is foreign, or is open already under another URI.
-    pub fn device_add(&self, uri: &str, create_size: u64, id: &str) -> Result<String, Failure> {
+    /// When it can't be opened, is foreign, or is open already under another URI or the other
+    /// way.
+    pub fn device_add(
+        &self,
+        uri: &str,
+        create_size: u64,
+        id: &str,
+        direct: bool,
+    ) -> Result<String, Failure> {
         let known = self.shared.devices();
         if let Some(device) = known.values().find(|device| device.uri == uri) {
+            if device.is_direct() != direct {
+                let how = if direct { "without" } else { "with" };
+                let text = format!(
+                    "{uri}: is open {how} --direct; move its data away, remove the device and add \
+                     it anew, or leave it as it is"
+                );
+                return Err(Failure::new("precondition", text));
+            }
             return json(&self.device_shape(device));
         }
         let config = &self.shared.config;
-        let (kind, mut blocking) = {
-            let residency = self.shared.residency.as_ref();
-            device::open(uri, create_size, &config.device_roots, residency)?
+        let options = device::Options {
+            create_size,
+            direct,
+            roots: &config.device_roots,
+            residency: self.shared.residency.as_ref(),
         };
+        let (kind, mut blocking) = device::open(uri, &options)?;
         let label = label::claim(&mut *blocking, &config.cluster_id, id)?;
         if label.size > blocking.size() {
             let text =
@@ -36,14 +55,8 @@ impl Engine {
             let text = format!("{uri}: is device {}, open as {}", label.device, other.uri);
             return Err(Failure::new("exists", text));
         }
-        let device = Arc::new(Device {
-            id: label.device.clone(),
-            uri: uri.to_owned(),
-            size: label.size,
-            kind,
-            committer: Committer::default(),
-            slot: self.shared.next_slot.fetch_add(1, Ordering::Relaxed),
-        });
+        let slot = self.shared.next_slot.fetch_add(1, Ordering::Relaxed);
+        let device = Arc::new(Device::new(uri, &label, kind, config.pool_threads, slot));
         {
             let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
             let mut next = (**devices).clone();
@@ -85,6 +98,7 @@ impl Engine {
             uri: device.uri.clone(),
             size: device.size,
             unit: device::UNIT,
+            direct: device.is_direct(),
             up: true,
             free: Vec::new(),
             error: String::new(),

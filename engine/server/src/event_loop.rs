@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use vs_io::{Device, Kind as DeviceKind, Pool, Residency, T1Table};
+use vs_io::{Device, Kind as DeviceKind, Residency, T1Table};
 use vs_tree::Piece;
 use vs_wire::nbd::handshake::Handshake;
 
@@ -39,7 +39,6 @@ pub struct Shared {
     pub t1s: T1Table,
     pub devices: RwLock<Arc<HashMap<String, Arc<Device>>>>,
     pub volumes: RwLock<HashMap<String, Arc<Volume>>>,
-    pub pool: Arc<Pool>,
     pub mailboxes: Vec<Mailbox>,
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,

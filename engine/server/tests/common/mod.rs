@@ -40,7 +40,7 @@ impl Sp {
         let disk = dir.join(name);
         let uri = format!("file:{}", disk.display());
         let size = if disk.exists() { 0 } else { 32 * MIB };
-        engine.device_add(&uri, size, &format!("d-{name}")).unwrap();
+        engine.device_add(&uri, size, &format!("d-{name}"), false).unwrap();
         engine.t1_put(&t1(name).to_string(), 1).unwrap();
         Sp { name, engine, nbd, peer }
     }
