@@ -212,4 +212,5 @@ class FakeEngine:
 
     def metrics(self) -> str:
         empty = {"volumes": [], "devices": [], "peers": [], "sessions": {}}
-        return json.dumps({**empty, "protocol_errors": 0, "fencing_rejections": 0})
+        counts = {"protocol_errors": 0, "fencing_rejections": 0, "resident_bytes": 0}
+        return json.dumps({**empty, **counts})

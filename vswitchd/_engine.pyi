@@ -10,7 +10,8 @@ class EngineError(Exception): ...
 class Engine:
     def __init__(self, config: str) -> None:
         """Starts the event loops. Config: cluster_id, sp, incarnation, loops, pool_threads,
-        hold_seconds, max_inflight_bytes_per_connection, max_connections, device_roots."""
+        hold_seconds, max_inflight_bytes_per_connection, max_connections, device_roots,
+        resident_percent, spin_microseconds."""
 
     def listen_nbd(self, address: str) -> str:
         """Serves NBD at "host:port" or "unix:/path"; returns the bound address."""

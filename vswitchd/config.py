@@ -33,7 +33,8 @@ class Controller:
 @dataclass
 class Processor:
     """[processor]. `loops` 0: one for each core. `hold_seconds`: how long I/O waits for a peer
-    or a new tree before the host gets an error."""
+    or a new tree before the host gets an error. `spin_microseconds`: how long a busy event loop
+    looks for more to do before it sleeps; 0: not at all."""
 
     name: str = ""
     state: Path = field(default=Path("/var/lib/vswitchd/sp"))
@@ -45,14 +46,18 @@ class Processor:
     loops: int = 0
     device_root: list[str] = field(default_factory=list)
     hold_seconds: float = 120.0
+    spin_microseconds: int = 50
 
 
 @dataclass
 class Limits:
-    """[limits]. Bytes of requests in flight for each connection, and connections in all."""
+    """[limits]. Bytes of requests in flight for each connection, connections in all, and how much
+    of the memory that the process may have is for file and block devices to be kept mapped and
+    locked in."""
 
     inflight_bytes: int = 128 << 20
     connections: int = 4096
+    resident_percent: int = 12
 
 
 @dataclass

@@ -49,6 +49,7 @@ ENGINE = {
     "sessions": {"nbd_tcp": 3},
     "protocol_errors": 1,
     "fencing_rejections": 9,
+    "resident_bytes": 1048576,
 }
 
 EXPECTED = {
@@ -74,6 +75,7 @@ EXPECTED = {
     ("vswitchd_sessions", ("transport", "nbd_tcp")): 3,
     ("vswitchd_protocol_errors_total", None): 1,
     ("vswitchd_fencing_rejections_total", None): 9,
+    ("vswitchd_resident_bytes", None): 1048576,
 }
 
 

@@ -144,4 +144,8 @@ class EngineCollector(Collector):
         protocol.add_metric([], found["protocol_errors"])
         fenced = CounterMetricFamily(PREFIX + "fencing_rejections", "I/O refused for its epoch.")
         fenced.add_metric([], found["fencing_rejections"])
-        yield from (up, trip, sessions, protocol, fenced)
+        resident = GaugeMetricFamily(
+            PREFIX + "resident_bytes", "Of devices, mapped and locked in memory."
+        )
+        resident.add_metric([], found["resident_bytes"])
+        yield from (up, trip, sessions, protocol, fenced, resident)

@@ -180,6 +180,8 @@ class StorageProcessor:
                 "hold_seconds": settings.hold_seconds,
                 "max_inflight_bytes_per_connection": limits.inflight_bytes,
                 "max_connections": limits.connections,
+                "spin_microseconds": settings.spin_microseconds,
+                "resident_percent": limits.resident_percent,
                 "device_roots": [str(Path(root).resolve()) for root in settings.device_root],
             }
         )

@@ -88,12 +88,6 @@ impl Device {
         }
     }
 
-    /// True if a loop may try requests on it by itself.
-    #[must_use]
-    pub fn may_inline(&self) -> bool {
-        matches!(&self.kind, Kind::File(file) if file.may_inline())
-    }
-
     /// True if hosts' data goes past this machine's page cache by the administrator's wish.
     #[must_use]
     pub fn is_direct(&self) -> bool {

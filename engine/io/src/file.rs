@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::device::{BlockingDevice, LABEL_AREA, UNIT};
@@ -20,10 +20,12 @@ const BLKFLSBUF: libc::c_ulong = 0x1261;
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Zeroes are written in pieces of this where the kernel can't make them.
 const ZERO_CHUNK: u64 = 1 << 20;
-/// Writes of up to this are stored into resident pages.
-const STORED: usize = 64 << 10;
+/// Writes of up to this are stored into resident pages whether these are dirty or not.
+const SMALL: usize = 64 << 10;
 /// Milliseconds after an fdatasync during which another one is likely.
 const SYNCED_OFTEN: u64 = 100;
+/// Commits of one device that may run at a time: while one waits for the disk, the next has begun.
+pub const LANES: usize = 3;
 /// Milliseconds of a write that has waited for something, and for how long others are then
 /// expected to.
 const SLOW: u64 = 20;
@@ -52,6 +54,10 @@ pub enum Stored {
 pub struct FileDevice {
     name: String,
     file: File,
+    /// The same file opened once more for each fdatasync that may run at a time. The kernel
+    /// tells each open file once of an error: two that share one could have the error of both
+    /// told to one of them. Opened with the device, since a later one may miss what came before.
+    lanes: Mutex<Vec<File>>,
     size: u64,
     block: bool,
     /// Set where the hosts' data goes past the page cache. Labels never do.
@@ -128,7 +134,12 @@ impl FileDevice {
         if size < LABEL_AREA + UNIT {
             return Err(invalid(format!("{size} bytes are too small; 5 MiB at least")));
         }
-        Ok(FileDevice::of(name.to_owned(), file, size, block))
+        let device = FileDevice::of(name.to_owned(), file, size, block);
+        for _ in 0..LANES {
+            let lane = device.reopen()?.file;
+            device.lanes().push(lane);
+        }
+        Ok(device)
     }
 
     /// The same file opened once more. Not a duplicate: a write-back error is reported once
@@ -148,8 +159,9 @@ impl FileDevice {
     fn of(name: String, file: File, size: u64, block: bool) -> FileDevice {
         let (synced, slow_until) = (AtomicU64::default(), AtomicU64::default());
         let foreign = is_foreign(&file);
+        let lanes = Mutex::default();
         let (direct, resident) = (None, None);
-        FileDevice { name, file, size, block, direct, foreign, resident, synced, slow_until }
+        FileDevice { name, file, lanes, size, block, direct, foreign, resident, synced, slow_until }
     }
 
     /// Has the hosts' data go past the page cache from now on.
@@ -207,28 +219,32 @@ impl FileDevice {
         }
     }
 
-    /// A page of it that `look` found at this address could not be had: its window is mapped no
-    /// more, so that requests get their error from the kernel. Nothing, if it lies elsewhere.
-    pub fn faulted(&self, address: *const u8) {
+    /// A page that `look` found in this range could not be had: it is mapped no more, so that
+    /// requests get their error from the kernel. Nothing, if the address is of another device.
+    pub fn faulted(&self, address: *const u8, length: u64) {
         if let Some(resident) = &self.resident
             && let Some(offset) = resident.offset_of(address)
         {
-            resident.forget(offset, 1);
+            resident.forget(offset, length);
         }
     }
 
     /// Stores into resident memory where that is quicker than `write`. Each fdatasync makes the
     /// kernel take away the right to store to what it cleans, page by page, so between frequent
-    /// ones `write` is quicker; for large pieces it is anyway.
+    /// ones `write` is quicker, and so it is for large pieces that are not dirty yet.
     pub fn store(&self, offset: u64, data: &[u8]) -> Stored {
         let Some(resident) = &self.resident else { return Stored::No };
-        let begun = millis();
-        if data.len() > STORED || begun < self.synced.load(Ordering::Relaxed) + SYNCED_OFTEN {
+        let (begun, synced) = (millis(), self.synced.load(Ordering::Relaxed));
+        let length = data.len() as u64;
+        if begun < synced + SYNCED_OFTEN
+            || (data.len() > SMALL && !resident.is_warm(offset, length, synced, begun))
+        {
             return Stored::No;
         }
-        match resident.look(offset, data.len() as u64) {
-            Look::Here(to) => {
-                let done = resident.store(offset, to, data);
+        match resident.look(offset, length) {
+            Look::Here(_) => {
+                let done = resident.store(offset, data);
+                resident.note_written(offset, length, begun);
                 self.judge(begun);
                 if done.is_ok() { Stored::Done } else { Stored::No }
             }
@@ -242,7 +258,7 @@ impl FileDevice {
     #[must_use]
     pub fn is_slow(&self) -> bool {
         let until = self.slow_until.load(Ordering::Relaxed);
-        until > 0 && millis() < until
+        !self.may_inline() || (until > 0 && millis() < until)
     }
 
     /// Notes how long a write took that began then.
@@ -318,19 +334,32 @@ impl FileDevice {
         } else {
             let begun = millis();
             let done = self.file.write_all_at(data, offset);
+            if let Some(resident) = &self.resident {
+                resident.note_written(offset, data.len() as u64, begun);
+            }
             self.judge(begun);
             done
         };
         done.map_err(|e| DeviceError::os("write", &self.name, &e))
     }
 
-    /// fdatasync.
+    /// fdatasync; at most `LANES` at once.
     ///
     /// # Errors
     /// Whatever the device says; never retry into success.
     pub fn sync_data(&self) -> Result<(), DeviceError> {
         self.synced.store(millis(), Ordering::Relaxed);
-        self.file.sync_data().map_err(|e| DeviceError::os("flush", &self.name, &e))
+        let lane = self.lanes().pop();
+        let done = lane.as_ref().unwrap_or(&self.file).sync_data();
+        if let Some(lane) = lane {
+            self.lanes().push(lane);
+        }
+        done.map_err(|e| DeviceError::os("flush", &self.name, &e))
+    }
+
+    fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<File>> {
+        // It is changed by single calls only: a panic can't leave it torn.
+        self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Makes the range read as zeroes; leaves a hole where `punch` allows and the kernel can.

@@ -33,7 +33,17 @@ const WANTED_MORE: u32 = 64;
 const RESIDENT: u32 = 1 << 31;
 const USED: u32 = 1 << 30;
 const WAITING: u32 = 1 << 29;
+/// Below these bits: requests so far while the window is away, and while it is here when it was
+/// last written, by `second`, or 0.
 const COUNT: u32 = WAITING - 1;
+/// Seconds for which what was written is taken to be still dirty; the kernel writes it back after
+/// thirty, or when there is much of it.
+const WARM: u32 = 5;
+
+/// The second of a time in milliseconds, as windows keep it.
+fn second(millis: u64) -> u32 {
+    (millis / 1024) as u32 & COUNT
+}
 
 /// What a look for resident memory found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +210,33 @@ impl Resident {
         found
     }
 
+    /// True if the range is likely to be dirty: written not long before `now`, and after `synced`,
+    /// which are in milliseconds. A store to a page that is not dirty is a fault.
+    #[must_use]
+    pub fn is_warm(&self, offset: u64, length: u64, synced: u64, now: u64) -> bool {
+        offset + length <= self.length
+            && Self::span(offset, length).all(|index| {
+                let written = self.windows[index].load(Ordering::Relaxed) & COUNT;
+                written > second(synced) && second(now) <= written + WARM
+            })
+    }
+
+    /// Notes that the range is written at `now`, in milliseconds.
+    pub fn note_written(&self, offset: u64, length: u64, now: u64) {
+        if offset + length > self.length {
+            return;
+        }
+        for index in Self::span(offset, length) {
+            let window = &self.windows[index];
+            let state = window.load(Ordering::Relaxed);
+            if state & RESIDENT != 0 && state & COUNT != second(now) {
+                // If it has changed meanwhile, this note is not worth another try.
+                let noted = state & !COUNT | second(now);
+                let _ = window.compare_exchange(state, noted, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Counts a request on a window that is away; true if it waits to be mapped now.
     fn count(&self, index: usize) -> bool {
         let window = &self.windows[index];
@@ -266,7 +303,7 @@ impl Resident {
             if !self.residency.off.swap(true, Ordering::Relaxed) {
                 eprintln!(
                     "vswitchd engine: can't keep pages in memory ({}): requests will be slower; \
-                     raise LimitMEMLOCK, or lower `resident_bytes`",
+                     raise LimitMEMLOCK, or lower `resident_percent`",
                     io::Error::last_os_error()
                 );
             }
@@ -310,12 +347,14 @@ impl Resident {
         }
     }
 
-    /// Copies to resident memory that `look` found.
+    /// Copies to a range that `look` found here.
     ///
     /// # Errors
     /// `Fault` if a page can't be had; some bytes may be stored.
-    pub fn store(&self, offset: u64, to: *mut u8, data: &[u8]) -> Result<(), guard::Fault> {
-        // SAFETY: `to` came from `look` for `data.len()` bytes, so it lies in our mapping.
+    pub fn store(&self, offset: u64, data: &[u8]) -> Result<(), guard::Fault> {
+        assert!(offset + data.len() as u64 <= self.length, "within the mapping");
+        let to = self.base.wrapping_add(offset as usize);
+        // SAFETY: the range lies in our mapping.
         let done = unsafe { guard::copy(to, data.as_ptr(), data.len()) };
         if done.is_err() {
             self.forget(offset, data.len() as u64);

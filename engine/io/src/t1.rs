@@ -34,7 +34,7 @@ pub struct T1Object {
     pub spec: T1Spec,
     size: u64,
     runs: Vec<Run>,
-    may_inline: bool,
+    in_files: bool,
     gate: Arc<Gate>,
 }
 
@@ -70,10 +70,10 @@ impl T1Object {
         self.gate.pending.load(Ordering::SeqCst)
     }
 
-    /// True if a loop may try requests on it by itself, on all of its devices.
+    /// True if it lies in files and block devices alone.
     #[must_use]
-    pub fn may_inline(&self) -> bool {
-        self.may_inline
+    pub fn in_files(&self) -> bool {
+        self.in_files
     }
 
     /// The devices that it lies on, each once.
@@ -445,9 +445,9 @@ impl T1Table {
         }
         let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
         gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
-        let may_inline = runs.iter().all(|run| run.device.may_inline());
+        let in_files = runs.iter().all(|run| matches!(run.device.kind, Kind::File(_)));
         let (spec, size) = (entry.t1.clone(), entry.ready);
-        let object = Arc::new(T1Object { spec, size, runs, may_inline, gate });
+        let object = Arc::new(T1Object { spec, size, runs, in_files, gate });
         self.swap(|objects| drop(objects.insert(entry.t1.id.clone(), object)));
         Ok(())
     }

@@ -26,9 +26,6 @@ pub struct Active {
     pub leaves: Vec<Leaf>,
     pub peers: Vec<Arc<str>>,
     pub epoch: u64,
-    /// All of it is in files here whose page cache a loop may use by itself, so that requests can
-    /// be carried out without an operation.
-    pub inline: bool,
     /// Zeroes are made on every leaf without being written.
     pub fast_zero: bool,
     /// Mirrors are read from their first in-sync leg only, until a resync is done.
@@ -45,9 +42,7 @@ impl Active {
                 Place::Local => t1s.get(&leaf.t1).map_or(Leaf::Missing, Leaf::Local),
             })
             .collect();
-        let here = tree.is_owner() && !tree.has_hole();
-        let may_inline = |leaf: &Leaf| matches!(leaf, Leaf::Local(t1) if t1.may_inline());
-        let inline = here && leaves.iter().all(may_inline);
+        let whole = tree.is_owner() && !tree.has_hole();
         let quick = |leaf: &Leaf| match leaf {
             Leaf::Local(t1) => t1.devices().iter().all(|device| match &device.kind {
                 Kind::File(file) => file.zeroes_fast(),
@@ -55,10 +50,10 @@ impl Active {
             }),
             _ => false,
         };
-        let fast_zero = here && leaves.iter().all(quick);
+        let fast_zero = whole && leaves.iter().all(quick);
         let peers = tree.peers().iter().map(|peer| peer.sp.as_str().into()).collect();
         let epoch = tree.spec().epoch;
-        Active { tree, leaves, peers, epoch, inline, fast_zero, pinned }
+        Active { tree, leaves, peers, epoch, fast_zero, pinned }
     }
 }
 

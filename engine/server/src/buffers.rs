@@ -5,8 +5,8 @@ use std::ops::{Deref, DerefMut};
 /// The smallest, and the bytes that a loop keeps at most.
 const SMALLEST: usize = 4096;
 const KEPT: usize = 16 << 20;
-/// Powers of two from `SMALLEST` to 32 MiB, the largest request.
-const CLASSES: usize = 14;
+/// Powers of two from `SMALLEST` on; the largest is all that is kept.
+const CLASSES: usize = 13;
 
 /// Bytes of one payload. What it held before is never shown: whoever takes one writes all of it
 /// before it is read.

@@ -26,10 +26,10 @@ pub struct Config {
     pub max_inflight_bytes_per_connection: u64,
     #[serde(default = "connections")]
     pub max_connections: usize,
-    /// Bytes of file devices that may be kept mapped and locked in memory; 0: none. Without it
-    /// an eighth of the memory that this process may have.
-    #[serde(default)]
-    pub resident_bytes: Option<u64>,
+    /// Percent of the memory that this process may have, for file devices to be kept mapped and
+    /// locked in; 0: none.
+    #[serde(default = "resident_percent")]
+    pub resident_percent: u64,
     /// How long a loop that is busy looks for more to do before it sleeps; 0: not at all.
     #[serde(default = "spin_microseconds")]
     pub spin_microseconds: u64,
@@ -52,6 +52,10 @@ fn inflight() -> u64 {
 
 fn connections() -> usize {
     4096
+}
+
+fn resident_percent() -> u64 {
+    12
 }
 
 fn spin_microseconds() -> u64 {
@@ -80,7 +84,7 @@ impl Config {
     /// The budget for resident pages in bytes.
     #[must_use]
     pub fn residency(&self) -> u64 {
-        self.resident_bytes.unwrap_or_else(|| memory() / 8)
+        memory() / 100 * self.resident_percent.min(100)
     }
 
     /// How many loops to start.

@@ -1,9 +1,11 @@
 //! A connection that was accepted: what it has received, and how far it has come.
 
+use std::io;
 use std::time::Instant;
 
 use vs_wire::nbd::handshake::Handshake;
-use vs_wire::nbd::transmission::Style;
+use vs_wire::nbd::transmission::{Request, Style, request_header};
+use vs_wire::peer;
 
 use crate::buffers::Buffer;
 use crate::metrics::Transport;
@@ -15,12 +17,21 @@ use crate::socket::Stream;
 
 /// One receive takes at most this.
 pub const INPUT: usize = 256 << 10;
+/// Payloads up to this wait in the input buffer; larger ones get one of their own.
+pub const SMALL: usize = 64 << 10;
 /// Input buffers that a loop keeps for whoever receives next.
 const SPARE: usize = 4;
 
-/// A large payload on its way in.
-pub struct Incoming<H> {
-    pub header: H,
+/// A request's header, as its protocol has it.
+#[derive(Clone, Copy)]
+pub enum Header {
+    Nbd(Request),
+    Peer(peer::Request),
+}
+
+/// A request whose payload is received into a buffer of its own.
+pub struct Large {
+    pub header: Header,
     pub data: Buffer,
     pub filled: usize,
 }
@@ -85,6 +96,11 @@ pub struct Conn {
     pub transport: Transport,
     pub protocol: Protocol,
     pub input: Input,
+    /// A large payload on its way in.
+    pub large: Option<Large>,
+    /// The last payload was large: the next header is received alone, so that nothing of what
+    /// follows has to be copied to where it belongs.
+    pub streams: bool,
     pub out: Out,
     pub events: u32,
     pub inflight: u32,
@@ -110,6 +126,32 @@ impl Conn {
             Protocol::Nbd(_) => false,
             Protocol::Peer(session) => !session.is_ready(),
         }
+    }
+
+    /// Receives once: how many bytes came, and whether there are likely more.
+    pub fn receive(&mut self, spare: &mut Vec<Vec<u8>>) -> io::Result<(usize, bool)> {
+        if let Some(large) = &mut self.large {
+            let target = &mut large.data[large.filled..];
+            let wanted = target.len();
+            let count = self.stream.recv(target)?;
+            large.filled += count;
+            return Ok((count, count == wanted));
+        }
+        let header = match &self.protocol {
+            Protocol::Nbd(session) => request_header(session.style == Style::Extended),
+            _ => peer::REQUEST_LEN,
+        };
+        let alone = self.streams && self.input.bytes().is_empty();
+        let room = self.input.room(spare);
+        let target = if alone { &mut room[..header] } else { room };
+        let count = self.stream.recv(target)?;
+        self.input.end += count;
+        Ok((count, alone && count == header))
+    }
+
+    /// The large request whose payload is all there.
+    pub fn take_large(&mut self) -> Option<Large> {
+        self.large.take_if(|large| large.filled == large.data.len())
     }
 
     pub fn style(&self) -> Style {

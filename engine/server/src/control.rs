@@ -488,6 +488,7 @@ impl Engine {
             sessions: all.sessions,
             protocol_errors: all.protocol_errors,
             fencing_rejections: all.fencing_rejections,
+            resident_bytes: self.shared.residency.as_ref().map_or(0, |r| r.bytes()),
         })
     }
 }

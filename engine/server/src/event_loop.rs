@@ -5,22 +5,23 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use vs_io::{Device, Kind as DeviceKind, Residency, T1Table};
+use rustc_hash::FxHashMap;
+use vs_io::{Device, Residency, T1Table};
 use vs_tree::Piece;
-use vs_wire::nbd::handshake::Handshake;
 
 use crate::active::{Active, Volume};
 use crate::buffers::Buffers;
+use crate::clock::Clock;
 use crate::config::Config;
-use crate::conn::{Conn, Input, Protocol};
-use crate::mailbox::{Mailbox, Message};
+use crate::conn::Conn;
+use crate::mailbox::{Mailbox, Message, Waiting};
 use crate::metrics::{DeviceTable, LoopMetrics, Tally, Transport, VolumeCounters};
 use crate::op::{Fail, Op};
-use crate::out::{Failed, Out, Room};
+use crate::out::Room;
 use crate::peer_server::{PeerSession, Registry};
 use crate::remote::{Remote, RemoteKey};
 use crate::slab::{Slab, Token};
-use crate::socket::{Epoll, IN, Listener, OUT, Stream};
+use crate::socket::{Epoll, IN, Listener};
 use crate::spin::Spin;
 
 const TAG_MAILBOX: u64 = 0;
@@ -79,7 +80,7 @@ pub struct Loop {
     pub conns: Slab<Conn>,
     pub ops: Slab<Op>,
     pub remotes: Slab<Remote>,
-    pub remote_by_key: HashMap<RemoteKey, Token>,
+    pub remote_by_key: FxHashMap<RemoteKey, Token>,
     pub volumes: Slab<LoopVolume>,
     pub volume_by_id: HashMap<String, Token>,
     pub devices: DeviceTable,
@@ -87,13 +88,13 @@ pub struct Loop {
     /// Input buffers that no connection uses.
     pub spare: Vec<Vec<u8>>,
     /// Connections that have resident pages still to send.
-    lending: Vec<Token>,
+    pub lending: Vec<Token>,
     /// FUA writes and flushes that wait for a commit to be asked for, by device.
     /// Reads and writes of the batch that is being parsed.
     pub tally: Tally,
     /// Scratch of `inline`: addresses and lengths of resident memory.
     pub found: Vec<(usize, usize)>,
-    pub commits: Vec<(Arc<Device>, Vec<(Token, u32)>)>,
+    pub commits: Vec<(Arc<Device>, Waiting)>,
     /// Scratch for `Out::flush`.
     pub room: Room,
     /// Connections whose buffered input may go on.
@@ -105,12 +106,13 @@ pub struct Loop {
     pub granted: Vec<Token>,
     pub pieces: Vec<Piece>,
     pub now: Instant,
+    pub clock: Clock,
     pub spread: u64,
     pub protocol_errors: u64,
     pub fencing_rejections: u64,
     next_tick: Option<Instant>,
     next_loop: usize,
-    shutdown: Option<Sender<()>>,
+    pub shutdown: Option<Sender<()>>,
     /// Answered when a volume has no session left.
     leaving: Vec<(Token, Sender<()>)>,
     exit: bool,
@@ -129,7 +131,7 @@ impl Loop {
             conns: Slab::default(),
             ops: Slab::default(),
             remotes: Slab::default(),
-            remote_by_key: HashMap::new(),
+            remote_by_key: FxHashMap::default(),
             volumes: Slab::default(),
             volume_by_id: HashMap::new(),
             devices: DeviceTable::default(),
@@ -147,6 +149,7 @@ impl Loop {
             granted: Vec::new(),
             pieces: Vec::new(),
             now: Instant::now(),
+            clock: Clock::new(),
             spread: 0,
             protocol_errors: 0,
             fencing_rejections: 0,
@@ -172,7 +175,7 @@ impl Loop {
                 None => -1,
             };
             let count = spin.wait(&self.epoll, &mut events, millis);
-            self.now = Instant::now();
+            self.now = self.clock.read();
             let mut mail = false;
             for event in &events[..count] {
                 let (raw, bits) = (event.u64, event.events);
@@ -346,28 +349,6 @@ impl Loop {
         }
     }
 
-    /// Takes the bytes of all resident pages that connections have still to send. To be called
-    /// before anything that may give the pages to somebody else: a fence, a swap, the removal of
-    /// a device. All of these come as messages.
-    fn own_all(&mut self) {
-        for token in std::mem::take(&mut self.lending) {
-            let Some(conn) = self.conns.get_mut(token) else { continue };
-            if let Err(address) = conn.out.own() {
-                self.faulted(address);
-                self.close(token);
-            }
-        }
-    }
-
-    /// A resident page could not be had.
-    fn faulted(&self, address: *const u8) {
-        for device in self.shared.devices().values() {
-            if let DeviceKind::File(file) = &device.kind {
-                file.faulted(address);
-            }
-        }
-    }
-
     fn messages(&mut self) {
         let messages = self.mailbox.take();
         if !self.lending.is_empty() && messages.iter().any(Message::takes_away) {
@@ -403,187 +384,6 @@ impl Loop {
                     self.exit = true;
                 }
             }
-        }
-    }
-
-    fn accepted(&mut self, stream: Stream, transport: Transport) {
-        let mut out = Out::default();
-        let protocol = if transport == Transport::Peer {
-            Protocol::Peer(PeerSession::default())
-        } else {
-            let unavailable = vs_wire::nbd::handshake::Tls::Unavailable;
-            let handshake = out.append(|out| Handshake::new(unavailable, out));
-            Protocol::NbdHandshake(Box::new(handshake))
-        };
-        let fd = stream.fd();
-        let conn = Conn {
-            stream,
-            transport,
-            protocol,
-            input: Input::default(),
-            out,
-            events: IN,
-            inflight: 0,
-            inflight_bytes: 0,
-            closing: self.shutdown.is_some(),
-            stalled: false,
-            dirty: false,
-            since: self.now,
-        };
-        let token = self.conns.insert(conn);
-        if self.epoll.add(fd, IN, token.pack(TAG_CONN)).is_err() {
-            self.close(token);
-            return;
-        }
-        self.mark(token);
-        self.want_tick();
-    }
-
-    /// Has a connection's output sent before the loop sleeps.
-    pub fn mark(&mut self, token: Token) {
-        if let Some(conn) = self.conns.get_mut(token)
-            && !conn.dirty
-        {
-            conn.dirty = true;
-            self.dirty.push(token);
-        }
-    }
-
-    fn conn_event(&mut self, token: Token, bits: u32) {
-        if bits & OUT != 0 {
-            self.mark(token);
-        }
-        if bits & !OUT != 0 {
-            self.receive(token);
-        }
-    }
-
-    fn receive(&mut self, token: Token) {
-        let Some(conn) = self.conns.get_mut(token) else { return };
-        if conn.closing {
-            // Only an error or the other side's end brings us here: nobody wants the answers.
-            if conn.stream.recv(&mut [0; 64]).is_ok_and(|count| count > 0) {
-                return;
-            }
-            return self.close(token);
-        }
-        let target: &mut [u8] = match &mut conn.protocol {
-            Protocol::Nbd(session) if session.incoming.is_some() => {
-                session.incoming.as_mut().map_or(&mut [][..], |i| &mut i.data[i.filled..])
-            }
-            Protocol::Peer(session) if session.incoming.is_some() => {
-                session.incoming.as_mut().map_or(&mut [][..], |i| &mut i.data[i.filled..])
-            }
-            _ => conn.input.room(&mut self.spare),
-        };
-        match conn.stream.recv(target) {
-            Ok(0) => self.close(token),
-            Ok(count) => {
-                match &mut conn.protocol {
-                    Protocol::Nbd(session) if session.incoming.is_some() => {
-                        session.incoming.iter_mut().for_each(|i| i.filled += count);
-                    }
-                    Protocol::Peer(session) if session.incoming.is_some() => {
-                        session.incoming.iter_mut().for_each(|i| i.filled += count);
-                    }
-                    _ => conn.input.end += count,
-                }
-                self.process_input(token);
-                if let Some(conn) = self.conns.get_mut(token) {
-                    conn.input.release(&mut self.spare);
-                }
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                conn.input.release(&mut self.spare);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => self.close(token),
-        }
-    }
-
-    fn process_input(&mut self, token: Token) {
-        if !self.may_read(token) {
-            return;
-        }
-        let Some(conn) = self.conns.get(token) else { return };
-        match conn.protocol {
-            Protocol::NbdHandshake(_) => self.nbd_negotiate(token),
-            Protocol::Nbd(_) => self.nbd_input(token),
-            Protocol::Peer(_) => self.peer_input(token),
-        }
-        self.mark(token);
-    }
-
-    /// False if the connection takes no more requests, for now or for good.
-    pub fn may_read(&mut self, token: Token) -> bool {
-        let Some(conn) = self.conns.get(token) else { return false };
-        let full = self.is_full(conn);
-        let Some(conn) = self.conns.get_mut(token) else { return false };
-        // `flush_conn` goes on with it: the bytes are here already, so no event will tell.
-        conn.stalled |= full;
-        !conn.closing && !full
-    }
-
-    /// True if the connection has to wait until replies have left.
-    fn is_full(&self, conn: &Conn) -> bool {
-        let bound = self.shared.config.max_inflight_bytes_per_connection;
-        conn.inflight_bytes + conn.out.len() as u64 > bound || conn.inflight > 4096
-    }
-
-    fn flush_conn(&mut self, token: Token) {
-        let Some(conn) = self.conns.get_mut(token) else { return };
-        conn.dirty = false;
-        let sent = match conn.out.flush(&conn.stream, &mut self.room) {
-            Ok(sent) => sent,
-            Err(Failed::Socket) => return self.close(token),
-            Err(Failed::Fault(address)) => {
-                self.faulted(address);
-                return self.close(token);
-            }
-        };
-        conn.out.recycle(&mut self.buffers);
-        if conn.out.is_lent() {
-            self.lending.push(token);
-        }
-        if conn.closing && sent && conn.inflight == 0 {
-            return self.close(token);
-        }
-        let Some(conn) = self.conns.get(token) else { return };
-        let full = self.is_full(conn);
-        let wanted = if conn.closing || full { 0 } else { IN } | if sent { 0 } else { OUT };
-        let Some(conn) = self.conns.get_mut(token) else { return };
-        let resume = conn.stalled && !full;
-        conn.stalled &= !resume;
-        if conn.events != wanted {
-            conn.events = wanted;
-            let fd = conn.stream.fd();
-            if self.epoll.modify(fd, wanted, token.pack(TAG_CONN)).is_err() {
-                return self.close(token);
-            }
-        }
-        if resume {
-            self.wake.push(token);
-        }
-    }
-
-    /// Stops reading; closes when all is answered.
-    pub fn end(&mut self, token: Token) {
-        if let Some(conn) = self.conns.get_mut(token) {
-            conn.closing = true;
-            self.mark(token);
-        }
-    }
-
-    /// Closes at once. Operations in flight go on, their replies are dropped.
-    pub fn close(&mut self, token: Token) {
-        let Some(conn) = self.conns.remove(token) else { return };
-        self.shared.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        self.epoll.remove(conn.stream.fd());
-        if let Protocol::Peer(session) = conn.protocol {
-            self.peer_closed(token, session, conn.inflight);
-        }
-        if conn.inflight > 0 {
-            self.cancel_ops(token);
         }
     }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vs_io::{Committer, Device, Full, Kind as DeviceKind, T1Object, TryRead};
+use vs_io::{Committer, Device, Full, Kind as DeviceKind, Stored, T1Object, TryRead};
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
 use crate::event_loop::Loop;
-use crate::mailbox::{Committed, Message, SubData, fail};
+use crate::inline::admit;
+use crate::mailbox::{Committed, Message, SubData, Waiting, fail};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
 use crate::remote::{Object, RemoteKey, Submit};
 use crate::slab::Token;
@@ -269,7 +270,7 @@ impl Loop {
                 if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
                     op.touched.push(Arc::clone(device));
                 }
-                if !file.may_inline() || file.is_slow() {
+                if file.is_slow() {
                     let data = op.data[span].to_vec();
                     let part = op.part(at, leaf);
                     counters.done(name, count, true);
@@ -278,7 +279,17 @@ impl Loop {
                         file.write(start, &data).map(|()| SubData::None).map_err(|e| fail(&e))
                     });
                 }
-                file.write(start, &op.data[span]).map_err(|e| fail(&e))
+                // The group commit that a FUA write waits for is quicker without stored pages.
+                let stored =
+                    if op.fua { Stored::No } else { file.store(start, &op.data[span.clone()]) };
+                if stored == Stored::Wanted {
+                    admit(device);
+                }
+                if stored == Stored::Done {
+                    Ok(())
+                } else {
+                    file.write(start, &op.data[span]).map_err(|e| fail(&e))
+                }
             }
             Kind::Status => {
                 let part = op.part(at, leaf);
@@ -371,7 +382,7 @@ impl Loop {
     }
 
     /// Asks for a commit on behalf of these parts.
-    pub fn commit(&mut self, device: &Arc<Device>, waiting: Vec<(Token, u32)>) {
+    pub fn commit(&mut self, device: &Arc<Device>, waiting: Waiting) {
         let (mailbox, committed) = (self.mailbox.clone(), Arc::clone(device));
         let done = Box::new(move |result: Result<f64, vs_io::DeviceError>| {
             let result = result.map_err(|error| {
@@ -561,7 +572,7 @@ impl Loop {
                 Source::Copy { .. } => None,
             };
             if let Some(conn) = conn {
-                let seconds = (std::time::Instant::now() - op.begun).as_secs_f64();
+                let seconds = (self.clock.now() - op.begun).as_secs_f64();
                 match result {
                     Ok(()) => volume.counters.done(name, conn.transport, 1, op.length, seconds),
                     Err(error) => volume.counters.failed(name, error.name()),

@@ -27,7 +27,7 @@ pub enum Inline {
 }
 
 /// Has what is much used of a device become resident.
-fn admit(device: &Arc<Device>) {
+pub fn admit(device: &Arc<Device>) {
     let job = Arc::clone(device);
     // Not refused when many wait: nobody asks again before it has run, so there is only one.
     device.pool.post(move || {
@@ -164,7 +164,7 @@ impl Loop {
         let Some(volume) = volumes.get(volume) else { return Inline::No };
         let Some(conn) = conns.get_mut(conn) else { return Inline::No };
         let active = &volume.active;
-        if !active.inline || volume.held {
+        if volume.held {
             return Inline::No;
         }
         *spread = spread.wrapping_add(1);
@@ -179,7 +179,7 @@ impl Loop {
         for piece in &*pieces {
             let Target::Leaf(leaf) = piece.target else { return Inline::No };
             let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return Inline::No };
-            if check(t1, active.epoch, piece.offset, piece.length).is_err() {
+            if !t1.in_files() || check(t1, active.epoch, piece.offset, piece.length).is_err() {
                 return Inline::No;
             }
             resident = resident && reader.look(t1, piece.offset, piece.length);
@@ -206,7 +206,7 @@ impl Loop {
         let Loop { volumes, pieces, devices, shared, .. } = self;
         let Some(volume) = volumes.get(volume) else { return Inline::No };
         let active = &volume.active;
-        if !active.inline || volume.held {
+        if volume.held {
             return Inline::No;
         }
         let locked = active.tree.has_mirror();
@@ -214,9 +214,6 @@ impl Loop {
         // keeps the two kinds of holder apart.
         let holder = (self.index + shared.mailboxes.len(), conn);
         let length = data.len() as u64;
-        if locked && !volume.volume.lock.try_acquire(offset, length, holder) {
-            return Inline::No;
-        }
         let choice = ReadChoice::default();
         let routed = active.tree.route(Access::Write, offset, length, &choice, pieces);
         let t1_of = |target| match target {
@@ -235,8 +232,11 @@ impl Loop {
                         && is_quick(t1, piece.offset, piece.length)
                 })
             });
-        let mut result = if ready { Inline::Done } else { Inline::No };
-        for piece in pieces.iter().filter(|_| ready) {
+        if !ready || (locked && !volume.volume.lock.try_acquire(offset, length, holder)) {
+            return Inline::No;
+        }
+        let mut result = Inline::Done;
+        for piece in &*pieces {
             let Some(t1) = t1_of(piece.target) else { break };
             let part = &data[piece.at as usize..(piece.at + piece.length) as usize];
             if let Err(error) = write_t1(devices, t1, piece.offset, part) {
@@ -260,7 +260,7 @@ impl Loop {
         length: u64,
         head: impl FnOnce(&mut Vec<u8>),
     ) -> Inline {
-        if !t1.may_inline() {
+        if !t1.in_files() {
             return Inline::No;
         }
         if let Err(error) = check(t1, epoch, offset, length) {
@@ -289,7 +289,7 @@ impl Loop {
         offset: u64,
         data: &[u8],
     ) -> Inline {
-        if !t1.may_inline() {
+        if !t1.in_files() {
             return Inline::No;
         }
         let length = data.len() as u64;

@@ -3,13 +3,16 @@
 
 mod active;
 mod buffers;
+mod clock;
 mod config;
 mod conn;
+mod connections;
 mod control;
 mod control_t1;
 mod copy;
 mod event_loop;
 mod exec;
+mod inflight;
 mod inline;
 mod mailbox;
 mod metrics;

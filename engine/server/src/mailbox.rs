@@ -21,10 +21,13 @@ pub enum SubData {
     Status(Vec<(u64, u32)>),
 }
 
+/// Parts that wait for a commit: (operation, its part).
+pub type Waiting = Vec<(Token, u32)>;
+
 /// How a commit of a device went, and the parts that waited for it.
 pub struct Committed {
     pub device: Arc<Device>,
-    pub waiting: Vec<(Token, u32)>,
+    pub waiting: Waiting,
     /// Seconds of the fdatasync.
     pub result: Result<f64, Fail>,
 }

@@ -5,15 +5,12 @@ use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::nbd::{MAX_REQUEST, command, command_flag, flag};
 
 use crate::buffers::Buffer;
-use crate::conn::{Incoming, Protocol};
+use crate::conn::{Header, Large, Protocol, SMALL};
 use crate::event_loop::{Loop, LoopVolume};
 use crate::inline::Inline;
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::{Slab, Token};
 use crate::status;
-
-/// Payloads up to this wait in the input buffer; larger ones get one of their own.
-const SMALL: u64 = 64 << 10;
 
 /// What every volume offers.
 const FLAGS: u16 = flag::HAS_FLAGS
@@ -31,7 +28,6 @@ pub struct Session {
     pub volume: Token,
     pub style: Style,
     pub contexts: Vec<u32>,
-    pub incoming: Option<Incoming<Request>>,
 }
 
 struct Served<'a>(&'a Slab<LoopVolume>);
@@ -78,8 +74,7 @@ impl Loop {
                         _ => Style::Simple,
                     };
                     let contexts = agreed.contexts;
-                    conn.protocol =
-                        Protocol::Nbd(Session { volume, style, contexts, incoming: None });
+                    conn.protocol = Protocol::Nbd(Session { volume, style, contexts });
                     return self.nbd_input(token);
                 }
                 Ok((_, Outcome::Close | Outcome::StartTls)) => return self.end(token),
@@ -93,11 +88,8 @@ impl Loop {
 
     pub fn nbd_input(&mut self, token: Token) {
         let Some(conn) = self.conns.get_mut(token) else { return };
-        let Protocol::Nbd(session) = &mut conn.protocol else { return };
-        if session.incoming.as_ref().is_some_and(|i| i.filled == i.data.len())
-            && let Some(incoming) = session.incoming.take()
-        {
-            self.nbd_request(token, incoming.header, Payload::Owned(incoming.data));
+        if let Some(Large { header: Header::Nbd(request), data, .. }) = conn.take_large() {
+            self.nbd_request(token, request, Payload::Owned(data));
         }
         let Some(conn) = self.conns.get_mut(token) else { return };
         // Out of the connection while requests are carried out straight from it.
@@ -124,7 +116,7 @@ impl Loop {
                 return false;
             }
         }
-        if session.incoming.is_some() {
+        if conn.large.is_some() {
             return false;
         }
         let extended = session.style == Style::Extended;
@@ -166,16 +158,18 @@ impl Loop {
         }
         let have = (input.bytes().len() - header) as u64;
         if payload > have {
-            if payload > SMALL {
+            if payload as usize > SMALL {
                 let mut data = self.buffers.take(payload as usize);
                 let part = &input.bytes()[header..];
                 data[..part.len()].copy_from_slice(part);
                 let filled = part.len();
-                session.incoming = Some(Incoming { header: request, data, filled });
+                conn.large = Some(Large { header: Header::Nbd(request), data, filled });
+                conn.streams = true;
                 input.consume(header + filled);
             }
             return false;
         }
+        conn.streams = payload as usize > SMALL;
         let start = input.start + header;
         let end = start + payload as usize;
         // A buffer of its own for the moment, so that `input` can be changed meanwhile.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
 use vs_io::{Device, T1Object};
 use vs_wire::nbd::errno;
 use vs_wire::nbd::transmission::Request;
@@ -169,7 +170,7 @@ pub struct Op {
     pub data: Buffer,
     /// Block status as it comes in: (offset in the request, runs).
     pub status: Vec<(u64, Vec<(u64, u32)>)>,
-    pub parts: Vec<Part>,
+    pub parts: SmallVec<[Part; 3]>,
     pub pending: u32,
     pub fail: Option<Fail>,
     pub failed_leaves: Vec<u32>,
@@ -196,7 +197,7 @@ impl Op {
             length,
             data: Buffer::default(),
             status: Vec::new(),
-            parts: Vec::new(),
+            parts: SmallVec::new(),
             pending: 0,
             fail: None,
             failed_leaves: Vec::new(),

@@ -10,7 +10,9 @@ use crate::buffers::{Buffer, Buffers};
 use crate::socket::Stream;
 
 /// Pieces of at least this are sent from where they are instead of being gathered.
-const LARGE: usize = 32 << 10;
+const LARGE: usize = 1 << 10;
+/// Bytes that have left and may stay in memory for a while.
+const KEPT: usize = 32 << 10;
 /// iovecs in one send.
 const GATHER: usize = 256;
 
@@ -44,8 +46,8 @@ unsafe impl Send for Room {}
 #[derive(Debug)]
 pub enum Failed {
     Socket,
-    /// The page at this address could not be had, and its reply had begun.
-    Fault(*const u8),
+    /// A resident page could not be had, and its reply may have begun.
+    Fault,
 }
 
 /// An output queue.
@@ -106,11 +108,19 @@ impl Out {
         self.lent > 0
     }
 
+    /// The resident pages that are still to be sent.
+    pub fn lent(&self) -> impl Iterator<Item = (*const u8, usize)> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Lent(from, length) => Some((*from, *length)),
+            _ => None,
+        })
+    }
+
     /// Takes the bytes of all resident pages that are still to be sent.
     ///
     /// # Errors
-    /// The address whose page could not be had: the stream can't go on.
-    pub fn own(&mut self) -> Result<(), *const u8> {
+    /// `Fault` if a page could not be had: the stream can't go on.
+    pub fn own(&mut self) -> Result<(), Failed> {
         if self.lent == 0 {
             return Ok(());
         }
@@ -119,7 +129,7 @@ impl Out {
             let mut data = Buffer::from(vec![0; length]);
             // SAFETY: the pages are mapped (`lend`), `data` has the room, and a mapping does not
             // overlap the heap.
-            unsafe { guard::copy(data.as_mut_ptr(), from, length) }.map_err(|_| from)?;
+            unsafe { guard::copy(data.as_mut_ptr(), from, length) }.map_err(|_| Failed::Fault)?;
             *piece = Piece::Owned(data);
         }
         self.lent = 0;
@@ -151,9 +161,7 @@ impl Out {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.raw_os_error() == Some(libc::EFAULT) => {
-                    return Err(Failed::Fault(room.first().map_or(std::ptr::null(), |first| {
-                        first.iov_base.cast::<u8>().cast_const()
-                    })));
+                    return Err(Failed::Fault);
                 }
                 Err(_) => return Err(Failed::Socket),
             }
@@ -201,7 +209,7 @@ impl Out {
         if self.gone == self.gathered.len() {
             self.gathered.clear();
             self.gone = 0;
-        } else if self.gone > LARGE && self.gone * 2 > self.gathered.len() {
+        } else if self.gone > KEPT && self.gone * 2 > self.gathered.len() {
             self.gathered.drain(..self.gone);
             self.gone = 0;
         }

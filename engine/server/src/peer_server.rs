@@ -1,16 +1,17 @@
 //! The home's and the owner's side of the peer protocol.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
+use rustc_hash::FxHashMap;
 use vs_io::T1Object;
 use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
 
 use crate::buffers::Buffer;
-use crate::conn::{Incoming, Input, Protocol};
+use crate::conn::{Header, Input, Large, Protocol, SMALL};
 use crate::event_loop::Loop;
 use crate::inline::Inline;
 use crate::mailbox::Message;
+use crate::metrics::{OpName, Transport};
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::Token;
 
@@ -50,8 +51,7 @@ enum State {
 #[derive(Default)]
 pub struct PeerSession {
     state: State,
-    handles: HashMap<u32, Handle>,
-    pub incoming: Option<Incoming<Request>>,
+    handles: FxHashMap<u32, Handle>,
     /// Loops whose newer session waits for this one's end.
     waiters: Vec<(usize, Token)>,
 }
@@ -71,10 +71,9 @@ impl Loop {
             State::Waiting(_) => return,
             State::Ready => {}
         }
-        if session.incoming.as_ref().is_some_and(|i| i.filled == i.data.len())
-            && let Some(incoming) = session.incoming.take()
-        {
-            self.peer_request(token, incoming.header, &incoming.data);
+        if let Some(Large { header: Header::Peer(request), data, .. }) = conn.take_large() {
+            self.peer_request(token, request, &data);
+            self.buffers.give(data);
         }
         let Some(conn) = self.conns.get_mut(token) else { return };
         let mut input = std::mem::take(&mut conn.input);
@@ -211,8 +210,7 @@ impl Loop {
             return false;
         }
         let Some(conn) = self.conns.get_mut(token) else { return false };
-        let Protocol::Peer(session) = &mut conn.protocol else { return false };
-        if session.incoming.is_some() {
+        if conn.large.is_some() {
             return false;
         }
         let request = match Request::decode(input.bytes()) {
@@ -227,14 +225,16 @@ impl Loop {
         let payload = request.payload as usize;
         let have = input.bytes().len() - REQUEST_LEN;
         if payload > have {
-            if payload > 64 << 10 {
+            if payload > SMALL {
                 let mut data = self.buffers.take(payload);
                 data[..have].copy_from_slice(&input.bytes()[REQUEST_LEN..]);
-                session.incoming = Some(Incoming { header: request, data, filled: have });
+                conn.large = Some(Large { header: Header::Peer(request), data, filled: have });
+                conn.streams = true;
                 input.consume(REQUEST_LEN + have);
             }
             return false;
         }
+        conn.streams = payload > SMALL;
         let start = input.start + REQUEST_LEN;
         let buffer = std::mem::take(&mut input.buffer);
         self.peer_request(token, request, &buffer[start..start + payload]);
@@ -267,44 +267,50 @@ impl Loop {
                 fast: request.flags & peer::FAST_ZERO != 0,
             },
         };
+        let fua = request.flags & peer::FUA != 0;
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Peer(session) = &mut conn.protocol else { return };
         let (scope, volume) = match session.handles.get_mut(&request.handle) {
             None => return self.peer_answer(token, request.id, Status::NotFound),
-            Some(Handle::Volume(id)) => match self.volume_by_id.get(id) {
-                Some(volume) => (Scope::Volume, *volume),
-                None => return self.peer_answer(token, request.id, Status::NotFound),
-            },
+            Some(Handle::Volume(id)) => {
+                let Some(&volume) = self.volume_by_id.get(id) else {
+                    return self.peer_answer(token, request.id, Status::NotFound);
+                };
+                let quick = if fua {
+                    Inline::No
+                } else {
+                    self.quick_owner(token, volume, &request, payload)
+                };
+                if self.peer_quick(token, &request, quick) {
+                    return;
+                }
+                (Scope::Volume, volume)
+            }
             Some(Handle::T1 { id, version, object }) => {
                 let now = self.shared.t1s.version();
                 if *version != now {
                     *object = self.shared.t1s.get(id);
                     *version = now;
                 }
-                match object {
-                    Some(object) => (Scope::T1(Arc::clone(object)), Token::default()),
-                    None => return self.peer_answer(token, request.id, Status::NotFound),
+                // Out of the handle for the moment: to count references costs more than the rest.
+                let Some(t1) = object.take() else {
+                    return self.peer_answer(token, request.id, Status::NotFound);
+                };
+                let quick =
+                    if fua { Inline::No } else { self.quick_t1(token, &t1, &request, payload) };
+                let done = self.peer_quick(token, &request, quick);
+                let scope = (!done).then(|| Scope::T1(Arc::clone(&t1)));
+                if let Some(conn) = self.conns.get_mut(token)
+                    && let Protocol::Peer(session) = &mut conn.protocol
+                    && let Some(Handle::T1 { object, .. }) =
+                        session.handles.get_mut(&request.handle)
+                {
+                    *object = Some(t1);
                 }
+                let Some(scope) = scope else { return };
+                (scope, Token::default())
             }
         };
-        let fua = request.flags & peer::FUA != 0;
-        if let Scope::T1(t1) = &scope
-            && !fua
-        {
-            match kind {
-                Kind::Read if request.length > 0 && self.peer_read(token, t1, &request) => return,
-                Kind::Write => {
-                    match self.inline_t1_write(t1, request.epoch, request.offset, payload) {
-                        Inline::Done => return self.peer_answer(token, request.id, Status::Ok),
-                        Inline::Failed(error) => {
-                            return self.peer_answer(token, request.id, error.status());
-                        }
-                        Inline::No => {}
-                    }
-                }
-                _ => {}
-            }
-        }
         let source = Source::Peer { conn: token, id: request.id, epoch: request.epoch };
         let mut op = Op::new(source, scope, kind, request.offset, request.length);
         op.volume = volume;
@@ -341,14 +347,67 @@ impl Loop {
         session.handles.insert(request.handle, handle);
     }
 
-    /// A read at once; false if it has to become an operation.
-    fn peer_read(&mut self, token: Token, t1: &T1Object, request: &Request) -> bool {
-        let (id, payload) = (request.id, request.length as u32);
-        let head = |out: &mut Vec<u8>| Reply { status: Status::Ok, id, payload }.encode(out);
-        let Request { epoch, offset, length, .. } = *request;
-        match self.inline_t1_read(token, t1, epoch, offset, length, head) {
-            Inline::Done => self.mark(token),
-            Inline::Failed(error) => self.peer_answer(token, id, error.status()),
+    /// A request on a T1 object, at once.
+    fn quick_t1(
+        &mut self,
+        token: Token,
+        t1: &T1Object,
+        request: &Request,
+        payload: &[u8],
+    ) -> Inline {
+        let Request { id, epoch, offset, length, .. } = *request;
+        match request.op {
+            peer::Op::Read if length > 0 => {
+                let reply = Reply { status: Status::Ok, id, payload: length as u32 };
+                let head = |out: &mut Vec<u8>| reply.encode(out);
+                self.inline_t1_read(token, t1, epoch, offset, length, head)
+            }
+            peer::Op::Write => self.inline_t1_write(t1, epoch, offset, payload),
+            _ => Inline::No,
+        }
+    }
+
+    /// A request on a volume that this SP owns, at once; it is counted as the volume's.
+    fn quick_owner(
+        &mut self,
+        token: Token,
+        volume: Token,
+        request: &Request,
+        payload: &[u8],
+    ) -> Inline {
+        let Some(shown) = self.volumes.get(volume) else { return Inline::No };
+        let Request { id, epoch, offset, length, .. } = *request;
+        let tree = &shown.active.tree;
+        let within = offset.checked_add(length).is_some_and(|end| end <= tree.size());
+        if epoch != shown.active.epoch || !tree.is_owner() || !within || length == 0 {
+            return Inline::No;
+        }
+        let (name, quick) = match request.op {
+            peer::Op::Read => {
+                let reply = Reply { status: Status::Ok, id, payload: length as u32 };
+                let head = |out: &mut Vec<u8>| reply.encode(out);
+                (OpName::Read, self.inline_read(token, volume, offset, length, head))
+            }
+            peer::Op::Write => (OpName::Write, self.inline_write(volume, token, offset, payload)),
+            _ => return Inline::No,
+        };
+        let seconds = (self.clock.now() - self.now).as_secs_f64();
+        if let Some(volume) = self.volumes.get_mut(volume) {
+            match quick {
+                Inline::Done => volume.counters.done(name, Transport::Peer, 1, length, seconds),
+                Inline::Failed(error) => volume.counters.failed(name, error.name()),
+                Inline::No => {}
+            }
+        }
+        quick
+    }
+
+    /// Answers what was carried out at once; false if it was not.
+    fn peer_quick(&mut self, token: Token, request: &Request, quick: Inline) -> bool {
+        match quick {
+            Inline::Done if request.op == peer::Op::Read => self.mark(token),
+            Inline::Done => self.peer_answer(token, request.id, Status::Ok),
+            Inline::Failed(error) => self.peer_answer(token, request.id, error.status()),
             Inline::No => return false,
         }
         true

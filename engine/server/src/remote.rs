@@ -2,10 +2,10 @@
 //! pipeline requests by id, connect when first needed, and after a loss connect again and
 //! send again, in its order, what was not answered.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use vs_io::T1Object;
 use vs_wire::nbd::client::{self, Export};
 use vs_wire::nbd::command;
@@ -15,6 +15,7 @@ use vs_wire::peer::{self, Hello, Reply, Welcome};
 
 use crate::conn::Input;
 use crate::event_loop::{Loop, TAG_REMOTE};
+use crate::inflight::InFlight;
 use crate::metrics::{Histogram, LoopMetrics};
 use crate::op::{Fail, Kind, Op, Scope};
 use crate::out::Out;
@@ -23,6 +24,8 @@ use crate::socket::{IN, OUT, Stream};
 
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(1);
+/// Requests that are worth a send of their own.
+const ENOUGH: u32 = 8;
 /// Longest wait for a connection and its handshake.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -98,9 +101,8 @@ pub struct Remote {
     input: Input,
     pub(crate) out: Out,
     receiving: Option<Receiving>,
-    pub(crate) sent: BTreeMap<u64, Sent>,
-    pub(crate) handles: HashMap<Object, u32>,
-    next: u64,
+    pub(crate) sent: InFlight<Sent>,
+    pub(crate) handles: FxHashMap<Object, u32>,
     pub(crate) next_handle: u32,
     attempt: u64,
     backoff: Duration,
@@ -108,6 +110,8 @@ pub struct Remote {
     export: Export,
     events: u32,
     dirty: bool,
+    /// Requests since the last send.
+    unsent: u32,
     round_trip: Histogram,
     failed_before: bool,
 }
@@ -136,19 +140,27 @@ impl Loop {
             if let Some(t1) = &t1 {
                 t1.begin();
             }
-            remote.next += 1;
             let to = Submit { offset: to.offset + done, length, at: to.at + done, ..to };
             let sent = Sent { object: object.clone(), to, piece, since: now, t1: t1.clone() };
-            remote.sent.insert(remote.next, sent);
+            let id = remote.sent.insert(sent);
             if matches!(remote.state, State::Ready) {
-                remote.encode(remote.next, op);
+                remote.encode(id, op);
             }
             done += length;
             if done == whole {
                 break;
             }
         }
-        self.mark_remote(token);
+        remote.unsent += 1;
+        if remote.unsent >= ENOUGH
+            && matches!(remote.state, State::Ready)
+            && remote.events & OUT == 0
+        {
+            // It has something to do while this loop goes on.
+            self.flush_remote(token);
+        } else {
+            self.mark_remote(token);
+        }
         self.want_tick();
     }
 
@@ -169,9 +181,8 @@ impl Loop {
             input: Input::default(),
             out: Out::default(),
             receiving: None,
-            sent: BTreeMap::new(),
-            handles: HashMap::new(),
-            next: 0,
+            sent: InFlight::default(),
+            handles: FxHashMap::default(),
             next_handle: 0,
             attempt: 0,
             backoff: FIRST_RETRY,
@@ -179,6 +190,7 @@ impl Loop {
             export: Export { max_block: 4 << 20, min_block: 1, ..Export::default() },
             events: 0,
             dirty: false,
+            unsent: 0,
             round_trip: Histogram::default(),
             failed_before: false,
         };
@@ -234,6 +246,7 @@ impl Loop {
     pub fn flush_remote(&mut self, token: Token) {
         let Some(remote) = self.remotes.get_mut(token) else { return };
         remote.dirty = false;
+        remote.unsent = 0;
         let Some(stream) = &remote.stream else { return };
         let Ok(sent) = remote.out.flush(stream, &mut self.room) else {
             return self.lost(token, "was cut off");
@@ -327,11 +340,10 @@ impl Loop {
         if std::mem::take(&mut remote.failed_before) {
             eprintln!("vswitchd engine: {} is back", remote.name());
         }
-        let ids: Vec<u64> = remote.sent.keys().copied().collect();
-        for id in ids {
+        for id in remote.sent.ids(|_| true) {
             let Some(remote) = self.remotes.get_mut(token) else { return };
-            let Some(op) = remote.sent.get(&id).and_then(|sent| self.ops.get(sent.to.op)) else {
-                remote.sent.remove(&id);
+            let Some(op) = remote.sent.get(id).and_then(|sent| self.ops.get(sent.to.op)) else {
+                remote.sent.remove(id);
                 continue;
             };
             remote.encode(id, op);
@@ -349,7 +361,7 @@ impl Loop {
             let bytes = &remote.input.bytes()[..take];
             if let Some(status) = &mut receiving.status {
                 status.extend_from_slice(bytes);
-            } else if let Some(sent) = remote.sent.get(&receiving.id)
+            } else if let Some(sent) = remote.sent.get(receiving.id)
                 && let Some(op) = self.ops.get_mut(sent.to.op)
             {
                 let at = sent.to.at as usize + receiving.got;
@@ -372,7 +384,7 @@ impl Loop {
                 };
                 let runs = (0..status.len() / 16).map(|n| (word(n * 16), word(n * 16 + 8) as u32));
                 let runs: Vec<(u64, u32)> = runs.collect();
-                if let Some(sent) = remote.sent.get(&id)
+                if let Some(sent) = remote.sent.get(id)
                     && let Some(op) = self.ops.get_mut(sent.to.op)
                 {
                     op.status.push((sent.to.at, runs));
@@ -393,13 +405,13 @@ impl Loop {
                     client::decode_reply(remote.input.bytes()).map_err(|e| e.to_string())?;
                 let Some((errno, id)) = reply else { return Ok(false) };
                 remote.input.consume(16);
-                let kind = remote.sent.get(&id).map(|sent| sent.to);
+                let kind = remote.sent.get(id).map(|sent| sent.to);
                 let reads = kind.is_some_and(|to| to.kind == Kind::Read);
                 let payload = if reads && errno == 0 { kind.map_or(0, |to| to.length) } else { 0 };
                 (id, (errno != 0).then(|| Fail::from_errno(errno)), payload as usize)
             }
         };
-        let Some(sent) = remote.sent.get(&id) else {
+        let Some(sent) = remote.sent.get(id) else {
             return Err("answered what was not asked".into());
         };
         let kind = sent.to.kind;
@@ -421,7 +433,7 @@ impl Loop {
     fn remote_answered(&mut self, token: Token, id: u64, error: Option<Fail>) {
         let now = self.now;
         let Some(remote) = self.remotes.get_mut(token) else { return };
-        let Some(sent) = remote.sent.remove(&id) else { return };
+        let Some(sent) = remote.sent.remove(id) else { return };
         remote.round_trip.add((now - sent.since).as_secs_f64(), 1);
         if let Some(t1) = &sent.t1 {
             t1.end();
@@ -476,9 +488,7 @@ impl Loop {
             }
             let ops = &self.ops;
             let of = |sent: &Sent| ops.get(sent.to.op).is_some_and(&which);
-            let ids: Vec<u64> =
-                remote.sent.iter().filter(|(_, sent)| of(sent)).map(|(id, _)| *id).collect();
-            for id in ids {
+            for id in remote.sent.ids(of) {
                 self.remote_answered(token, id, Some(how));
             }
         }
@@ -490,12 +500,7 @@ impl Loop {
         let mut waiting = false;
         for token in self.remotes.tokens() {
             let Some(remote) = self.remotes.get_mut(token) else { continue };
-            let late: Vec<u64> = remote
-                .sent
-                .iter()
-                .take_while(|(_, sent)| now - sent.since > hold)
-                .map(|(id, _)| *id)
-                .collect();
+            let late = remote.sent.ids(|sent| now - sent.since > hold);
             waiting |= !remote.sent.is_empty();
             match remote.state {
                 // Not answered for so long: another connection may do better, and what this

@@ -10,7 +10,7 @@ use crate::remote::{Object, Remote, RemoteKey, Submit};
 impl Remote {
     /// Appends a request to the output, opening its object first if this session has not.
     pub fn encode(&mut self, id: u64, op: &crate::op::Op) {
-        let Some(sent) = self.sent.get(&id) else { return };
+        let Some(sent) = self.sent.get(id) else { return };
         let object = sent.object.clone();
         let Submit { kind, epoch, offset, length, at, .. } = sent.to;
         let data = match kind {

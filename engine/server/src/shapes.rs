@@ -72,4 +72,6 @@ pub struct MetricsShape {
     pub sessions: std::collections::BTreeMap<Transport, u64>,
     pub protocol_errors: u64,
     pub fencing_rejections: u64,
+    /// Of devices, mapped and locked in memory.
+    pub resident_bytes: u64,
 }

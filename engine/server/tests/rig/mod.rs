@@ -53,6 +53,8 @@ pub struct Rig {
     /// Bytes that may be in flight on one connection.
     pub room: u64,
     pub loops: usize,
+    /// More of the configuration.
+    pub more: Value,
 }
 
 impl Rig {
@@ -62,6 +64,7 @@ impl Rig {
             hold: 30.0,
             room: 128 * MIB,
             loops: 2,
+            more: json!({}),
         }
     }
 
@@ -73,11 +76,14 @@ impl Rig {
     /// Starts an SP whose peers find it at `peer`.
     pub fn sp_at(&self, name: &str, peer: &str) -> Sp {
         let start = STARTS.fetch_add(1, Ordering::Relaxed);
-        let config = json!({
+        let mut config = json!({
             "cluster_id": "c-1", "sp": name, "incarnation": format!("i-{start}"),
             "loops": self.loops, "hold_seconds": self.hold,
             "max_inflight_bytes_per_connection": self.room,
         });
+        if let (Some(all), Some(more)) = (config.as_object_mut(), self.more.as_object()) {
+            all.extend(more.clone());
+        }
         let engine = Engine::start(&config.to_string()).expect("an engine");
         let peer = engine.listen_peer(peer).expect("a peer address");
         let nbd = engine.listen_nbd("127.0.0.1:0").expect("an NBD address");
