@@ -12,6 +12,7 @@ use crate::label::Label;
 use crate::nbd::NbdBlocking;
 use crate::pool::Pool;
 use crate::resident::Residency;
+use crate::survey::Survey;
 
 /// Bytes kept for the label at the start of a device.
 pub const LABEL_AREA: u64 = 4 << 20;
@@ -62,6 +63,7 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Device {
     pub id: String,
+    pub cluster: String,
     pub uri: String,
     pub size: u64,
     pub kind: Kind,
@@ -69,6 +71,8 @@ pub struct Device {
     pub pool: Pool,
     /// Group commit of a file device, on a thread of its own.
     pub committer: Committer,
+    /// Its label, for views.
+    pub survey: Survey,
     /// Counts up over all devices of the process, so that loops can keep counters in an array.
     pub slot: usize,
 }
@@ -79,11 +83,13 @@ impl Device {
     pub fn new(uri: &str, label: &Label, kind: Kind, threads: usize, slot: usize) -> Device {
         Device {
             id: label.device.clone(),
+            cluster: label.cluster.clone(),
             uri: uri.to_owned(),
             size: label.size,
             kind,
             pool: Pool::new("vs-device", threads),
             committer: Committer::default(),
+            survey: Survey::new(label),
             slot,
         }
     }

@@ -12,6 +12,7 @@ pub mod label;
 pub mod nbd;
 pub mod pool;
 pub mod resident;
+pub mod survey;
 pub mod t1;
 
 pub use commit::Committer;
@@ -21,4 +22,5 @@ pub use file::{FileDevice, Stored, TryRead};
 pub use label::{Entry, ExtentSpec, Label, T1Spec};
 pub use pool::{Full, Pool};
 pub use resident::{Look, Residency};
+pub use survey::Survey;
 pub use t1::{T1Object, T1Table};

@@ -367,15 +367,6 @@ impl T1Table {
         Ok(())
     }
 
-    /// The label of a device, read afresh.
-    ///
-    /// # Errors
-    /// When it can't be read or is not this cluster's.
-    pub fn label(&self, device: &Device) -> Result<Label, DeviceError> {
-        // Its own lock is enough: a device that does not answer keeps no other from its turn.
-        self.read_label(device)
-    }
-
     fn read_label(&self, device: &Device) -> Result<Label, DeviceError> {
         self.change_label(device, |label| Ok(label.clone()))
     }

@@ -4,12 +4,40 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use vs_io::{Device, DeviceError, T1Spec, device, label};
+use vs_io::{Device, DeviceError, Survey, T1Spec, device, label};
 
 use crate::active::{Leaf, Volume};
 use crate::control::{Engine, Failure, json, lock, parse};
 use crate::mailbox::Message;
 use crate::shapes::{DeviceShape, FreeRun, T1Shape};
+
+/// Longest wait for labels to be read, in a view.
+const LOOK: Duration = Duration::from_secs(2);
+
+fn device_shape(device: &Device, look: u64, deadline: Instant) -> DeviceShape {
+    let mut shape = DeviceShape {
+        id: device.id.clone(),
+        uri: device.uri.clone(),
+        size: device.size,
+        unit: device::UNIT,
+        direct: device.is_direct(),
+        up: true,
+        free: Vec::new(),
+        error: String::new(),
+    };
+    match device.survey.end(&device.uri, look, deadline) {
+        Ok(label) => {
+            let runs = vs_io::alloc::free(&label).into_iter();
+            shape.free =
+                runs.map(|(offset, length)| FreeRun { device: "", offset, length }).collect();
+        }
+        Err(error) => {
+            shape.up = false;
+            shape.error = error.message;
+        }
+    }
+    shape
+}
 
 impl Engine {
     /// Opens a device, labelling it as `id` if it is blank; gives its JSON. With `direct` hosts'
@@ -92,39 +120,22 @@ impl Engine {
         Ok(())
     }
 
-    fn device_shape(&self, device: &Device) -> DeviceShape {
-        let mut shape = DeviceShape {
-            id: device.id.clone(),
-            uri: device.uri.clone(),
-            size: device.size,
-            unit: device::UNIT,
-            direct: device.is_direct(),
-            up: true,
-            free: Vec::new(),
-            error: String::new(),
-        };
-        match self.shared.t1s.label(device) {
-            Ok(label) => {
-                let runs = vs_io::alloc::free(&label).into_iter();
-                shape.free =
-                    runs.map(|(offset, length)| FreeRun { device: "", offset, length }).collect();
-            }
-            Err(error) => {
-                shape.up = false;
-                shape.error = error.message;
-            }
-        }
-        shape
+    fn device_shape(&self, device: &Arc<Device>) -> DeviceShape {
+        device_shape(device, Survey::begin(device), Instant::now() + LOOK)
     }
 
-    /// JSON list of the open devices.
+    /// JSON list of the open devices. One that does not answer is told of as it was last seen,
+    /// and after a while as down.
     ///
     /// # Errors
     /// None but of JSON itself.
     pub fn devices(&self) -> Result<String, Failure> {
         let devices = self.shared.devices();
-        let mut shapes: Vec<DeviceShape> =
-            devices.values().map(|device| self.device_shape(device)).collect();
+        let begun: Vec<_> =
+            devices.values().map(|device| (device, Survey::begin(device))).collect();
+        let deadline = Instant::now() + LOOK;
+        let shapes = begun.into_iter().map(|(device, look)| device_shape(device, look, deadline));
+        let mut shapes: Vec<DeviceShape> = shapes.collect();
         shapes.sort_by(|a, b| a.uri.cmp(&b.uri));
         json(&shapes)
     }
