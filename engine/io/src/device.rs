@@ -1,7 +1,7 @@
 //! A device: how it is named, opened and reached.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vs_wire::nbd::uri::NbdUri;
 
@@ -71,6 +71,8 @@ pub struct Device {
     pub pool: Pool,
     /// Group commit of a file device, on a thread of its own.
     pub committer: Committer,
+    /// Held by whoever changes its label.
+    pub label_change: Mutex<()>,
     /// Its label, for views.
     pub survey: Survey,
     /// Counts up over all devices of the process, so that loops can keep counters in an array.
@@ -89,6 +91,7 @@ impl Device {
             kind,
             pool: Pool::new("vs-device", threads),
             committer: Committer::default(),
+            label_change: Mutex::default(),
             survey: Survey::new(label),
             slot,
         }

@@ -91,7 +91,11 @@ impl Engine {
             next.insert(device.id.clone(), Arc::clone(&device));
             *devices = Arc::new(next);
         }
-        self.shared.t1s.load(&self.shared.devices())?;
+        if let Err(error) = self.shared.t1s.load(&self.shared.devices(), &device) {
+            // As if it had not been opened: the next attempt is a whole one.
+            self.device_remove(&device.id)?;
+            return Err(error.into());
+        }
         self.refresh();
         json(&self.device_shape(&device))
     }
