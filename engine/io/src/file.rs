@@ -1,5 +1,7 @@
 //! Files and block devices, through the page cache or past it.
 
+mod blocking;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -7,17 +9,13 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use crate::device::{BlockingDevice, LABEL_AREA, UNIT};
+use crate::device::{LABEL_AREA, UNIT};
 use crate::direct::Direct;
 use crate::error::{DeviceError, ErrorKind};
 use crate::resident::{Look, Residency, Resident};
 
 const BLKZEROOUT: libc::c_ulong = 0x127f;
-const BLKFLSBUF: libc::c_ulong = 0x1261;
-/// Longest wait for another process that updates a label.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Zeroes are written in pieces of this where the kernel can't make them.
 const ZERO_CHUNK: u64 = 1 << 20;
 /// Writes of up to this are stored into resident pages whether these are dirty or not.
@@ -505,90 +503,4 @@ fn unsupported(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::ENOSYS)
     )
-}
-
-impl BlockingDevice for FileDevice {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
-        self.read(offset, buffer)
-    }
-
-    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        self.write(offset, data)
-    }
-
-    fn write_durably(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let mut done = 0;
-        while done < data.len() {
-            let rest = &data[done..];
-            let base = rest.as_ptr().cast_mut().cast();
-            let iov = libc::iovec { iov_base: base, iov_len: rest.len() };
-            let at = (offset + done as u64) as i64;
-            let fd = self.file.as_raw_fd();
-            // SAFETY: `iov` points into `data`, which pwritev2 only reads.
-            match unsafe { libc::pwritev2(fd, &raw const iov, 1, at, libc::RWF_DSYNC) } {
-                count if count > 0 => done += count as usize,
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.raw_os_error() != Some(libc::EINTR) {
-                        return Err(DeviceError::os("write", &self.name, &error));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), DeviceError> {
-        self.sync_data()
-    }
-
-    fn zero(&mut self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        FileDevice::zero(self, offset, length, true)
-    }
-
-    fn forget_cache(&mut self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        let fd = self.file.as_raw_fd();
-        if self.block {
-            // SAFETY: BLKFLSBUF takes no argument.
-            unsafe { libc::ioctl(fd, BLKFLSBUF, 0) };
-        }
-        // SAFETY: posix_fadvise touches no memory of ours. Advice may be ignored, which on one
-        // machine is harmless, since all processes share the page cache.
-        unsafe {
-            libc::posix_fadvise(fd, offset as i64, length as i64, libc::POSIX_FADV_DONTNEED);
-        }
-        Ok(())
-    }
-
-    fn lock(&mut self) -> Result<(), DeviceError> {
-        let deadline = Instant::now() + LOCK_WAIT;
-        loop {
-            // SAFETY: flock on an open descriptor touches no memory.
-            if unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::EWOULDBLOCK) {
-                return Err(DeviceError::os("lock", &self.name, &error));
-            }
-            if Instant::now() > deadline {
-                let text = format!("{}: another process holds its lock", self.name);
-                return Err(DeviceError::new(ErrorKind::Timeout, text));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn unlock(&mut self) {
-        // SAFETY: flock on an open descriptor touches no memory.
-        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
-    }
 }

@@ -92,8 +92,9 @@ impl Engine {
             *devices = Arc::new(next);
         }
         if let Err(error) = self.shared.t1s.load(&self.shared.devices(), &device) {
-            // As if it had not been opened: the next attempt is a whole one.
-            self.device_remove(&device.id)?;
+            // As if it had not been opened, so that the next attempt is a whole one; unless an
+            // object on it is in service already.
+            let _ = self.device_remove(&device.id);
             return Err(error.into());
         }
         self.refresh();
