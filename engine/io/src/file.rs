@@ -56,6 +56,8 @@ pub struct FileDevice {
     /// tells each open file once of an error: two that share one could have the error of both
     /// told to one of them. Opened with the device, since a later one may miss what came before.
     lanes: Mutex<Vec<File>>,
+    /// The same for `write_through`; as many as have run at a time.
+    through: Mutex<Vec<File>>,
     size: u64,
     block: bool,
     /// Set where the hosts' data goes past the page cache. Labels never do.
@@ -157,9 +159,21 @@ impl FileDevice {
     fn of(name: String, file: File, size: u64, block: bool) -> FileDevice {
         let (synced, slow_until) = (AtomicU64::default(), AtomicU64::default());
         let foreign = is_foreign(&file);
-        let lanes = Mutex::default();
+        let (lanes, through) = (Mutex::default(), Mutex::default());
         let (direct, resident) = (None, None);
-        FileDevice { name, file, lanes, size, block, direct, foreign, resident, synced, slow_until }
+        FileDevice {
+            name,
+            file,
+            lanes,
+            through,
+            size,
+            block,
+            direct,
+            foreign,
+            resident,
+            synced,
+            slow_until,
+        }
     }
 
     /// Has the hosts' data go past the page cache from now on.
@@ -355,6 +369,28 @@ impl FileDevice {
         done.map_err(|e| DeviceError::os("flush", &self.name, &e))
     }
 
+    /// Writes, and waits until these bytes are durable: `write` and `sync_data` of them alone.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn write_through(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        // Not a lane of `sync_data`: an error of what others wrote before would be told here, and
+        // then no more to the flush that must tell of it. And one for each write at a time, so
+        // that none is told of another's error instead of its own.
+        let spare = self.through().pop();
+        let file = match spare {
+            Some(file) => file,
+            None => self.reopen()?.file,
+        };
+        let done = write_dsync(&file, offset, data);
+        self.through().push(file);
+        done.map_err(|e| DeviceError::os("write", &self.name, &e))
+    }
+
+    fn through(&self) -> std::sync::MutexGuard<'_, Vec<File>> {
+        self.through.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<File>> {
         // It is changed by single calls only: a panic can't leave it torn.
         self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -496,6 +532,28 @@ fn is_foreign(file: &File) -> bool {
     };
     // A filesystem that can't be asked is not one to wait for on a loop.
     told != 0 || MAGICS.contains(&(found.f_type as u32))
+}
+
+/// Writes all of it, and waits until it is durable.
+fn write_dsync(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        let rest = &data[done..];
+        let iov = libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
+        let at = (offset + done as u64) as i64;
+        // SAFETY: `iov` points into `data`, which pwritev2 only reads.
+        let count =
+            unsafe { libc::pwritev2(file.as_raw_fd(), &raw const iov, 1, at, libc::RWF_DSYNC) };
+        if count > 0 {
+            done += count as usize;
+            continue;
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 fn unsupported(error: &io::Error) -> bool {

@@ -14,6 +14,7 @@ use crate::buffers::Buffers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::conn::Conn;
+use crate::durable::Durable;
 use crate::mailbox::{Mailbox, Message, Waiting};
 use crate::metrics::{DeviceTable, LoopMetrics, Tally, Transport, VolumeCounters};
 use crate::op::{Fail, Op};
@@ -95,6 +96,8 @@ pub struct Loop {
     /// Scratch of `inline`: addresses and lengths of resident memory.
     pub found: Vec<(usize, usize)>,
     pub commits: Vec<(Arc<Device>, Waiting)>,
+    /// FUA writes that this wake-up has brought.
+    pub durables: Vec<Durable>,
     /// Scratch for `Out::flush`.
     pub room: Room,
     /// Connections whose buffered input may go on.
@@ -141,6 +144,7 @@ impl Loop {
             tally: Tally::default(),
             found: Vec::new(),
             commits: Vec::new(),
+            durables: Vec::new(),
             room: Room::default(),
             wake: Vec::new(),
             dirty: Vec::new(),
@@ -208,6 +212,8 @@ impl Loop {
                 self.granted(op);
             } else if let Some(conn) = self.wake.pop() {
                 self.process_input(conn);
+            } else if !self.durables.is_empty() {
+                self.write_durably();
             } else if let Some((device, waiting)) = self.commits.pop() {
                 self.commit(&device, waiting);
             } else if let Some(remote) = self.dirty_remotes.pop() {

@@ -7,6 +7,7 @@ use vs_io::{Committer, Device, Full, Kind as DeviceKind, Stored, T1Object, TryRe
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
+use crate::durable::Durable;
 use crate::event_loop::Loop;
 use crate::inline::admit;
 use crate::mailbox::{Committed, Message, SubData, Waiting, fail};
@@ -266,6 +267,14 @@ impl Loop {
                     });
                 }
             },
+            Kind::Write if op.fua && !file.is_slow() => {
+                let part = op.part(at, leaf);
+                op.pending += 1;
+                counters.done(name, count, true);
+                let (t1, device) = (Arc::clone(t1), Arc::clone(device));
+                let durable = Durable { op: token, part, t1, device, start, at, length: count };
+                return self.durables.push(durable);
+            }
             Kind::Write => {
                 if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
                     op.touched.push(Arc::clone(device));
@@ -328,7 +337,7 @@ impl Loop {
     /// for that device already, the operation goes on after a moment: it keeps its place in its
     /// connection's admission, so that a device that does not answer fills its own queue, then
     /// the connections that want it, and nothing else.
-    fn pool_part(
+    pub fn pool_part(
         &mut self,
         op: Token,
         piece: u32,
@@ -420,7 +429,7 @@ impl Loop {
         self.part_ended(token);
     }
 
-    fn part_ended(&mut self, token: Token) {
+    pub fn part_ended(&mut self, token: Token) {
         let Some(op) = self.ops.get_mut(token) else { return };
         op.pending -= 1;
         if op.pending == 0 {

@@ -11,6 +11,8 @@ use crate::socket::Stream;
 
 /// Pieces of at least this are sent from where they are instead of being gathered.
 const LARGE: usize = 1 << 10;
+/// Room that a connection keeps for its next replies.
+const ROOM: usize = 160 << 10;
 /// Bytes that have left and may stay in memory for a while.
 const KEPT: usize = 32 << 10;
 /// iovecs in one send.
@@ -207,8 +209,12 @@ impl Out {
         }
         // A queue that is never quite empty must not keep all that has left.
         if self.gone == self.gathered.len() {
-            self.gathered.clear();
             self.gone = 0;
+            if self.gathered.capacity() > ROOM {
+                self.gathered = Vec::new();
+            } else {
+                self.gathered.clear();
+            }
         } else if self.gone > KEPT && self.gone * 2 > self.gathered.len() {
             self.gathered.drain(..self.gone);
             self.gone = 0;

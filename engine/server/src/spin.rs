@@ -8,8 +8,9 @@ use crate::socket::Epoll;
 
 /// A look takes less than a microsecond. If one took this, something else wanted the core.
 const STOLEN: Duration = Duration::from_micros(20);
-/// For how long the core is then left to others.
+/// For how long the core is then left to others; longer each time that it happens again.
 const CROWDED: Duration = Duration::from_millis(1);
+const MOST_CROWDED: Duration = Duration::from_millis(64);
 /// Sleeps of up to this many limits are worth looking instead: most of a short one is the waking.
 const SHORT: u32 = 4;
 /// Short sleeps after which it is tried again, at most.
@@ -22,12 +23,13 @@ pub struct Spin {
     sleeps: u32,
     patience: u32,
     crowded: Option<Instant>,
+    crowding: Duration,
 }
 
 impl Spin {
     /// Looks for up to `limit`; zero: always sleeps.
     pub fn new(limit: Duration) -> Spin {
-        Spin { limit, sleeps: 1, patience: 1, crowded: None }
+        Spin { limit, sleeps: 1, patience: 1, crowded: None, crowding: CROWDED }
     }
 
     /// Waits for events, for `millis` at most (-1: for ever).
@@ -42,11 +44,16 @@ impl Spin {
                 let count = epoll.wait(events, 0);
                 if count > 0 {
                     self.patience = 1;
+                    if self.crowded.is_some_and(|until| begun > until + self.crowding) {
+                        self.crowded = None;
+                        self.crowding = CROWDED;
+                    }
                     return count;
                 }
                 let now = Instant::now();
                 if now - before > STOLEN {
-                    self.crowded = Some(now + CROWDED);
+                    self.crowded = Some(now + self.crowding);
+                    self.crowding = (self.crowding * 2).min(MOST_CROWDED);
                     break;
                 }
                 if now - begun > self.limit {

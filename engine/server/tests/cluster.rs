@@ -320,3 +320,24 @@ fn overlapping_writes_from_everywhere_leave_equal_legs() {
     b.stop();
     assert!(on_device(&rig, "a", MIB) == on_device(&rig, "b", MIB));
 }
+
+#[test]
+fn objects_in_use_stay() {
+    let rig = Rig::new();
+    let sp = rig.sp("sp-a");
+    sp.leaf("t", SIZE);
+    sp.activate(&Tree::new(1, SIZE, leaf("t", SIZE), &[("t", &sp)]));
+    let mut host = sp.host();
+    let engine = &sp.engine;
+    let refused = |done: Result<(), vs_server::Failure>| done.expect_err("in use").kind;
+    assert_eq!(refused(engine.t1_delete("t")), "precondition");
+    assert_eq!(refused(engine.reference_drop("v-1", "t")), "precondition");
+    assert_eq!(refused(engine.device_remove("d-t")), "precondition");
+    for _ in 0..2 {
+        engine.t2_remove("v-1", 5.0).expect("removal, and once more");
+    }
+    until("the session ends", || host.is_closed());
+    engine.t1_delete("t").expect("not in use any more");
+    engine.device_remove("d-t").expect("nothing lies on it");
+    sp.stop();
+}

@@ -246,3 +246,37 @@ fn shutdown_answers_what_is_in_flight() {
     }
     assert!((1..=64).contains(&answered));
 }
+
+#[test]
+fn fua_writes_few_and_many_are_all_there() {
+    let rig = Rig::new();
+    let sp = rig.sp("sp-a");
+    sp.leaf("t", SIZE);
+    sp.leaf("u", SIZE);
+    let root = mirror(&[(true, leaf("t", SIZE)), (true, leaf("u", SIZE))]);
+    sp.activate(&Tree::new(1, SIZE, root, &[("t", &sp), ("u", &sp)]));
+    let mut wanted = vec![0; SIZE as usize];
+    for (salt, count) in [(1, 1), (2, 3), (3, 40), (4, 200)] {
+        let mut host = sp.host();
+        let mut open = std::collections::HashSet::new();
+        for n in 0..count {
+            // Pieces that overlap have an order of their own; these do not.
+            let at = n * 40_000 + salt * 100;
+            let length = if n % 7 == 3 { 30_000 } else { 512 };
+            let data = pattern(salt, at, length);
+            wanted[at as usize..at as usize + length].copy_from_slice(&data);
+            open.insert(host.send(WRITE, FUA, at, length as u64, &data));
+        }
+        while !open.is_empty() {
+            let (cookie, error) = host.reply().expect("a reply");
+            assert!(error == 0 && open.remove(&cookie));
+        }
+        assert!(host.read(0, SIZE as usize).expect("read") == wanted, "{count} at once");
+    }
+    let metrics = sp.metrics();
+    assert_eq!(metrics["volumes"][0]["inflight"], 0);
+    sp.stop();
+    for t1 in ["t", "u"] {
+        assert!(on_device(&rig, t1, SIZE) == wanted, "leg {t1}");
+    }
+}

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::FileDevice;
+use super::{FileDevice, write_dsync};
 use crate::device::BlockingDevice;
 use crate::error::{DeviceError, ErrorKind};
 
@@ -30,25 +30,7 @@ impl BlockingDevice for FileDevice {
     }
 
     fn write_durably(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let mut done = 0;
-        while done < data.len() {
-            let rest = &data[done..];
-            let base = rest.as_ptr().cast_mut().cast();
-            let iov = libc::iovec { iov_base: base, iov_len: rest.len() };
-            let at = (offset + done as u64) as i64;
-            let fd = self.file.as_raw_fd();
-            // SAFETY: `iov` points into `data`, which pwritev2 only reads.
-            match unsafe { libc::pwritev2(fd, &raw const iov, 1, at, libc::RWF_DSYNC) } {
-                count if count > 0 => done += count as usize,
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.raw_os_error() != Some(libc::EINTR) {
-                        return Err(DeviceError::os("write", &self.name, &error));
-                    }
-                }
-            }
-        }
-        Ok(())
+        write_dsync(&self.file, offset, data).map_err(|e| DeviceError::os("write", &self.name, &e))
     }
 
     fn sync(&mut self) -> Result<(), DeviceError> {
