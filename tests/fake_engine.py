@@ -43,6 +43,7 @@ class FakeEngine:
         self.sp: str = settings["sp"]
         self.disk = disk
         self.open: dict[str, str] = {}
+        self.direct: set[str] = set()
         self.volumes: dict[str, Json] = {}
         self.resyncs: dict[str, int] = {}
         self.running: dict[tuple[str, tuple[int, ...]], Json] = {}
@@ -61,7 +62,7 @@ class FakeEngine:
 
     # Devices.
 
-    def device_add(self, uri: str, create_size: int, device_id: str) -> str:
+    def device_add(self, uri: str, create_size: int, device_id: str, direct: bool) -> str:
         if uri not in self.disk.devices:
             if not create_size:
                 raise EngineError("not_found", f"{uri}: open: no such file")
@@ -74,6 +75,7 @@ class FakeEngine:
                 raise EngineError("unsafe", f"{uri}: is blank")
             device.cluster, device.id = self.cluster, device_id
         self.open[device.id] = uri
+        (self.direct.add if direct else self.direct.discard)(device.id)
         self.calls.append(("device_add", uri, device_id))
         return json.dumps(self._device(device.id))
 
@@ -89,7 +91,8 @@ class FakeEngine:
         )
         free = [{"device": "", "offset": end, "length": SIZE - end}]
         shape = {"id": device_id, "uri": uri, "size": SIZE, "unit": UNIT}
-        return {**shape, "up": True, "free": free, "error": ""}
+        direct = device_id in self.direct
+        return {**shape, "direct": direct, "up": True, "free": free, "error": ""}
 
     def device_remove(self, device_id: str) -> None:
         if any(self._label(device_id).t1s):

@@ -107,6 +107,8 @@ class FakeSps:
         #: Devices that an SP was told to open again.
         self.reopened: list[tuple[SpId, DeviceId]] = []
         self.closed: set[tuple[SpId, DeviceId]] = set()
+        #: Which SPs have been told to go past the page cache, and where.
+        self.direct: set[tuple[SpId, DeviceId]] = set()
 
     def record(self, sp: SpId) -> ProcessorRecord:
         life = self.lives[sp].incarnation
@@ -189,7 +191,9 @@ class FakeSp:
         self._world.cluster.apply(Copy(self._sp, copy.volume, t2.version, copy.path, copy.total))
         return replace(copy, state=CopyState.DONE, copied=copy.total)
 
-    async def add_device(self, uri: str, size: int, device: DeviceId) -> DeviceView:
+    async def add_device(
+        self, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView:
         await self._admit("add_device")
         model = self._world.cluster.sps[self._sp]
         known = DeviceId(uri.removeprefix("file:/"))
@@ -198,6 +202,7 @@ class FakeSp:
             self._world.reopened.append((self._sp, known))
         else:
             model.devices[known] = size
+        (self._world.direct.add if direct else self._world.direct.discard)((self._sp, known))
         view = next(v for v in self._world.cluster.views() if v.sp == self._sp).device(known)
         assert view is not None
         return view

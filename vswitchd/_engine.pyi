@@ -23,9 +23,10 @@ class Engine:
         """Stops reading, answers what is in flight, flushes, closes; True if all of it
         ended in time (the end was clean). The engine is unusable afterwards."""
 
-    def device_add(self, uri: str, create_size: int, device_id: str) -> str:
+    def device_add(self, uri: str, create_size: int, device_id: str, direct: bool) -> str:
         """Opens a device; labels it as `device_id` if it is blank ("unsafe" if that is empty).
-        Returns its device JSON."""
+        With `direct` hosts' data goes past the page cache ("invalid" where that can't be,
+        "precondition" if it is open the other way). Returns its device JSON."""
 
     def device_remove(self, device_id: str) -> None: ...
     def devices(self) -> str:

@@ -31,7 +31,9 @@ class Processor(Protocol):
     is idempotent. Mirrors `proto/vswitchd/v1/vsm.proto`."""
 
     async def view(self) -> View: ...
-    async def add_device(self, uri: str, size: int, device: DeviceId) -> DeviceView: ...
+    async def add_device(
+        self, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView: ...
     async def remove_device(self, device: DeviceId) -> None: ...
     async def put_t1(self, t1: T1, epoch: int) -> None: ...
     async def adopt_t1(self, t1: T1, epoch: int) -> None: ...
@@ -75,13 +77,15 @@ class Processors(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A device of the cluster and the URI by which each SP reaches it."""
+    """A device of the cluster, the URI by which each SP reaches it, and the SPs that go past
+    the page cache there."""
 
     id: DeviceId
     name: str
     size: int
     unit: int
     paths: dict[SpId, str] = field(default_factory=dict)
+    direct: list[SpId] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,24 @@ def test_devices_are_added_shown_and_removed(fake: Fake, ctl: Ctl) -> None:
     assert ctl("device", "show", "nosuch").status == 3
 
 
+def test_a_device_past_the_page_cache_is_asked_for_and_shown(fake: Fake, ctl: Ctl) -> None:
+    assert ctl("device", "add", "file:/d.img", "--sp", "sp-a").status == 0
+    _, request = fake.started()
+    assert not request.direct
+    fake.asked.clear()
+    assert ctl("device", "add", "block:/dev/x", "--sp", "sp-a", "--direct").status == 0
+    _, request = fake.started()
+    assert request.direct
+    both, plain = device("disk0", "id-0"), device("disk1", "id-1")
+    both.paths[0].direct = True
+    both.paths.add(sp="sp-b", uri="file:/d", direct=True)
+    fake.devices = [both, plain]
+    listed = ctl("device", "list").out
+    assert "sp-a(direct)" in listed
+    assert "sp-b(direct,down)" in listed
+    assert "direct" not in ctl("device", "show", "disk1").out
+
+
 def test_sps_are_listed_shown_and_removed(fake: Fake, ctl: Ctl) -> None:
     fake.processors = [processor(f"sp-{c}") for c in "abc"]
     rows = [line.split()[:3] for line in ctl("sp", "list").out.splitlines()[1:]]

@@ -16,7 +16,7 @@ from vswitchd.store.sqlite import SqliteStore
 
 A, B = SpId("sp-a"), SpId("sp-b")
 DB = VolumeId("db")
-DISK = DeviceRecord(DeviceId("d"), "disk", 1 << 30, 1 << 20, {A: "file:/x"})
+DISK = DeviceRecord(DeviceId("d"), "disk", 1 << 30, 1 << 20, {A: "file:/x"}, [A])
 
 
 def volume(name: str = "db", version: int = 1) -> Volume:

@@ -18,7 +18,7 @@ from tests.fakes import unreachable, until
 from vswitchd.api.errors import from_rpc
 from vswitchd.controller.app import make_server
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import BLOCK
+from vswitchd.model.objects import BLOCK, DeviceId, SpId
 from vswitchd.restructure.requests import AddLeg
 from vswitchd.rpc import (
     cluster_pb2,
@@ -373,6 +373,24 @@ async def test_a_device_is_known_by_all_of_its_paths(api: Api) -> None:
     assert [path.sp for path in left.paths] == ["a"]
     nowhere = device_pb2.AddDeviceRequest(sp="ghost", uri="file:/x", size=1 << 20)
     assert (await api.refused(api.devices.AddDevice, nowhere)).kind is Kind.NOT_FOUND
+
+
+async def test_which_sps_go_past_the_page_cache_is_kept_and_shown(api: Api) -> None:
+    for sp in ("a", "b"):
+        api.world.sps.cluster.sps[SpId(sp)].devices.pop(DeviceId("ab"))
+        direct = sp == "a"
+        request = device_pb2.AddDeviceRequest(
+            sp=sp, uri="file:/ab", size=60 * BLOCK, name="ab", direct=direct
+        )
+        device = await api.call(api.devices.AddDevice, request)
+    assert [(path.sp, path.direct) for path in device.paths] == [("a", True), ("b", False)]
+    assert api.world.sps.direct == {("a", "ab")}
+    (stored,) = await api.world.store.devices()
+    assert stored.direct == ["a"]
+    remove = device_pb2.RemoveDeviceRequest(name="ab", sp="a")
+    await api.call(api.devices.RemoveDevice, remove)
+    (stored,) = await api.world.store.devices()
+    assert stored.direct == []
 
 
 async def test_a_device_that_is_down_is_an_error_of_the_cluster(api: Api) -> None:

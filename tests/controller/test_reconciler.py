@@ -158,13 +158,15 @@ async def test_devices_are_opened_again_and_one_that_is_gone_holds_nothing_up() 
     world, controller = await made()
     volume = await controller.volume()
     for name, sp in (("a0", A), ("ab", A), ("b0", B)):
-        record = DeviceRecord(DeviceId(name), name, 60 * BLOCK, BLOCK, {sp: f"file:/{name}"})
+        paths = {sp: f"file:/{name}"}
+        record = DeviceRecord(DeviceId(name), name, 60 * BLOCK, BLOCK, paths, [SpId("b")])
         await world.store.put_device(record)
         world.sps.closed.add((sp, record.id))
     world.sps.refuses[A, "add_device"] = VsError("VS2011", Kind.NOT_FOUND, "no such file")
     world.sps.cluster.sps[A].active.clear()
     await controller.reconciler.reconcile()
     assert world.sps.reopened == [(B, DeviceId("b0"))]
+    assert world.sps.direct == {(B, DeviceId("b0"))}, "as it was added"
     assert world.sps.calls[A, "add_device"] == 2, "each is tried"
     settled(world, volume)
 

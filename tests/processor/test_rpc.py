@@ -77,8 +77,8 @@ async def test_a_volumes_life_through_the_port(served: Served) -> None:
 
 async def test_a_device_through_the_port(served: Served) -> None:
     sp = served.client()
-    added = await sp.add_device(URI, 0, DeviceId("d-7"))
-    assert (added.id, added.up) == (DEVICE, True)
+    added = await sp.add_device(URI, 0, DeviceId("d-7"), direct=True)
+    assert (added.id, added.up, added.direct) == (DEVICE, True, True)
     assert added.free[0].device == DEVICE
 
 

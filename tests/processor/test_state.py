@@ -29,9 +29,9 @@ def test_everything_is_remembered(directory: Path) -> None:
     state = State(directory, SP)
     state.set_cluster("c-1")
     state.set_term(7)
-    state.set_device(DeviceId("d-0"), "file:/a")
-    state.set_device(DeviceId("d-1"), "file:/b")
-    state.set_device(DeviceId("d-1"), None)
+    state.set_device(DeviceId("d-0"), "file:/a", direct=True)
+    state.set_device(DeviceId("d-1"), "file:/b", direct=True)
+    state.set_device(DeviceId("d-1"), None, direct=False)
     state.set_mirrored({VOLUME})
     state.stage(t2(1))
     state.commit(t2(1))
@@ -39,6 +39,7 @@ def test_everything_is_remembered(directory: Path) -> None:
     again = reopened(state, directory)
     assert again.identity == state.identity
     assert again.identity.devices == {"d-0": "file:/a"}
+    assert again.identity.direct == ["d-0"]
     assert again.unclean == {VOLUME}
     assert again.committed == {VOLUME: t2(1)}
     assert again.staged == {VOLUME: t2(2)}

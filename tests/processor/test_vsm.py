@@ -307,8 +307,29 @@ async def test_a_device_is_not_replaced_by_what_stands_in_its_place(
     (device,) = (await again.vsm.view()).devices
     assert (device.id, device.up) == (DEVICE, False)
     with suppress(VsError):
-        await again.vsm.add_device(caller(), URI, 0, DEVICE)
+        await again.vsm.add_device(caller(), URI, 0, DEVICE, direct=False)
     assert now.id != DEVICE
+
+
+async def test_a_direct_device_is_direct_after_a_restart(
+    life: Life, live: Callable[[], Life]
+) -> None:
+    uri = "file:/fast"
+    added = await life.vsm.add_device(caller(), uri, 1 << 30, DeviceId("d-f"), direct=True)
+    assert added.direct
+    life.crash()
+    again = live()
+    await again.vsm.start()
+    assert {d.id: d.direct for d in (await again.vsm.view()).devices} == {
+        DEVICE: False,
+        "d-f": True,
+    }
+    await again.vsm.remove_device(caller(), DeviceId("d-f"))
+    await again.vsm.add_device(caller(), uri, 0, DeviceId("d-f"), direct=False)
+    again.crash()
+    third = live()
+    await third.vsm.start()
+    assert not any(device.direct for device in (await third.vsm.view()).devices)
 
 
 async def test_a_removed_device_is_forgotten(life: Life, live: Callable[[], Life]) -> None:
@@ -324,7 +345,8 @@ async def test_a_removed_device_is_forgotten(life: Life, live: Callable[[], Life
 
 async def test_a_device_of_another_cluster_is_refused(life: Life, disk: Disk) -> None:
     disk.devices["file:/x"] = Device("c-9", "d-9")
-    error = await refused("VS6020", life.vsm.add_device(caller(), "file:/x", 0, DeviceId("d-1")))
+    adding = life.vsm.add_device(caller(), "file:/x", 0, DeviceId("d-1"), direct=False)
+    error = await refused("VS6020", adding)
     assert "c-9" in error.message
 
 

@@ -64,7 +64,9 @@ def devices(draw: st.DrawFn) -> DeviceView:
     device = DeviceId(draw(TEXT))
     runs = draw(st.lists(st.builds(Extent, st.just(device), NUMBERS, NUMBERS), max_size=3))
     up = draw(st.booleans())
-    return DeviceView(device, draw(TEXT), draw(NUMBERS), draw(NUMBERS), up, tuple(runs), draw(TEXT))
+    error, direct = draw(TEXT), draw(st.booleans())
+    uri, size, unit = draw(TEXT), draw(NUMBERS), draw(NUMBERS)
+    return DeviceView(device, uri, size, unit, up, tuple(runs), error, direct)
 
 
 COPIES = st.builds(

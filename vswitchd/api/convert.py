@@ -206,6 +206,7 @@ def device_view_to_proto(device: DeviceView) -> vsm_pb2.DeviceView:
         up=device.up,
         free=[extent_to_proto(extent) for extent in device.free],
         error=device.error,
+        direct=device.direct,
     )
 
 
@@ -219,6 +220,7 @@ def device_view_from_proto(message: vsm_pb2.DeviceView) -> DeviceView:
         up=message.up,
         free=tuple(Extent(device, run.offset, run.length) for run in message.free),
         error=message.error,
+        direct=message.direct,
     )
 
 

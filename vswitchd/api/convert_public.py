@@ -145,7 +145,8 @@ def device_message(record: DeviceRecord, views: Mapping[SpId, View]) -> device_p
     for sp, uri in sorted(record.paths.items()):
         device = views[sp].device(record.id) if sp in views else None
         up = device is not None and device.up
-        paths.append(device_pb2.DevicePath(sp=sp, uri=uri, up=up))
+        direct = sp in record.direct
+        paths.append(device_pb2.DevicePath(sp=sp, uri=uri, up=up, direct=direct))
     return device_pb2.Device(
         device_id=record.id,
         name=record.name,

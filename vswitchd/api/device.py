@@ -26,7 +26,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
         self, request: device_pb2.AddDeviceRequest, _: Context
     ) -> device_pb2.Device:
         record = await self._service.add_device(
-            SpId(request.sp), request.uri, request.size, request.name
+            SpId(request.sp), request.uri, request.size, request.name, direct=request.direct
         )
         return device_message(record, self._service.collector.last)
 

@@ -98,9 +98,11 @@ class VsmProcessor:
         request = vsm_pb2.GetViewRequest(caller=self._caller)
         return convert.view_from_proto(await self._call(self._stub.GetView, request))
 
-    async def add_device(self, uri: str, size: int, device: DeviceId) -> DeviceView:
+    async def add_device(
+        self, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView:
         request = vsm_pb2.AddSpDeviceRequest(
-            caller=self._caller, uri=uri, size=size, device_id=device
+            caller=self._caller, uri=uri, size=size, device_id=device, direct=direct
         )
         answer = await self._call(self._stub.AddSpDevice, request, LONG)
         return convert.device_view_from_proto(answer)

@@ -64,7 +64,11 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
         self, request: vsm_pb2.AddSpDeviceRequest, _: Context
     ) -> vsm_pb2.DeviceView:
         device = await self._vsm.add_device(
-            _caller(request), request.uri, request.size, DeviceId(request.device_id)
+            _caller(request),
+            request.uri,
+            request.size,
+            DeviceId(request.device_id),
+            direct=request.direct,
         )
         return convert.device_view_to_proto(device)
 

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 app = noun("Storage that SPs reach.")
 
 
+def _path(path: device_pb2.DevicePath) -> str:
+    marks = [mark for mark, on in (("direct", path.direct), ("down", not path.up)) if on]
+    return f"{path.sp}({','.join(marks)})" if marks else path.sp
+
+
 def _table(devices: list[device_pb2.Device]) -> None:
     rows = [
         (
             device.name,
             format_size(device.size),
             format_size(device.size - device.allocated),
-            " ".join(f"{p.sp}{'' if p.up else '(down)'}" for p in device.paths),
+            " ".join(map(_path, device.paths)),
             device.paths[0].uri if device.paths else "",
             device.device_id,
         )
@@ -38,13 +43,16 @@ def add(
     sp: Sp,
     size: Annotated[str, typer.Option(metavar="SIZE", help="file: made sparse if missing")] = "0",
     name: Annotated[str, typer.Option(help="for people; else from the URI")] = "",
+    direct: Annotated[
+        bool, typer.Option("--direct", help="past the page cache (O_DIRECT); file and block only")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give an SP a device; a blank one is labelled, foreign data is never taken."""
     from vswitchd.api.client import device_pb2
 
     wanted = parse_size(size) if size != "0" else 0
-    request = device_pb2.AddDeviceRequest(sp=sp, uri=uri, size=wanted, name=name)
+    request = device_pb2.AddDeviceRequest(sp=sp, uri=uri, size=wanted, name=name, direct=direct)
     device = context.client.call(context.client.devices.AddDevice, request)
     show(device, output, lambda: _table([device]))
 

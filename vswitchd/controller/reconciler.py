@@ -95,7 +95,9 @@ class Reconciler:
         uri = record.paths.get(view.sp)
         found = view.device(record.id)
         if uri is not None and (found is None or not found.up):
-            await self._registry.processor(view.sp).add_device(uri, 0, record.id)
+            await self._registry.processor(view.sp).add_device(
+                uri, 0, record.id, direct=view.sp in record.direct
+            )
             self._log.info("device_reopened", sp=view.sp, device=record.id)
 
     async def _volume(self, view: View, views: Mapping[SpId, View], volume_id: VolumeId) -> None:

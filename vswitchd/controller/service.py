@@ -217,8 +217,11 @@ class Service:
 
     # Devices.
 
-    async def add_device(self, sp: SpId, uri: str, size: int, name: str) -> DeviceRecord:
-        """Gives an SP a device, or a known device another path."""
+    async def add_device(
+        self, sp: SpId, uri: str, size: int, name: str, *, direct: bool
+    ) -> DeviceRecord:
+        """Gives an SP a device, or a known device another path. With `direct` that SP goes
+        past the page cache there."""
         async with self._planning:
             known = {record.id: record for record in await self.store.devices()}
             name = name or uri.rstrip("/").rpartition("/")[2].partition("?")[0] or uri
@@ -230,12 +233,14 @@ class Service:
                         f"there is a device {name} already; choose another --name",
                     )
             fresh = DeviceId(str(uuid.uuid4()))
-            view = await self.registry.processor(sp).add_device(uri, size, fresh)
+            view = await self.registry.processor(sp).add_device(uri, size, fresh, direct=direct)
             old = known.get(view.id)
             if old is None:
-                record = DeviceRecord(view.id, name, view.size, view.unit, {sp: uri})
+                past_cache = [sp] if direct else []
+                record = DeviceRecord(view.id, name, view.size, view.unit, {sp: uri}, past_cache)
             else:
-                record = replace(old, paths={**old.paths, sp: uri})
+                past_cache = sorted({*old.direct} - {sp} | ({sp} if direct else set()))
+                record = replace(old, paths={**old.paths, sp: uri}, direct=past_cache)
             try:
                 await self.store.put_device(record)
             except VsError:
@@ -276,7 +281,8 @@ class Service:
                         )
             await self.registry.processor(sp).remove_device(record.id)
             paths = {other: uri for other, uri in record.paths.items() if other != sp}
-            record = replace(record, paths=paths)
+            past_cache = [other for other in record.direct if other != sp]
+            record = replace(record, paths=paths, direct=past_cache)
             if paths:
                 await self.store.put_device(record)
             else:

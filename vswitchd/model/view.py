@@ -19,6 +19,7 @@ class DeviceView:
     up: bool
     free: tuple[Extent, ...]
     error: str = ""
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)

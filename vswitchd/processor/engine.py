@@ -72,8 +72,11 @@ class Engine:
         self._threads.shutdown(wait=False)
         return clean
 
-    async def device_add(self, uri: str, size: int, device: DeviceId) -> DeviceView:
-        return _device(json.loads(await self._wait(self._native.device_add, uri, size, device)))
+    async def device_add(
+        self, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView:
+        found = await self._wait(self._native.device_add, uri, size, device, direct)
+        return _device(json.loads(found))
 
     async def device_remove(self, device: DeviceId) -> None:
         await self._wait(self._native.device_remove, device)
@@ -137,5 +140,12 @@ def _device(value: dict[str, Any]) -> DeviceView:
     device = DeviceId(value["id"])
     free = tuple(Extent(device, run["offset"], run["length"]) for run in value["free"])
     return DeviceView(
-        device, value["uri"], value["size"], value["unit"], value["up"], free, value["error"]
+        id=device,
+        uri=value["uri"],
+        size=value["size"],
+        unit=value["unit"],
+        up=value["up"],
+        free=free,
+        error=value["error"],
+        direct=value["direct"],
     )

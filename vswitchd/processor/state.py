@@ -55,13 +55,15 @@ def _cannot(what: str, path: Path, error: OSError) -> VsError:
 
 @dataclass
 class Identity:
-    """The SP's own file. `mirrored` are volumes whose mirrors this SP has owned since its
-    last clean end: after another end their legs may differ."""
+    """The SP's own file. `direct` are devices that are opened past the page cache. `mirrored`
+    are volumes whose mirrors this SP has owned since its last clean end: after another end
+    their legs may differ."""
 
     sp: str
     cluster_id: str = ""
     term: int = 0
     devices: dict[str, str] = field(default_factory=dict)
+    direct: list[str] = field(default_factory=list)
     mirrored: list[str] = field(default_factory=list)
 
 
@@ -72,6 +74,7 @@ def _decode_identity(text: str) -> Identity:
         cluster_id=fields.text("cluster_id"),
         term=fields.number("term"),
         devices=fields.texts("devices"),
+        direct=list(fields.items("direct", as_text)),
         mirrored=list(fields.items("mirrored", as_text)),
     )
     fields.done()
@@ -191,15 +194,16 @@ class State:
         """Remembers the highest term that was seen."""
         self._update(term=term)
 
-    def set_device(self, device: DeviceId, uri: str | None) -> None:
+    def set_device(self, device: DeviceId, uri: str | None, *, direct: bool) -> None:
         """Remembers how a device is reached; None forgets it."""
         devices = {**self.identity.devices}
+        past_cache = {*self.identity.direct} - {device} | ({device} if direct else set())
         if uri is None:
             devices.pop(device, None)
         else:
             devices[device] = uri
-        if devices != self.identity.devices:
-            self._update(devices=devices)
+        if devices != self.identity.devices or past_cache != {*self.identity.direct}:
+            self._update(devices=devices, direct=sorted(past_cache))
 
     def set_mirrored(self, volumes: set[str]) -> None:
         """Remembers whose mirrors' legs may differ if this process just ends."""

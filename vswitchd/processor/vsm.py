@@ -42,7 +42,9 @@ class Caller:
 class EngineCalls(Protocol):
     """What the VSM needs of the engine; `processor.engine.Engine` has it."""
 
-    async def device_add(self, uri: str, size: int, device: DeviceId) -> DeviceView: ...
+    async def device_add(
+        self, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView: ...
     async def device_remove(self, device: DeviceId) -> None: ...
     async def devices(self) -> tuple[DeviceView, ...]: ...
     async def t1_put(self, t1: T1, epoch: int) -> None: ...
@@ -157,9 +159,10 @@ class Vsm:
                     await self._reopen(view.id, view.uri)
 
     async def _reopen(self, device: DeviceId, uri: str) -> None:
+        direct = device in self._state.identity.direct
         try:
             # Without an id to give: a device that has become blank is not labelled anew.
-            found = await self._engine.device_add(uri, 0, DeviceId(""))
+            found = await self._engine.device_add(uri, 0, DeviceId(""), direct=direct)
             if found.id == device:
                 if self._down.pop(device, None):
                     self._log.info("device_up", device=device, uri=uri)
@@ -170,7 +173,7 @@ class Vsm:
             problem = error.message
         if device not in self._down:
             self._log.error("device_down", device=device, uri=uri, error=problem)
-        self._down[device] = DeviceView(device, uri, 0, UNIT, False, (), problem)
+        self._down[device] = DeviceView(device, uri, 0, UNIT, False, (), problem, direct)
 
     async def view(self) -> View:
         """All of it, as the engine and the state say."""
@@ -198,22 +201,25 @@ class Vsm:
 
     # What it is told.
 
-    async def add_device(self, caller: Caller, uri: str, size: int, device: DeviceId) -> DeviceView:
-        """Opens a device, and labels it if it is blank and was not known here."""
+    async def add_device(
+        self, caller: Caller, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView:
+        """Opens a device, and labels it if it is blank and was not known here. With `direct`
+        hosts' data goes past the page cache, now and after every restart."""
         async with self._turn(caller, _DEVICES):
             if device in self._state.identity.devices:
                 device = DeviceId("")
-            found = await self._engine.device_add(uri, size, device)
-            self._state.set_device(found.id, uri)
+            found = await self._engine.device_add(uri, size, device, direct=direct)
+            self._state.set_device(found.id, uri, direct=direct)
             self._down.pop(found.id, None)
-        self._log.info("add_device", device=found.id, uri=uri)
+        self._log.info("add_device", device=found.id, uri=uri, direct=direct)
         return found
 
     async def remove_device(self, caller: Caller, device: DeviceId) -> None:
         """Closes a device that nothing here lies on."""
         async with self._turn(caller, _DEVICES):
             await self._engine.device_remove(device)
-            self._state.set_device(device, None)
+            self._state.set_device(device, None, direct=False)
             self._down.pop(device, None)
         self._log.info("remove_device", device=device)
 

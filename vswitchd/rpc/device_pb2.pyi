@@ -27,20 +27,24 @@ class DevicePath(_message.Message):
     SP_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
     UP_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     uri: _builtins.str
     """file:/path, block:/dev/x, nbd://host:port/export, nbd+unix:///export?socket=/path"""
     up: _builtins.bool
+    direct: _builtins.bool
+    """Hosts' data goes past that machine's page cache (O_DIRECT)."""
     def __init__(
         self,
         *,
         sp: _builtins.str = ...,
         uri: _builtins.str = ...,
         up: _builtins.bool = ...,
+        direct: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sp", b"sp", "up", b"up", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direct", b"direct", "sp", b"sp", "up", b"up", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,12 +94,15 @@ class AddDeviceRequest(_message.Message):
     URI_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     uri: _builtins.str
     size: _builtins.int
     """file: only: created sparse to this size when it does not exist. 0: must exist."""
     name: _builtins.str
     """For people; unique. Empty: derived from the URI."""
+    direct: _builtins.bool
+    """file: and block: only: hosts' data goes past the page cache (O_DIRECT)."""
     def __init__(
         self,
         *,
@@ -103,10 +110,11 @@ class AddDeviceRequest(_message.Message):
         uri: _builtins.str = ...,
         size: _builtins.int = ...,
         name: _builtins.str = ...,
+        direct: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size", b"size", "sp", b"sp", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direct", b"direct", "name", b"name", "size", b"size", "sp", b"sp", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::device::{Device, Kind};
 use crate::error::{DeviceError, ErrorKind};
 use crate::file::LANES;
-use crate::pool::Pool;
+use crate::pool::{Full, Pool};
 
 /// Told how the flush went, and how long the fdatasync itself took in seconds.
 pub type Done = Box<dyn FnOnce(Result<f64, DeviceError>) + Send>;
@@ -21,10 +21,17 @@ struct State {
     failed: Option<DeviceError>,
 }
 
-/// The flushes of one file device.
-#[derive(Default)]
+/// The flushes of one file device. They have threads of their own: reads that wait for the
+/// device do not keep it from being flushed, nor a flush them from being read.
 pub struct Committer {
     state: Mutex<State>,
+    pool: Pool,
+}
+
+impl Default for Committer {
+    fn default() -> Committer {
+        Committer { state: Mutex::default(), pool: Pool::new("vs-flush", LANES) }
+    }
 }
 
 impl std::fmt::Debug for Committer {
@@ -34,9 +41,10 @@ impl std::fmt::Debug for Committer {
 }
 
 impl Committer {
-    /// Asks for everything written so far to become durable. `done` is called on a pool
-    /// thread, after an fdatasync that began after this call.
-    pub fn flush(device: &Arc<Device>, pool: &Arc<Pool>, done: Done) {
+    /// Asks for everything written so far to become durable. `done` is called on a flush
+    /// thread, after an fdatasync that began after this call; or at once with an error, when
+    /// the system has no thread for it. How many wait is bounded by the requests in flight.
+    pub fn flush(device: &Arc<Device>, done: Done) {
         let mut state = device.committer.lock();
         state.waiting.push(done);
         if state.running >= LANES {
@@ -44,8 +52,22 @@ impl Committer {
         }
         state.running += 1;
         drop(state);
-        let device = Arc::clone(device);
-        pool.submit(move || Self::run(&device));
+        let job = Arc::clone(device);
+        if let Err(Full) = device.committer.pool.submit(move || Self::run(&job)) {
+            let text = format!("{}: flush: the system has no thread for it", device.uri);
+            let error = DeviceError::new(ErrorKind::Io, text);
+            let mut state = device.committer.lock();
+            state.running -= 1;
+            if state.running > 0 {
+                // A commit that is under way takes them on when it ends.
+                return;
+            }
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            for done in waiting {
+                done(Err(error.clone()));
+            }
+        }
     }
 
     fn run(device: &Device) {

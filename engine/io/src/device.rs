@@ -1,15 +1,18 @@
 //! A device: how it is named, opened and reached.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vs_wire::nbd::uri::NbdUri;
 
 use crate::commit::Committer;
 use crate::error::{DeviceError, ErrorKind};
 use crate::file::FileDevice;
+use crate::label::Label;
 use crate::nbd::NbdBlocking;
+use crate::pool::Pool;
 use crate::resident::Residency;
+use crate::survey::Survey;
 
 /// Bytes kept for the label at the start of a device.
 pub const LABEL_AREA: u64 = 4 << 20;
@@ -60,16 +63,46 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Device {
     pub id: String,
+    pub cluster: String,
     pub uri: String,
     pub size: u64,
     pub kind: Kind,
-    /// Group commit of a file device.
+    /// Where what would block a loop is done, of a file device.
+    pub pool: Pool,
+    /// Group commit of a file device, on a thread of its own.
     pub committer: Committer,
+    /// Held by whoever changes its label.
+    pub label_change: Mutex<()>,
+    /// Its label, for views.
+    pub survey: Survey,
     /// Counts up over all devices of the process, so that loops can keep counters in an array.
     pub slot: usize,
 }
 
 impl Device {
+    /// A device of that label, with at most `threads` threads for what would block a loop.
+    #[must_use]
+    pub fn new(uri: &str, label: &Label, kind: Kind, threads: usize, slot: usize) -> Device {
+        Device {
+            id: label.device.clone(),
+            cluster: label.cluster.clone(),
+            uri: uri.to_owned(),
+            size: label.size,
+            kind,
+            pool: Pool::new("vs-device", threads),
+            committer: Committer::default(),
+            label_change: Mutex::default(),
+            survey: Survey::new(label),
+            slot,
+        }
+    }
+
+    /// True if hosts' data goes past this machine's page cache by the administrator's wish.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        matches!(&self.kind, Kind::File(file) if file.is_direct())
+    }
+
     /// Blocking access through a handle of its own.
     ///
     /// # Errors
@@ -82,20 +115,37 @@ impl Device {
     }
 }
 
-/// Opens what a URI names, creating a file sparse to `create_size` if it does not exist
-/// and `create_size` is not 0.
+/// How a device is to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// A file that does not exist is made sparse to so many bytes; 0: it must exist.
+    pub create_size: u64,
+    /// Hosts' data goes past the page cache.
+    pub direct: bool,
+    /// Where files and block devices may lie; empty: anywhere.
+    pub roots: &'a [PathBuf],
+    /// The budget for what stays mapped of it.
+    pub residency: Option<&'a Arc<Residency>>,
+}
+
+/// Opens what a URI names.
 ///
 /// # Errors
-/// `Invalid` for a URI or size that can't be, and for a path outside `roots`.
+/// `Invalid` for a URI or size that can't be, for a path outside the roots, and for `direct`
+/// where that can't be.
 pub fn open(
     uri: &str,
-    create_size: u64,
-    roots: &[PathBuf],
-    residency: Option<&Arc<Residency>>,
+    options: &Options<'_>,
 ) -> Result<(Kind, Box<dyn BlockingDevice>), DeviceError> {
     if uri.starts_with("nbd:") || uri.starts_with("nbd+unix:") {
         let parsed = NbdUri::parse(uri)
             .map_err(|e| DeviceError::new(ErrorKind::Invalid, format!("{uri}: {e}")))?;
+        if options.direct {
+            let text = format!(
+                "{uri}: an NBD device has no page cache here to go past; add it without --direct,                  and have its server go past its own"
+            );
+            return Err(DeviceError::new(ErrorKind::Invalid, text));
+        }
         let blocking = NbdBlocking::connect(uri, &parsed)?;
         return Ok((Kind::Nbd(parsed), Box::new(blocking)));
     }
@@ -110,10 +160,13 @@ pub fn open(
             return Err(DeviceError::new(ErrorKind::Invalid, text));
         }
     };
-    let path = checked_path(path, roots)?;
-    let mut file = FileDevice::open(uri, &path, block, create_size)?;
+    let path = checked_path(path, options.roots)?;
+    let mut file = FileDevice::open(uri, &path, block, options.create_size)?;
     let blocking = file.reopen()?;
-    if let Some(residency) = residency {
+    if options.direct {
+        file.go_direct()?;
+    }
+    if let Some(residency) = options.residency {
         file.keep_resident(residency);
     }
     Ok((Kind::File(file), Box::new(blocking)))

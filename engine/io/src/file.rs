@@ -1,4 +1,6 @@
-//! Files and block devices through the page cache.
+//! Files and block devices, through the page cache or past it.
+
+mod blocking;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,16 +9,13 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use crate::device::{BlockingDevice, LABEL_AREA, UNIT};
+use crate::device::{LABEL_AREA, UNIT};
+use crate::direct::Direct;
 use crate::error::{DeviceError, ErrorKind};
 use crate::resident::{Look, Residency, Resident};
 
 const BLKZEROOUT: libc::c_ulong = 0x127f;
-const BLKFLSBUF: libc::c_ulong = 0x1261;
-/// Longest wait for another process that updates a label.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Zeroes are written in pieces of this where the kernel can't make them.
 const ZERO_CHUNK: u64 = 1 << 20;
 /// Writes of up to this are stored into resident pages whether these are dirty or not.
@@ -57,8 +56,14 @@ pub struct FileDevice {
     /// tells each open file once of an error: two that share one could have the error of both
     /// told to one of them. Opened with the device, since a later one may miss what came before.
     lanes: Mutex<Vec<File>>,
+    /// The same for `write_through`; as many as have run at a time.
+    through: Mutex<Vec<File>>,
     size: u64,
     block: bool,
+    /// Set where the hosts' data goes past the page cache. Labels never do.
+    direct: Option<Direct>,
+    /// Somebody else's process or machine answers for the filesystem.
+    foreign: bool,
     resident: Option<Arc<Resident>>,
     /// When it was last made durable, by `millis`.
     synced: AtomicU64,
@@ -153,12 +158,52 @@ impl FileDevice {
 
     fn of(name: String, file: File, size: u64, block: bool) -> FileDevice {
         let (synced, slow_until) = (AtomicU64::default(), AtomicU64::default());
-        let lanes = Mutex::default();
-        FileDevice { name, file, lanes, size, block, resident: None, synced, slow_until }
+        let foreign = is_foreign(&file);
+        let (lanes, through) = (Mutex::default(), Mutex::default());
+        let (direct, resident) = (None, None);
+        FileDevice {
+            name,
+            file,
+            lanes,
+            through,
+            size,
+            block,
+            direct,
+            foreign,
+            resident,
+            synced,
+            slow_until,
+        }
     }
 
-    /// Has what is much used of it stay mapped, within that budget.
+    /// Has the hosts' data go past the page cache from now on.
+    ///
+    /// # Errors
+    /// `Invalid` where the filesystem can't.
+    pub fn go_direct(&mut self) -> Result<(), DeviceError> {
+        self.direct = Some(Direct::open(&self.name, &self.file)?);
+        Ok(())
+    }
+
+    /// True if the hosts' data goes past the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// True if a loop may try to read it and write to it: there is a page cache between, which
+    /// nobody else has to be asked for.
+    #[must_use]
+    pub fn may_inline(&self) -> bool {
+        self.direct.is_none() && !self.foreign
+    }
+
+    /// Has what is much used of it stay mapped, within that budget, where that is of use: behind
+    /// somebody else's filesystem even a store to a page in memory may have to wait.
     pub fn keep_resident(&mut self, residency: &Arc<Residency>) {
+        if !self.may_inline() {
+            return;
+        }
         match Resident::new(&self.file, self.size, residency) {
             Ok(resident) => self.resident = Some(resident),
             Err(error) => eprintln!("vswitchd engine: {}: can't be mapped: {error}", self.name),
@@ -225,7 +270,7 @@ impl FileDevice {
     #[must_use]
     pub fn is_slow(&self) -> bool {
         let until = self.slow_until.load(Ordering::Relaxed);
-        until > 0 && millis() < until
+        !self.may_inline() || (until > 0 && millis() < until)
     }
 
     /// Notes how long a write took that began then.
@@ -246,6 +291,9 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says.
     pub fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Result<TryRead, DeviceError> {
+        if !self.may_inline() {
+            return Ok(TryRead::WouldBlock);
+        }
         let mut done = 0usize;
         while done < buffer.len() {
             let rest = &mut buffer[done..];
@@ -281,20 +329,29 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says.
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
-        self.file.read_exact_at(buffer, offset).map_err(|e| DeviceError::os("read", &self.name, &e))
+        let done = match &self.direct {
+            Some(direct) => direct.read(offset, buffer),
+            None => self.file.read_exact_at(buffer, offset),
+        };
+        done.map_err(|e| DeviceError::os("read", &self.name, &e))
     }
 
-    /// Writes all of it into the page cache.
+    /// Writes all of it, into the page cache unless it is direct.
     ///
     /// # Errors
     /// Whatever the device says.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let begun = millis();
-        let done = self.file.write_all_at(data, offset);
-        if let Some(resident) = &self.resident {
-            resident.note_written(offset, data.len() as u64, begun);
-        }
-        self.judge(begun);
+        let done = if let Some(direct) = &self.direct {
+            direct.write(offset, data)
+        } else {
+            let begun = millis();
+            let done = self.file.write_all_at(data, offset);
+            if let Some(resident) = &self.resident {
+                resident.note_written(offset, data.len() as u64, begun);
+            }
+            self.judge(begun);
+            done
+        };
         done.map_err(|e| DeviceError::os("write", &self.name, &e))
     }
 
@@ -317,12 +374,21 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says.
     pub fn write_through(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let lane = self.lanes().pop();
-        let done = write_dsync(lane.as_ref().unwrap_or(&self.file), offset, data);
-        if let Some(lane) = lane {
-            self.lanes().push(lane);
-        }
+        // Not a lane of `sync_data`: an error of what others wrote before would be told here, and
+        // then no more to the flush that must tell of it. And one for each write at a time, so
+        // that none is told of another's error instead of its own.
+        let spare = self.through().pop();
+        let file = match spare {
+            Some(file) => file,
+            None => self.reopen()?.file,
+        };
+        let done = write_dsync(&file, offset, data);
+        self.through().push(file);
         done.map_err(|e| DeviceError::os("write", &self.name, &e))
+    }
+
+    fn through(&self) -> std::sync::MutexGuard<'_, Vec<File>> {
+        self.through.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<File>> {
@@ -339,12 +405,19 @@ impl FileDevice {
             return Ok(());
         }
         self.forget(offset, length);
-        let done = if self.block {
-            self.range_ioctl(BLKZEROOUT, offset, length)
-        } else if punch {
-            self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
-        } else {
-            self.fallocate(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
+        let make = |offset, length| {
+            let keep = libc::FALLOC_FL_KEEP_SIZE;
+            if self.block {
+                self.range_ioctl(BLKZEROOUT, offset, length)
+            } else if punch {
+                self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | keep, offset, length)
+            } else {
+                self.fallocate(libc::FALLOC_FL_ZERO_RANGE | keep, offset, length)
+            }
+        };
+        let done = match &self.direct {
+            Some(direct) => direct.zero(offset, length, make),
+            None => make(offset, length),
         };
         match done {
             Ok(()) => Ok(()),
@@ -365,7 +438,7 @@ impl FileDevice {
     /// True if zeroing is quicker than writing zeroes.
     #[must_use]
     pub fn zeroes_fast(&self) -> bool {
-        !self.block
+        !self.block && !self.foreign
     }
 
     /// Gives the range back; it reads as zeroes afterwards, so that all legs of a mirror agree.
@@ -447,6 +520,20 @@ impl FileDevice {
     }
 }
 
+/// True if the filesystem asks another process or another machine for everything.
+fn is_foreign(file: &File) -> bool {
+    // FUSE, NFS, CIFS, SMB2, Ceph, 9P, AFS: linux/magic.h and the filesystems' own sources.
+    const MAGICS: [u32; 7] =
+        [0x6573_5546, 0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997, 0x5346_414f];
+    // SAFETY: an all-zero statfs is valid, and the call writes one.
+    let (told, found) = unsafe {
+        let mut found: libc::statfs = std::mem::zeroed();
+        (libc::fstatfs(file.as_raw_fd(), &raw mut found), found)
+    };
+    // A filesystem that can't be asked is not one to wait for on a loop.
+    told != 0 || MAGICS.contains(&(found.f_type as u32))
+}
+
 /// Writes all of it, and waits until it is durable.
 fn write_dsync(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     let mut done = 0;
@@ -474,72 +561,4 @@ fn unsupported(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::ENOSYS)
     )
-}
-
-impl BlockingDevice for FileDevice {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
-        self.read(offset, buffer)
-    }
-
-    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        self.write(offset, data)
-    }
-
-    fn write_durably(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        write_dsync(&self.file, offset, data).map_err(|e| DeviceError::os("write", &self.name, &e))
-    }
-
-    fn sync(&mut self) -> Result<(), DeviceError> {
-        self.sync_data()
-    }
-
-    fn zero(&mut self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        FileDevice::zero(self, offset, length, true)
-    }
-
-    fn forget_cache(&mut self, offset: u64, length: u64) -> Result<(), DeviceError> {
-        let fd = self.file.as_raw_fd();
-        if self.block {
-            // SAFETY: BLKFLSBUF takes no argument.
-            unsafe { libc::ioctl(fd, BLKFLSBUF, 0) };
-        }
-        // SAFETY: posix_fadvise touches no memory of ours. Advice may be ignored, which on one
-        // machine is harmless, since all processes share the page cache.
-        unsafe {
-            libc::posix_fadvise(fd, offset as i64, length as i64, libc::POSIX_FADV_DONTNEED);
-        }
-        Ok(())
-    }
-
-    fn lock(&mut self) -> Result<(), DeviceError> {
-        let deadline = Instant::now() + LOCK_WAIT;
-        loop {
-            // SAFETY: flock on an open descriptor touches no memory.
-            if unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::EWOULDBLOCK) {
-                return Err(DeviceError::os("lock", &self.name, &error));
-            }
-            if Instant::now() > deadline {
-                let text = format!("{}: another process holds its lock", self.name);
-                return Err(DeviceError::new(ErrorKind::Timeout, text));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn unlock(&mut self) {
-        // SAFETY: flock on an open descriptor touches no memory.
-        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
-    }
 }

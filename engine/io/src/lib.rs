@@ -1,9 +1,10 @@
 //! Devices and what lies on them: files, block devices and NBD servers, their labels, the
-//! T1 objects that the labels hold, and the pool on which blocking work is done.
+//! T1 objects that the labels hold, and the pools on which blocking work is done.
 
 pub mod alloc;
 pub mod commit;
 pub mod device;
+pub mod direct;
 pub mod error;
 pub mod file;
 pub mod guard;
@@ -11,6 +12,7 @@ pub mod label;
 pub mod nbd;
 pub mod pool;
 pub mod resident;
+pub mod survey;
 pub mod t1;
 
 pub use commit::Committer;
@@ -18,6 +20,7 @@ pub use device::{BlockingDevice, Device, Kind};
 pub use error::{DeviceError, ErrorKind};
 pub use file::{FileDevice, Stored, TryRead};
 pub use label::{Entry, ExtentSpec, Label, T1Spec};
-pub use pool::Pool;
+pub use pool::{Full, Pool};
 pub use resident::{Look, Residency};
+pub use survey::Survey;
 pub use t1::{T1Object, T1Table};

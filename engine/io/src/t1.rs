@@ -1,8 +1,8 @@
 //! The T1 objects that this SP homes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use crate::alloc;
 use crate::device::{Device, Kind};
@@ -124,14 +124,30 @@ impl T1Object {
 
 type Snapshot = Arc<HashMap<String, Arc<T1Object>>>;
 
-/// All T1 objects homed here. Reading takes a snapshot; changes are made one at a time.
+/// All T1 objects homed here. Reading takes a snapshot; changes of one object are made one at a
+/// time. Two objects meet only on labels, which have locks of their own.
 #[derive(Debug)]
 pub struct T1Table {
     cluster: String,
     sp: String,
     objects: RwLock<Snapshot>,
     version: AtomicU64,
-    change: Mutex<()>,
+    /// Objects that a call is changing: one at a time for each, so that a device that does not
+    /// answer holds up changes of what lies on it, and of nothing else.
+    changing: Mutex<HashSet<String>>,
+    changed: Condvar,
+    /// Counts up when a deletion has ended.
+    deletions: AtomicU64,
+}
+
+/// A call's turn to change one object.
+struct Turn<'a>(&'a T1Table, String);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.changing().remove(&self.1);
+        self.0.changed.notify_all();
+    }
 }
 
 fn invalid(text: String) -> DeviceError {
@@ -146,7 +162,9 @@ impl T1Table {
             sp: sp.to_owned(),
             objects: RwLock::default(),
             version: AtomicU64::new(0),
-            change: Mutex::default(),
+            changing: Mutex::default(),
+            changed: Condvar::new(),
+            deletions: AtomicU64::new(0),
         }
     }
 
@@ -167,39 +185,67 @@ impl T1Table {
         self.snapshot().get(id).cloned()
     }
 
-    /// Loads what the labels of these devices name this SP as home of. Objects in service
-    /// stay as they are.
+    /// Loads what the label of `added`, one of these devices, names this SP as home of and all
+    /// of whose devices are here. Objects in service stay as they are.
     ///
     /// # Errors
     /// When a label can't be read.
-    pub fn load(&self, devices: &HashMap<String, Arc<Device>>) -> Result<(), DeviceError> {
-        let _change = self.change();
-        let mut entries: HashMap<String, Entry> = HashMap::new();
-        for device in devices.values() {
-            for entry in self.read_label(device)?.t1s {
-                if entry.t1.home != self.sp {
-                    continue;
+    pub fn load(
+        &self,
+        devices: &HashMap<String, Arc<Device>>,
+        added: &Arc<Device>,
+    ) -> Result<(), DeviceError> {
+        let mut deletions = self.deletions.load(Ordering::SeqCst);
+        // Labels as they were at that number of deletions, by device; entries by object.
+        let mut labels: HashMap<String, HashMap<String, Entry>> = HashMap::new();
+        let first = self.entries(added)?;
+        let ids: Vec<String> = first.keys().cloned().collect();
+        labels.insert(added.id.clone(), first);
+        for id in ids {
+            let _turn = self.turn(&id);
+            let now = self.deletions.load(Ordering::SeqCst);
+            if now != deletions {
+                // It may have been deleted since its entry was read.
+                labels.clear();
+                deletions = now;
+            }
+            let mut entry: Option<Entry> = None;
+            let mut on = vec![Arc::clone(added)];
+            while let Some(device) = on.pop() {
+                if !labels.contains_key(&device.id) {
+                    labels.insert(device.id.clone(), self.entries(&device)?);
                 }
-                match entries.get_mut(&entry.t1.id) {
+                let Some(found) = labels[&device.id].get(&id) else { continue };
+                match &mut entry {
                     // A crash between two labels: what both know is what is there.
                     Some(known) => {
-                        known.epoch = known.epoch.max(entry.epoch);
-                        if entry.ready < known.ready {
-                            known.ready = entry.ready;
-                            known.t1 = entry.t1;
+                        known.epoch = known.epoch.max(found.epoch);
+                        if found.ready < known.ready {
+                            known.ready = found.ready;
+                            known.t1 = found.t1.clone();
                         }
                     }
-                    None => drop(entries.insert(entry.t1.id.clone(), entry)),
+                    None => {
+                        entry = Some(found.clone());
+                        let all = Self::devices_of(devices, &found.t1).unwrap_or_default();
+                        on.extend(all.into_iter().filter(|device| device.id != added.id));
+                    }
                 }
             }
-        }
-        for entry in entries.into_values() {
+            let Some(entry) = entry else { continue };
             let reachable = entry.t1.extents.iter().all(|e| devices.contains_key(&e.device));
-            if entry.ready > 0 && reachable && self.get(&entry.t1.id).is_none() {
+            if entry.ready > 0 && reachable && self.get(&id).is_none() {
                 self.install(devices, &entry)?;
             }
         }
         Ok(())
+    }
+
+    /// What a device's label names this SP as home of, by id.
+    fn entries(&self, device: &Device) -> Result<HashMap<String, Entry>, DeviceError> {
+        let all = self.change_label(device, |label| Ok(label.t1s.clone()))?.into_iter();
+        let ours = all.filter(|entry| entry.t1.home == self.sp);
+        Ok(ours.map(|entry| (entry.t1.id.clone(), entry)).collect())
     }
 
     /// Creates an object, or extends it. New bytes read as zeroes: their extents are reserved
@@ -215,7 +261,7 @@ impl T1Table {
         spec: &T1Spec,
         epoch: u64,
     ) -> Result<(), DeviceError> {
-        let _change = self.change();
+        let _turn = self.turn(&spec.id);
         if spec.home != self.sp {
             return Err(invalid(format!("T1 object {}: its home is {}", spec.id, spec.home)));
         }
@@ -284,7 +330,7 @@ impl T1Table {
         spec: &T1Spec,
         epoch: u64,
     ) -> Result<(), DeviceError> {
-        let _change = self.change();
+        let _turn = self.turn(&spec.id);
         if spec.home != self.sp {
             return Err(invalid(format!("T1 object {}: its new home is {}", spec.id, spec.home)));
         }
@@ -310,7 +356,7 @@ impl T1Table {
     /// # Errors
     /// `NotFound` for an object that is not homed here.
     pub fn fence(&self, id: &str, epoch: u64) -> Result<Arc<T1Object>, DeviceError> {
-        let _change = self.change();
+        let _turn = self.turn(id);
         let object = self.get(id).ok_or_else(|| {
             DeviceError::new(ErrorKind::NotFound, format!("T1 object {id} is not homed here"))
         })?;
@@ -349,7 +395,7 @@ impl T1Table {
         devices: &HashMap<String, Arc<Device>>,
         id: &str,
     ) -> Result<(), DeviceError> {
-        let _change = self.change();
+        let _turn = self.turn(id);
         let on = match self.get(id) {
             Some(object) => object.devices(),
             None => devices.values().cloned().collect(),
@@ -358,26 +404,14 @@ impl T1Table {
             object.forget_resident();
         }
         self.swap(|objects| drop(objects.remove(id)));
-        for device in on {
-            self.change_label(&device, |label| {
+        let freed = on.iter().try_for_each(|device| {
+            self.change_label(device, |label| {
                 label.t1s.retain(|entry| entry.t1.id != id || entry.t1.home != self.sp);
                 Ok(())
-            })?;
-        }
-        Ok(())
-    }
-
-    /// The label of a device, read afresh.
-    ///
-    /// # Errors
-    /// When it can't be read or is not this cluster's.
-    pub fn label(&self, device: &Device) -> Result<Label, DeviceError> {
-        let _change = self.change();
-        self.read_label(device)
-    }
-
-    fn read_label(&self, device: &Device) -> Result<Label, DeviceError> {
-        self.change_label(device, |label| Ok(label.clone()))
+            })
+        });
+        self.deletions.fetch_add(1, Ordering::SeqCst);
+        freed
     }
 
     fn devices_of(
@@ -402,6 +436,8 @@ impl T1Table {
         device: &Device,
         change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
     ) -> Result<R, DeviceError> {
+        // Not every device can be locked by its own means: an NBD server can't.
+        let _alone = device.label_change.lock().unwrap_or_else(PoisonError::into_inner);
         label::update(&mut *device.blocking()?, &self.cluster, &device.id, change)
     }
 
@@ -453,13 +489,25 @@ impl T1Table {
     }
 
     fn swap(&self, change: impl FnOnce(&mut HashMap<String, Arc<T1Object>>)) {
-        let mut next = (*self.snapshot()).clone();
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = (**objects).clone();
         change(&mut next);
-        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *objects = Arc::new(next);
+        drop(objects);
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn change(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changing(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        // Changed by single calls: a panic can't leave it torn.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, id: &str) -> Turn<'_> {
+        let mut changing = self.changing();
+        while changing.contains(id) {
+            changing = self.changed.wait(changing).unwrap_or_else(PoisonError::into_inner);
+        }
+        changing.insert(id.to_owned());
+        Turn(self, id.to_owned())
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use vs_io::device::{self, LABEL_AREA, UNIT};
 use vs_io::label::{self, Found};
 use vs_io::{
-    BlockingDevice, Committer, Device, Entry, ErrorKind, ExtentSpec, Kind, Label, Pool, T1Spec,
+    BlockingDevice, Committer, Device, Entry, ErrorKind, ExtentSpec, Kind, Label, Survey, T1Spec,
     T1Table, TryRead, alloc,
 };
 
@@ -31,22 +32,18 @@ impl Disk {
         format!("file:{}", self.path.display())
     }
 
+    fn open(&self) -> (Kind, Box<dyn BlockingDevice>) {
+        device::open(&self.uri(), &device::Options::default()).unwrap()
+    }
+
     fn blocking(&self) -> Box<dyn BlockingDevice> {
-        device::open(&self.uri(), 0, &[], None).unwrap().1
+        self.open().1
     }
 
     fn device(&self, id: &str) -> Arc<Device> {
-        let (kind, mut blocking) = device::open(&self.uri(), 0, &[], None).unwrap();
+        let (kind, mut blocking) = self.open();
         let label = label::claim(&mut *blocking, "c1", id).unwrap();
-        let committer = Committer::default();
-        Arc::new(Device {
-            id: label.device,
-            uri: self.uri(),
-            size: label.size,
-            kind,
-            committer,
-            slot: 0,
-        })
+        Arc::new(Device::new(&self.uri(), &label, kind, 2, 0))
     }
 }
 
@@ -60,6 +57,13 @@ fn t1(id: &str, home: &str, size: u64, extents: Vec<ExtentSpec>) -> T1Spec {
 
 fn devices(all: &[&Arc<Device>]) -> HashMap<String, Arc<Device>> {
     all.iter().map(|device| (device.id.clone(), Arc::clone(device))).collect()
+}
+
+/// The label as a view shows it.
+fn seen(device: &Arc<Device>) -> Label {
+    let number = Survey::begin(device);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    device.survey.end(&device.uri, number, deadline).unwrap()
 }
 
 fn file(device: &Device) -> &vs_io::FileDevice {
@@ -95,15 +99,14 @@ fn foreign_data_is_refused_by_its_name() {
 fn paths_outside_the_roots_are_refused() {
     let disk = Disk::new();
     let elsewhere = tempfile::tempdir().unwrap();
-    let refused = device::open(&disk.uri(), 0, &[elsewhere.path().into()], None).err().unwrap();
+    let roots = [elsewhere.path().into()];
+    let only_there = device::Options { roots: &roots, ..device::Options::default() };
+    let refused = device::open(&disk.uri(), &only_there).err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Invalid);
     let link = elsewhere.path().join("link");
     std::os::unix::fs::symlink(&disk.path, &link).unwrap();
     let uri = format!("file:{}", link.display());
-    assert!(
-        device::open(&uri, 0, &[elsewhere.path().into()], None).is_err(),
-        "links are followed first"
-    );
+    assert!(device::open(&uri, &only_there).is_err(), "links are followed first");
 }
 
 #[test]
@@ -168,7 +171,8 @@ fn an_object_lives_from_put_to_delete() {
     assert!(!object.serves(8), "a fence reaches those who hold the object from before");
 
     let again = T1Table::new("c1", "a");
-    again.load(&devices(&[&disk.device("other")])).unwrap();
+    let reopened = disk.device("other");
+    again.load(&devices(&[&reopened]), &reopened).unwrap();
     let loaded = again.get("t-1").unwrap();
     assert_eq!((loaded.size(), loaded.epoch()), (3 * UNIT, 9));
 
@@ -176,7 +180,7 @@ fn an_object_lives_from_put_to_delete() {
     table.delete(&all, "t-1").unwrap();
     assert!(!loaded.serves(0) && table.get("t-1").is_none());
     assert!(!object.serves(u64::MAX - 1));
-    assert_eq!(alloc::free(&table.label(&device).unwrap()), [(LABEL_AREA, SIZE - LABEL_AREA)]);
+    assert_eq!(alloc::free(&seen(&device)), [(LABEL_AREA, SIZE - LABEL_AREA)]);
 }
 
 #[test]
@@ -190,24 +194,88 @@ fn an_object_moves_to_the_sp_that_adopts_it() {
     let moved = T1Spec { home: "b".into(), ..spec };
     b.adopt(&devices(&[&at_b]), &moved, 2).unwrap();
     a.delete(&devices(&[&at_a]), "t-1").unwrap();
-    assert_eq!(a.label(&at_a).unwrap().t1s.len(), 1, "B's object is not A's to free");
+    assert_eq!(seen(&at_a).t1s.len(), 1, "B's object is not A's to free");
     let restarted = T1Table::new("c1", "a");
-    restarted.load(&devices(&[&disk.device("d1")])).unwrap();
+    let reopened = disk.device("d1");
+    restarted.load(&devices(&[&reopened]), &reopened).unwrap();
     assert!(restarted.get("t-1").is_none(), "A does not come back as its home");
     assert_eq!(b.get("t-1").unwrap().epoch(), 2);
+}
+
+#[test]
+fn an_object_on_two_devices_is_loaded_when_both_are_here() {
+    let (first, second) = (Disk::new(), Disk::new());
+    let (d1, d2) = (first.device("d1"), second.device("d2"));
+    let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d2", 0, 1)]);
+    T1Table::new("c1", "a").put(&devices(&[&d1, &d2]), &spec, 4).unwrap();
+    let again = T1Table::new("c1", "a");
+    again.load(&devices(&[&d2]), &d2).unwrap();
+    assert!(again.get("t-1").is_none(), "half of it is missing");
+    again.load(&devices(&[&d1, &d2]), &d1).unwrap();
+    let loaded = again.get("t-1").unwrap();
+    assert_eq!((loaded.size(), loaded.epoch()), (2 * UNIT, 4));
+}
+
+/// An NBD server's label has no lock, and a file's is between processes: what one process
+/// changes at the same time must not be lost either.
+#[test]
+fn changes_of_many_objects_at_once_all_reach_the_label() {
+    let disk = Disk::new();
+    let device = disk.device("d1");
+    let all = devices(&[&device]);
+    let table = T1Table::new("c1", "a");
+    std::thread::scope(|scope| {
+        for lane in 0..4u64 {
+            let (table, all) = (&table, &all);
+            scope.spawn(move || {
+                for round in 0..6 {
+                    let id = format!("t-{lane}-{round}");
+                    let spec = t1(&id, "a", UNIT, vec![extent("d1", lane * 6 + round, 1)]);
+                    table.put(all, &spec, 1).unwrap();
+                    table.fence(&id, 5).unwrap();
+                    if round % 2 == 0 {
+                        table.delete(all, &id).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let label = seen(&device);
+    assert_eq!(label.t1s.len(), 12);
+    assert!(label.t1s.iter().all(|entry| entry.epoch == 5 && entry.ready == UNIT));
+    assert_eq!(table.snapshot().len(), 12);
+}
+
+/// While one device's label can't be changed, objects on others are put, fenced and deleted.
+#[test]
+fn a_device_that_does_not_answer_holds_up_changes_of_its_own_objects_only() {
+    let (stuck, good) = (Disk::new(), Disk::new());
+    let (d1, d2) = (stuck.device("d1"), good.device("d2"));
+    let all = devices(&[&d1, &d2]);
+    let table = T1Table::new("c1", "a");
+    table.put(&all, &t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]), 1).unwrap();
+    let held = d1.label_change.lock().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| table.fence("t-1", 2).unwrap());
+        table.put(&all, &t1("t-2", "a", UNIT, vec![extent("d2", 0, 1)]), 1).unwrap();
+        table.fence("t-2", 2).unwrap();
+        table.delete(&all, "t-2").unwrap();
+        assert!(!waiting.is_finished());
+        drop(held);
+        assert_eq!(waiting.join().unwrap().epoch(), 2);
+    });
 }
 
 #[test]
 fn flushes_that_wait_share_one_sync() {
     let disk = Disk::new();
     let device = disk.device("d1");
-    let pool = Arc::new(Pool::new(2));
     let (sender, receiver) = std::sync::mpsc::channel();
     for index in 0..50 {
         let sender = sender.clone();
         let done =
             Box::new(move |result: Result<f64, _>| sender.send((index, result.is_ok())).unwrap());
-        Committer::flush(&device, &pool, done);
+        Committer::flush(&device, done);
     }
     drop(sender);
     let mut answered: Vec<_> = receiver.iter().collect();

@@ -46,8 +46,9 @@ impl Engine {
         uri: &str,
         create_size: u64,
         device_id: &str,
+        direct: bool,
     ) -> PyResult<String> {
-        call(py, || self.0.device_add(uri, create_size, device_id))
+        call(py, || self.0.device_add(uri, create_size, device_id, direct))
     }
 
     fn device_remove(&self, py: Python<'_>, device_id: &str) -> PyResult<()> {

@@ -15,7 +15,7 @@ pub struct Config {
     /// Event loops; 0: one for each core, at most 8.
     #[serde(default)]
     pub loops: usize,
-    /// Threads for what would block a loop.
+    /// Most threads of each device, for what would block a loop.
     #[serde(default = "pool_threads")]
     pub pool_threads: usize,
     /// How long I/O is held for a peer or a new tree before it fails.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Pool, Residency, T1Table};
+use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Residency, T1Table};
 use vs_tree::{Spec, Tree};
 
 use crate::active::{Active, Copy, CopyState, Leaf, Volume};
@@ -96,7 +96,6 @@ impl Engine {
         let residency = Residency::new(config.residency());
         let shared = Arc::new(Shared {
             t1s: T1Table::new(&config.cluster_id, &config.sp),
-            pool: Arc::new(Pool::new(config.pool_threads)),
             config,
             devices: RwLock::default(),
             volumes: RwLock::default(),
@@ -183,7 +182,7 @@ impl Engine {
         let done = Box::new(move |result: Result<f64, DeviceError>| {
             let _ = sender.send(result.is_ok());
         });
-        Committer::flush(device, &self.shared.pool, done);
+        Committer::flush(device, done);
         let left = deadline.saturating_duration_since(Instant::now());
         receiver.recv_timeout(left).unwrap_or(false)
     }

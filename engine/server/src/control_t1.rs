@@ -4,28 +4,75 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use vs_io::{Committer, Device, DeviceError, T1Spec, device, label};
+use vs_io::{Device, DeviceError, Survey, T1Spec, device, label};
 
 use crate::active::{Leaf, Volume};
 use crate::control::{Engine, Failure, json, lock, parse};
 use crate::mailbox::Message;
 use crate::shapes::{DeviceShape, FreeRun, T1Shape};
 
+/// Longest wait for labels to be read, in a view.
+const LOOK: Duration = Duration::from_secs(2);
+
+fn device_shape(device: &Device, look: u64, deadline: Instant) -> DeviceShape {
+    let mut shape = DeviceShape {
+        id: device.id.clone(),
+        uri: device.uri.clone(),
+        size: device.size,
+        unit: device::UNIT,
+        direct: device.is_direct(),
+        up: true,
+        free: Vec::new(),
+        error: String::new(),
+    };
+    match device.survey.end(&device.uri, look, deadline) {
+        Ok(label) => {
+            let runs = vs_io::alloc::free(&label).into_iter();
+            shape.free =
+                runs.map(|(offset, length)| FreeRun { device: "", offset, length }).collect();
+        }
+        Err(error) => {
+            shape.up = false;
+            shape.error = error.message;
+        }
+    }
+    shape
+}
+
 impl Engine {
-    /// Opens a device, labelling it as `id` if it is blank; gives its JSON.
+    /// Opens a device, labelling it as `id` if it is blank; gives its JSON. With `direct` hosts'
+    /// data goes past the page cache.
     ///
     /// # Errors
-    /// When it can't be opened, is foreign, or is open already under another URI.
-    pub fn device_add(&self, uri: &str, create_size: u64, id: &str) -> Result<String, Failure> {
+    /// When it can't be opened, is foreign, or is open already under another URI or the other
+    /// way.
+    pub fn device_add(
+        &self,
+        uri: &str,
+        create_size: u64,
+        id: &str,
+        direct: bool,
+    ) -> Result<String, Failure> {
         let known = self.shared.devices();
         if let Some(device) = known.values().find(|device| device.uri == uri) {
+            if device.is_direct() != direct {
+                let how = if direct { "without" } else { "with" };
+                let text = format!(
+                    "{uri}: is open {how} --direct; move its data away, remove the device and add \
+                     it anew, or leave it as it is"
+                );
+                return Err(Failure::new("precondition", text));
+            }
             return json(&self.device_shape(device));
         }
         let config = &self.shared.config;
-        let (kind, mut blocking) = {
-            let residency = self.shared.residency.as_ref();
-            device::open(uri, create_size, &config.device_roots, residency)?
+        let options = device::Options {
+            create_size,
+            direct,
+            roots: &config.device_roots,
+            residency: self.shared.residency.as_ref(),
         };
+        let (kind, mut blocking) = device::open(uri, &options)?;
         let label = label::claim(&mut *blocking, &config.cluster_id, id)?;
         if label.size > blocking.size() {
             let text =
@@ -36,21 +83,20 @@ impl Engine {
             let text = format!("{uri}: is device {}, open as {}", label.device, other.uri);
             return Err(Failure::new("exists", text));
         }
-        let device = Arc::new(Device {
-            id: label.device.clone(),
-            uri: uri.to_owned(),
-            size: label.size,
-            kind,
-            committer: Committer::default(),
-            slot: self.shared.next_slot.fetch_add(1, Ordering::Relaxed),
-        });
+        let slot = self.shared.next_slot.fetch_add(1, Ordering::Relaxed);
+        let device = Arc::new(Device::new(uri, &label, kind, config.pool_threads, slot));
         {
             let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
             let mut next = (**devices).clone();
             next.insert(device.id.clone(), Arc::clone(&device));
             *devices = Arc::new(next);
         }
-        self.shared.t1s.load(&self.shared.devices())?;
+        if let Err(error) = self.shared.t1s.load(&self.shared.devices(), &device) {
+            // As if it had not been opened, so that the next attempt is a whole one; unless an
+            // object on it is in service already.
+            let _ = self.device_remove(&device.id);
+            return Err(error.into());
+        }
         self.refresh();
         json(&self.device_shape(&device))
     }
@@ -79,38 +125,22 @@ impl Engine {
         Ok(())
     }
 
-    fn device_shape(&self, device: &Device) -> DeviceShape {
-        let mut shape = DeviceShape {
-            id: device.id.clone(),
-            uri: device.uri.clone(),
-            size: device.size,
-            unit: device::UNIT,
-            up: true,
-            free: Vec::new(),
-            error: String::new(),
-        };
-        match self.shared.t1s.label(device) {
-            Ok(label) => {
-                let runs = vs_io::alloc::free(&label).into_iter();
-                shape.free =
-                    runs.map(|(offset, length)| FreeRun { device: "", offset, length }).collect();
-            }
-            Err(error) => {
-                shape.up = false;
-                shape.error = error.message;
-            }
-        }
-        shape
+    fn device_shape(&self, device: &Arc<Device>) -> DeviceShape {
+        device_shape(device, Survey::begin(device), Instant::now() + LOOK)
     }
 
-    /// JSON list of the open devices.
+    /// JSON list of the open devices. One that does not answer is told of as it was last seen,
+    /// and after a while as down.
     ///
     /// # Errors
     /// None but of JSON itself.
     pub fn devices(&self) -> Result<String, Failure> {
         let devices = self.shared.devices();
-        let mut shapes: Vec<DeviceShape> =
-            devices.values().map(|device| self.device_shape(device)).collect();
+        let begun: Vec<_> =
+            devices.values().map(|device| (device, Survey::begin(device))).collect();
+        let deadline = Instant::now() + LOOK;
+        let shapes = begun.into_iter().map(|(device, look)| device_shape(device, look, deadline));
+        let mut shapes: Vec<DeviceShape> = shapes.collect();
         shapes.sort_by(|a, b| a.uri.cmp(&b.uri));
         json(&shapes)
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use vs_io::{Device, Kind as DeviceKind, T1Object};
 
 use crate::event_loop::Loop;
-use crate::mailbox::{Message, SubData, fail};
+use crate::mailbox::{SubData, fail};
+use crate::op::Fail;
 use crate::slab::Token;
 
 /// Most FUA writes of a wake-up to one device that are written through one by one.
@@ -48,15 +49,13 @@ impl Loop {
         let Durable { op, part, t1, device, start, at, length } = durable;
         let Some(shown) = self.ops.get(op) else { return };
         let data = shown.data[at as usize..(at + length) as usize].to_vec();
-        let mailbox = self.mailbox.clone();
-        t1.begin();
-        self.shared.pool.submit(move || {
-            let DeviceKind::File(file) = &device.kind else { return };
-            let result = file.write_through(start, &data);
-            t1.end();
-            let result = result.map(|()| SubData::None).map_err(|error| fail(&error));
-            mailbox.post(Message::SubDone { op, piece: part, result });
+        self.pool_part(op, part, &t1, &device, move |device| {
+            let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+            let done = file.write_through(start, &data);
+            done.map(|()| SubData::None).map_err(|error| fail(&error))
         });
+        // The job is counted in this one's place.
+        self.part_ended(op);
     }
 
     fn write_and_commit(&mut self, durables: Vec<Durable>) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
-use vs_io::{Device, Pool, Residency, T1Table};
+use vs_io::{Device, Residency, T1Table};
 use vs_tree::Piece;
 
 use crate::active::{Active, Volume};
@@ -41,7 +41,6 @@ pub struct Shared {
     pub t1s: T1Table,
     pub devices: RwLock<Arc<HashMap<String, Arc<Device>>>>,
     pub volumes: RwLock<HashMap<String, Arc<Volume>>>,
-    pub pool: Arc<Pool>,
     pub mailboxes: Vec<Mailbox>,
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vs_io::{Committer, Device, Kind as DeviceKind, Stored, T1Object, TryRead};
+use vs_io::{Committer, Device, Full, Kind as DeviceKind, Stored, T1Object, TryRead};
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
@@ -292,7 +292,7 @@ impl Loop {
                 let stored =
                     if op.fua { Stored::No } else { file.store(start, &op.data[span.clone()]) };
                 if stored == Stored::Wanted {
-                    admit(&self.shared.pool, device);
+                    admit(device);
                 }
                 if stored == Stored::Done {
                     Ok(())
@@ -301,10 +301,14 @@ impl Loop {
                 }
             }
             Kind::Status => {
-                let mut runs = Vec::new();
-                let done = file.status(start, count, &mut runs).map_err(|e| fail(&e));
-                op.status.push((at, runs));
-                done
+                let part = op.part(at, leaf);
+                counters.done(name, count, true);
+                return self.pool_part(token, part, t1, device, move |device| {
+                    let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                    let mut runs = Vec::new();
+                    let done = file.status(start, count, &mut runs);
+                    done.map(|()| SubData::Status(runs)).map_err(|e| fail(&e))
+                });
             }
             Kind::Trim | Kind::Zero { .. } => {
                 if op.fua && !op.touched.iter().any(|known| known.id == device.id) {
@@ -329,8 +333,11 @@ impl Loop {
         }
     }
 
-    /// Runs a part on the pool; a fence of the T1 object waits for it.
-    fn pool_part(
+    /// Runs a part on the device's pool; a fence of the T1 object waits for it. If too many wait
+    /// for that device already, the operation goes on after a moment: it keeps its place in its
+    /// connection's admission, so that a device that does not answer fills its own queue, then
+    /// the connections that want it, and nothing else.
+    pub fn pool_part(
         &mut self,
         op: Token,
         piece: u32,
@@ -338,16 +345,22 @@ impl Loop {
         device: &Arc<Device>,
         job: impl FnOnce(&Device) -> Result<SubData, Fail> + Send + 'static,
     ) {
-        if let Some(op) = self.ops.get_mut(op) {
-            op.pending += 1;
-        }
-        let (t1, device, mailbox) = (Arc::clone(t1), Arc::clone(device), self.mailbox.clone());
+        let (gate, on, mailbox) = (Arc::clone(t1), Arc::clone(device), self.mailbox.clone());
         t1.begin();
-        self.shared.pool.submit(move || {
-            let result = job(&device);
-            t1.end();
+        let taken = device.pool.submit(move || {
+            let result = job(&on);
+            gate.end();
             mailbox.post(Message::SubDone { op, piece, result });
         });
+        let Some(op) = self.ops.get_mut(op) else { return };
+        match taken {
+            // Its end comes through the mailbox, which this loop reads later.
+            Ok(()) => op.pending += 1,
+            Err(Full) => {
+                t1.end();
+                op.note(Fail::NotFound, NO_LEAF);
+            }
+        }
     }
 
     fn flush_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
@@ -387,7 +400,7 @@ impl Loop {
             });
             mailbox.post(Message::Committed(Committed { device: committed, waiting, result }));
         });
-        Committer::flush(device, &self.shared.pool, done);
+        Committer::flush(device, done);
     }
 
     pub fn committed(&mut self, done: Committed) {
@@ -406,6 +419,7 @@ impl Loop {
         let Some(part) = op.parts.get(piece as usize).copied() else { return };
         match result {
             Ok(SubData::None) => {}
+            Ok(SubData::Status(runs)) => op.status.push((part.at, runs)),
             Ok(SubData::Bytes(bytes)) => {
                 let at = part.at as usize;
                 op.data[at..at + bytes.len()].copy_from_slice(&bytes);
@@ -415,7 +429,7 @@ impl Loop {
         self.part_ended(token);
     }
 
-    fn part_ended(&mut self, token: Token) {
+    pub fn part_ended(&mut self, token: Token) {
         let Some(op) = self.ops.get_mut(token) else { return };
         op.pending -= 1;
         if op.pending == 0 {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use vs_io::{Device, Kind as DeviceKind, Look, Pool, Stored, T1Object, TryRead};
+use vs_io::{Device, Kind as DeviceKind, Look, Stored, T1Object, TryRead};
 use vs_tree::{Access, ReadChoice, Routed, Target};
 
 use crate::active::Leaf;
@@ -27,10 +27,11 @@ pub enum Inline {
 }
 
 /// Has what is much used of a device become resident.
-pub fn admit(pool: &Pool, device: &Arc<Device>) {
-    let device = Arc::clone(device);
-    pool.submit(move || {
-        if let DeviceKind::File(file) = &device.kind {
+pub fn admit(device: &Arc<Device>) {
+    let job = Arc::clone(device);
+    // Not refused when many wait: nobody asks again before it has run, so there is only one.
+    device.pool.post(move || {
+        if let DeviceKind::File(file) = &job.kind {
             file.admit();
         }
     });
@@ -51,7 +52,6 @@ struct Reader<'a> {
     /// Where the parts found so far are resident.
     found: &'a mut Vec<(usize, usize)>,
     devices: &'a mut DeviceTable,
-    pool: &'a Pool,
 }
 
 impl Reader<'_> {
@@ -65,7 +65,7 @@ impl Reader<'_> {
                     self.devices.of(device).done(OpName::Read, count, true);
                     return Ok(());
                 }
-                Look::Wanted => admit(self.pool, device),
+                Look::Wanted => admit(device),
                 Look::Away => {}
             }
             Err(())
@@ -133,7 +133,6 @@ fn is_quick(t1: &T1Object, offset: u64, length: u64) -> bool {
 
 fn write_t1(
     devices: &mut DeviceTable,
-    pool: &Pool,
     t1: &T1Object,
     offset: u64,
     data: &[u8],
@@ -143,7 +142,7 @@ fn write_t1(
         let data = &data[at as usize..(at + count) as usize];
         let stored = file.store(start, data);
         if stored == Stored::Wanted {
-            admit(pool, device);
+            admit(device);
         }
         let done = if stored == Stored::Done { Ok(()) } else { file.write(start, data) };
         devices.of(device).done(OpName::Write, count, done.is_ok());
@@ -161,7 +160,7 @@ impl Loop {
         length: u64,
         head: impl FnOnce(&mut Vec<u8>),
     ) -> Inline {
-        let Loop { volumes, conns, pieces, found, devices, shared, spread, .. } = self;
+        let Loop { volumes, conns, pieces, found, devices, spread, .. } = self;
         let Some(volume) = volumes.get(volume) else { return Inline::No };
         let Some(conn) = conns.get_mut(conn) else { return Inline::No };
         let active = &volume.active;
@@ -175,7 +174,7 @@ impl Loop {
             return Inline::No;
         }
         found.clear();
-        let mut reader = Reader { found, devices, pool: &shared.pool };
+        let mut reader = Reader { found, devices };
         let mut resident = true;
         for piece in &*pieces {
             let Target::Leaf(leaf) = piece.target else { return Inline::No };
@@ -240,7 +239,7 @@ impl Loop {
         for piece in &*pieces {
             let Some(t1) = t1_of(piece.target) else { break };
             let part = &data[piece.at as usize..(piece.at + piece.length) as usize];
-            if let Err(error) = write_t1(devices, &shared.pool, t1, piece.offset, part) {
+            if let Err(error) = write_t1(devices, t1, piece.offset, part) {
                 result = Inline::Failed(error);
             }
         }
@@ -268,10 +267,10 @@ impl Loop {
             self.fencing_rejections += u64::from(error == Fail::Stale);
             return Inline::Failed(error);
         }
-        let Loop { conns, found, devices, shared, .. } = self;
+        let Loop { conns, found, devices, .. } = self;
         let Some(conn) = conns.get_mut(conn) else { return Inline::No };
         found.clear();
-        let mut reader = Reader { found, devices, pool: &shared.pool };
+        let mut reader = Reader { found, devices };
         if reader.look(t1, offset, length) {
             reader.lend(&mut conn.out, head);
             return Inline::Done;
@@ -301,7 +300,7 @@ impl Loop {
         if !is_quick(t1, offset, length) {
             return Inline::No;
         }
-        match write_t1(&mut self.devices, &self.shared.pool, t1, offset, data) {
+        match write_t1(&mut self.devices, t1, offset, data) {
             Ok(()) => Inline::Done,
             Err(error) => Inline::Failed(error),
         }

@@ -17,6 +17,8 @@ use crate::socket::Stream;
 pub enum SubData {
     None,
     Bytes(Vec<u8>),
+    /// Block status: (length, flags).
+    Status(Vec<(u64, u32)>),
 }
 
 /// Parts that wait for a commit: (operation, its part).

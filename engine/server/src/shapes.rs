@@ -18,6 +18,7 @@ pub struct DeviceShape {
     pub uri: String,
     pub size: u64,
     pub unit: u64,
+    pub direct: bool,
     pub up: bool,
     pub free: Vec<FreeRun>,
     pub error: String,

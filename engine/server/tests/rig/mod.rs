@@ -101,7 +101,7 @@ impl Sp {
         let path = self.dir.join(device);
         let create = if path.exists() { 0 } else { DATA + size };
         let uri = format!("file:{}", path.display());
-        self.engine.device_add(&uri, create, device).expect("a device");
+        self.engine.device_add(&uri, create, device, false).expect("a device");
     }
 
     /// A device of its own for one T1 object, which is put at its beginning.
