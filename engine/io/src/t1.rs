@@ -1,6 +1,6 @@
 //! The T1 objects that this SP homes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -34,6 +34,8 @@ pub struct T1Object {
     pub spec: T1Spec,
     size: u64,
     runs: Vec<Run>,
+    /// Those that it lies on, each once.
+    devices: Vec<Arc<Device>>,
     gate: Arc<Gate>,
 }
 
@@ -71,14 +73,8 @@ impl T1Object {
 
     /// The devices that it lies on, each once.
     #[must_use]
-    pub fn devices(&self) -> Vec<Arc<Device>> {
-        let mut found: Vec<Arc<Device>> = Vec::new();
-        for run in &self.runs {
-            if !found.iter().any(|device| device.id == run.device.id) {
-                found.push(Arc::clone(&run.device));
-            }
-        }
-        found
+    pub fn devices(&self) -> &[Arc<Device>] {
+        &self.devices
     }
 
     /// Calls `each` with (device, offset on it, length, offset from `offset`) for every run
@@ -106,14 +102,12 @@ impl T1Object {
     }
 }
 
-type Snapshot = Arc<HashMap<String, Arc<T1Object>>>;
-
-/// All T1 objects homed here. Reading takes a snapshot; changes are made one at a time.
+/// All T1 objects homed here. Changes are made one at a time.
 #[derive(Debug)]
 pub struct T1Table {
     cluster: String,
     sp: String,
-    objects: RwLock<Snapshot>,
+    objects: RwLock<HashMap<String, Arc<T1Object>>>,
     version: AtomicU64,
     change: Mutex<()>,
 }
@@ -134,13 +128,13 @@ impl T1Table {
         }
     }
 
-    /// What is homed here at this moment.
+    /// What is homed here at this moment, in no order.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        Arc::clone(&self.objects.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn all(&self) -> Vec<Arc<T1Object>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Changes whenever the snapshot does.
+    /// Changes whenever what is homed here does.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
@@ -148,40 +142,53 @@ impl T1Table {
 
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<T1Object>> {
-        self.snapshot().get(id).cloned()
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// Loads what the labels of these devices name this SP as home of. Objects in service
-    /// stay as they are.
+    /// Loads what the label of a device that is new here names this SP as home of, if all its
+    /// devices are here. Objects in service stay as they are.
     ///
     /// # Errors
     /// When a label can't be read.
-    pub fn load(&self, devices: &HashMap<String, Arc<Device>>) -> Result<(), DeviceError> {
+    pub fn load(
+        &self,
+        devices: &HashMap<String, Arc<Device>>,
+        new: &Device,
+    ) -> Result<(), DeviceError> {
         let _change = self.change();
+        let label = self.read_label(new)?;
+        let candidate = |entry: &&Entry| {
+            entry.t1.extents.iter().all(|extent| devices.contains_key(&extent.device))
+                && self.get(&entry.t1.id).is_none()
+        };
+        let candidates: Vec<&Entry> = label.t1s.iter().filter(candidate).collect();
+        let ids: HashSet<&str> = candidates.iter().map(|entry| entry.t1.id.as_str()).collect();
+        let extents = candidates.iter().flat_map(|entry| &entry.t1.extents);
+        let others: HashSet<&str> = extents
+            .map(|extent| extent.device.as_str())
+            .filter(|&device| device != new.id)
+            .collect();
+        let mut told: Vec<Entry> = candidates.into_iter().cloned().collect();
+        for device in others.into_iter().filter_map(|id| devices.get(id)) {
+            let label = self.read_label(device)?;
+            told.extend(label.t1s.into_iter().filter(|entry| ids.contains(entry.t1.id.as_str())));
+        }
         let mut entries: HashMap<String, Entry> = HashMap::new();
-        for device in devices.values() {
-            for entry in self.read_label(device)?.t1s {
-                if entry.t1.home != self.sp {
-                    continue;
-                }
-                match entries.get_mut(&entry.t1.id) {
-                    // A crash between two labels: what both know is what is there.
-                    Some(known) => {
-                        known.epoch = known.epoch.max(entry.epoch);
-                        if entry.ready < known.ready {
-                            known.ready = entry.ready;
-                            known.t1 = entry.t1;
-                        }
+        for entry in told.into_iter().filter(|entry| entry.t1.home == self.sp) {
+            match entries.get_mut(&entry.t1.id) {
+                // A crash between two labels: what both know is what is there.
+                Some(known) => {
+                    known.epoch = known.epoch.max(entry.epoch);
+                    if entry.ready < known.ready {
+                        known.ready = entry.ready;
+                        known.t1 = entry.t1;
                     }
-                    None => drop(entries.insert(entry.t1.id.clone(), entry)),
                 }
+                None => drop(entries.insert(entry.t1.id.clone(), entry)),
             }
         }
-        for entry in entries.into_values() {
-            let reachable = entry.t1.extents.iter().all(|e| devices.contains_key(&e.device));
-            if entry.ready > 0 && reachable && self.get(&entry.t1.id).is_none() {
-                self.install(devices, &entry)?;
-            }
+        for entry in entries.into_values().filter(|entry| entry.ready > 0) {
+            self.install(devices, &entry)?;
         }
         Ok(())
     }
@@ -246,8 +253,8 @@ impl T1Table {
             let old = if known.ready == 0 { 0 } else { known.t1.extents.len() };
             for device in &mine {
                 let mut blocking = device.blocking()?;
-                for extent in spec.extents[old..].iter().filter(|e| e.device == device.id) {
-                    blocking.zero(extent.offset, extent.length)?;
+                for (offset, length) in alloc::runs(&spec.extents[old..], &device.id) {
+                    blocking.zero(offset, length)?;
                 }
                 blocking.sync()?;
             }
@@ -274,8 +281,8 @@ impl T1Table {
         }
         for device in Self::devices_of(devices, spec)? {
             let mut blocking = device.blocking()?;
-            for extent in spec.extents.iter().filter(|e| e.device == device.id) {
-                blocking.forget_cache(extent.offset, extent.length)?;
+            for (offset, length) in alloc::runs(&spec.extents, &device.id) {
+                blocking.forget_cache(offset, length)?;
             }
             self.change_entry(&device, &spec.id, |entry| {
                 entry.t1.home.clone_from(&spec.home);
@@ -297,7 +304,7 @@ impl T1Table {
         })?;
         if object.epoch() < epoch {
             for device in object.devices() {
-                let known = self.change_entry(&device, id, |entry| {
+                let known = self.change_entry(device, id, |entry| {
                     if entry.t1.home == self.sp {
                         entry.epoch = entry.epoch.max(epoch);
                     }
@@ -332,7 +339,7 @@ impl T1Table {
     ) -> Result<(), DeviceError> {
         let _change = self.change();
         let on = match self.get(id) {
-            Some(object) => object.devices(),
+            Some(object) => object.devices().to_vec(),
             None => devices.values().cloned().collect(),
         };
         self.retire(id);
@@ -424,15 +431,20 @@ impl T1Table {
         }
         let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
         gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
-        let object = Arc::new(T1Object { spec: entry.t1.clone(), size: entry.ready, runs, gate });
+        let object = T1Object {
+            spec: entry.t1.clone(),
+            size: entry.ready,
+            devices: Self::devices_of(devices, &entry.t1)?,
+            runs,
+            gate,
+        };
+        let object = Arc::new(object);
         self.swap(|objects| drop(objects.insert(entry.t1.id.clone(), object)));
         Ok(())
     }
 
     fn swap(&self, change: impl FnOnce(&mut HashMap<String, Arc<T1Object>>)) {
-        let mut next = (*self.snapshot()).clone();
-        change(&mut next);
-        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        change(&mut self.objects.write().unwrap_or_else(PoisonError::into_inner));
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 

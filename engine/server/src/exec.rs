@@ -210,7 +210,7 @@ impl Loop {
         let Some(op) = self.ops.get(token) else { return };
         if op.kind == Kind::Flush {
             for device in t1.devices() {
-                self.flush_device(token, &device, leaf);
+                self.flush_device(token, device, leaf);
             }
             return;
         }

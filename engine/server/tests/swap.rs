@@ -193,7 +193,7 @@ fn a_resync_makes_legs_alike_from_the_first() {
         assert_eq!(client.read(MIB, 4096), [1; 4096], "one leg answers all reads meanwhile");
     }
     let percent = || {
-        let t2s: Value = serde_json::from_str(&a.engine.t2s().unwrap()).unwrap();
+        let t2s: Value = serde_json::from_str(&a.engine.t2s("").unwrap()).unwrap();
         t2s[0]["resync_percent"].as_u64().unwrap()
     };
     until("the resync is done", || percent() == 100);
