@@ -154,8 +154,10 @@ class FakeEngine:
                 del label.t1s[t1_id]
         self.calls.append(("t1_delete", t1_id))
 
-    def t1s(self) -> str:
-        return json.dumps([{"t1": t1, "epoch": epoch} for t1, epoch in self._here().values()])
+    def t1s(self, volume_id: str) -> str:
+        every = [{"t1": t1, "epoch": epoch} for t1, epoch in self._here().values()]
+        shown = [one for one in every if volume_id in ("", one["t1"]["volume"])]
+        return json.dumps({"t1s": shown, "others": len(every) - len(shown)})
 
     # T2 objects.
 
@@ -180,7 +182,7 @@ class FakeEngine:
         self.volumes.pop(volume_id, None)
         self.calls.append(("t2_remove", volume_id))
 
-    def t2s(self) -> str:
+    def t2s(self, volume_id: str) -> str:
         return json.dumps(
             [
                 {
@@ -190,6 +192,7 @@ class FakeEngine:
                     "resync_percent": self.resyncs.get(volume, 100),
                 }
                 for volume, t2 in self.volumes.items()
+                if volume_id in ("", volume)
             ]
         )
 

@@ -161,18 +161,22 @@ class FakeSp:
         await self._admit(method)
         self._world.cluster.apply(step)
 
-    async def view(self) -> View:
+    async def view(self, volume: VolumeId | None = None) -> View:
         life = await self._admit("view")
         if not self._world.hold_copies:
             for key, copy in life.copies.items():
                 life.copies[key] = self._advanced(copy)
         view = next(v for v in self._world.cluster.views() if v.sp == self._sp)
+        t1s = view.t1s if volume is None else tuple(view.t1s_of(volume))
         return replace(
             view,
+            t1s=t1s,
+            t2s=view.t2s if volume is None else tuple(view.t2s_of(volume)),
+            other_t1s=len(view.t1s) - len(t1s),
             incarnation=life.incarnation,
             term=self._world.terms.get(self._sp, 0),
             mvsm_active=life.mvsm_term is not None,
-            copies=tuple(life.copies.values()),
+            copies=tuple(c for c in life.copies.values() if volume in (None, c.volume)),
             devices=tuple(
                 replace(d, up=False, free=(), error="gone")
                 if (self._sp, d.id) in self._world.closed

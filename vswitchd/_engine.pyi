@@ -36,8 +36,9 @@ class Engine:
     def t1_adopt(self, t1: str, epoch: int) -> None: ...
     def t1_fence(self, t1_id: str, epoch: int, seconds: float) -> None: ...
     def t1_delete(self, t1_id: str) -> None: ...
-    def t1s(self) -> str:
-        """JSON list of {"t1": ..., "epoch": n}."""
+    def t1s(self, volume_id: str) -> str:
+        """JSON {"t1s": [{"t1": ..., "epoch": n}], "others": n}: the volume's ("": all), and how
+        many others there are."""
 
     def t2_activate(self, t2: str, resync: bool, seconds: float) -> int:
         """Swaps the volume's tree, or adds the volume; returns the pause in microseconds.
@@ -45,8 +46,9 @@ class Engine:
         has copied that leg onto the others."""
 
     def t2_remove(self, volume_id: str, seconds: float) -> None: ...
-    def t2s(self) -> str:
-        """JSON list of {"volume": id, "version": n, "epoch": n, "resync_percent": n}."""
+    def t2s(self, volume_id: str) -> str:
+        """JSON list of {"volume": id, "version": n, "epoch": n, "resync_percent": n}: of that
+        volume, if it is active ("": of all)."""
 
     def reference_drop(self, volume_id: str, t1_id: str) -> None:
         """Closes the remote reference to a T1 object; "precondition" while the tree uses it."""

@@ -30,7 +30,10 @@ class Processor(Protocol):
     """One SP's VSM as the controller calls it; every call raises VsError, and every call
     is idempotent. Mirrors `proto/vswitchd/v1/vsm.proto`."""
 
-    async def view(self) -> View: ...
+    async def view(self, volume: VolumeId | None = None) -> View:
+        """What the SP holds; of objects and copies only the volume's, if one is named."""
+        ...
+
     async def add_device(
         self, uri: str, size: int, device: DeviceId, *, direct: bool
     ) -> DeviceView: ...
@@ -110,6 +113,11 @@ class OperationRecord:
     waiting_for: str = ""
 
 
+#: How many operations that have ended the store keeps; older ones are forgotten, and with
+#: them that their request was made.
+ENDED_KEPT = 2000
+
+
 class Store(Protocol):
     """The controller's durable state. Every write is durable when it returns."""
 
@@ -125,7 +133,11 @@ class Store(Protocol):
         """Makes the term one higher, and returns it."""
         ...
 
-    async def volumes(self) -> Sequence[Volume]: ...
+    async def volumes(self) -> Sequence[Volume]:
+        """All, by name; the same object as long as none has changed."""
+        ...
+
+    async def volume(self, volume: VolumeId) -> Volume | None: ...
     async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
         """Writes the commit record and its history row in one transaction; VsError STALE
         unless the stored version is `expect_version` (None: absent) or already `volume.version`."""
@@ -138,7 +150,16 @@ class Store(Protocol):
     async def devices(self) -> Sequence[DeviceRecord]: ...
     async def put_device(self, record: DeviceRecord) -> None: ...
     async def delete_device(self, device: DeviceId) -> None: ...
-    async def operations(self) -> Sequence[OperationRecord]: ...
+    async def operations(self, *, open_only: bool = False) -> Sequence[OperationRecord]:
+        """Those that have not ended, and as many of the last that have as are kept, or only
+        those that have not; oldest first."""
+        ...
+
+    async def operation(self, operation: str) -> OperationRecord | None: ...
+    async def operation_of(self, request_id: str) -> OperationRecord | None:
+        """The one that this request made."""
+        ...
+
     async def add_operation(self, record: OperationRecord) -> OperationRecord:
         """Adds it, or returns the one that has the same request id."""
         ...

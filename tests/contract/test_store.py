@@ -16,6 +16,8 @@ from vswitchd.store.sqlite import SqliteStore
 
 A, B = SpId("sp-a"), SpId("sp-b")
 DB = VolumeId("db")
+#: Ended operations that the stores here keep.
+KEPT = 3
 DISK = DeviceRecord(DeviceId("d"), "disk", 1 << 30, 1 << 20, {A: "file:/x"}, [A])
 
 
@@ -33,7 +35,9 @@ def operation(number: int, request_id: str = "") -> OperationRecord:
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path)
+    opened: Store = (
+        MemoryStore(KEPT) if request.param == "memory" else SqliteStore(tmp_path, ended_kept=KEPT)
+    )
     yield opened
     await opened.close()
 
@@ -131,3 +135,63 @@ async def test_the_journal_moves_by_compare_and_swap(store: Store) -> None:
     done = replace(moved, cursor=5, state="done", ended=9.5)
     await store.update_operation(done, expect_cursor=2)
     assert list(await store.operations()) == [done]
+
+
+async def test_one_volume_is_found_by_its_id(store: Store) -> None:
+    assert await store.volume(DB) is None
+    for name in ("db", "other"):
+        await store.put_volume(volume(name), expect_version=None, why="create")
+    await store.put_volume(volume(version=2), expect_version=1, why="grow")
+    assert await store.volume(DB) == volume(version=2)
+    await store.delete_volume(DB)
+    assert await store.volume(DB) is None
+    assert list(await store.volumes()) == [volume("other")]
+
+
+async def test_what_was_refused_is_not_seen(store: Store) -> None:
+    await store.put_volume(volume(), expect_version=None, why="create")
+    with pytest.raises(VsError):
+        await store.put_volume(volume(version=5), expect_version=4, why="late")
+    with pytest.raises(VsError):
+        await store.put_volume(replace(volume(), id=VolumeId("o")), expect_version=None, why="twin")
+    assert await store.volume(DB) == volume()
+    assert list(await store.volumes()) == [volume()]
+
+
+async def test_a_list_of_volumes_is_the_same_object_until_one_changes(store: Store) -> None:
+    await store.put_volume(volume(), expect_version=None, why="create")
+    before = await store.volumes()
+    assert await store.volumes() is before
+    await store.put_volume(volume(version=2), expect_version=1, why="grow")
+    assert await store.volumes() is not before and list(before) == [volume()]
+
+
+async def test_an_operation_is_found_by_its_id_and_by_its_request(store: Store) -> None:
+    first = await store.add_operation(operation(1, "r"))
+    plain = await store.add_operation(operation(2))
+    assert await store.operation("op-1") == first == await store.operation_of("r")
+    assert await store.operation("op-2") == plain
+    assert await store.operation("op-9") is None
+    assert await store.operation_of("q") is None and await store.operation_of("") is None
+
+
+async def test_open_operations_are_those_without_an_end(store: Store) -> None:
+    for number in (1, 2, 3):
+        await store.add_operation(operation(number))
+    ended = replace(operation(2), state="done", ended=5.0)
+    await store.update_operation(ended, expect_cursor=0)
+    assert [o.id for o in await store.operations(open_only=True)] == ["op-1", "op-3"]
+    assert [o.id for o in await store.operations()] == ["op-1", "op-2", "op-3"]
+
+
+async def test_only_the_last_ended_operations_are_kept(store: Store) -> None:
+    await store.add_operation(operation(0, "still open"))
+    for number in range(1, KEPT + 3):
+        added = await store.add_operation(operation(number, f"r-{number}"))
+        await store.update_operation(replace(added, state="done", ended=9.0), expect_cursor=0)
+    kept = [o.id for o in await store.operations()]
+    assert kept == ["op-0", *(f"op-{number}" for number in range(3, KEPT + 3))]
+    assert await store.operation_of("r-1") is None and await store.operation("op-2") is None
+    assert await store.operation_of("still open") is not None
+    # The request of one that is forgotten makes a new one.
+    assert (await store.add_operation(operation(9, "r-1"))).id == "op-9"

@@ -13,6 +13,7 @@ from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import BLOCK, T1, DeviceId, Extent, SpId, T1Id, VolumeId
 from vswitchd.ports import DeviceRecord
 from vswitchd.restructure.requests import AddLeg, Delete, Serve
+from vswitchd.store.memory import MemoryStore
 
 STRAY = T1(T1Id("stray"), VolumeId("gone"), BLOCK, (Extent(DeviceId("c0"), 0, BLOCK),), C)
 
@@ -68,7 +69,7 @@ async def test_references_go_before_what_they_refer_to() -> None:
     ended = await controller.ended(await controller.change(Serve(A)))
     assert ended.state == "done"
     volume = await controller.volume()
-    del world.store._volumes[volume.id]
+    await MemoryStore.delete_volume(world.store, volume.id)  # the model cluster is not told
     world.sps.refuses[A, "remove_t2"] = unreachable(A)
     await controller.reconciler.reconcile()
     assert world.sps.cluster.sps[B].t1s, "a tree at a still refers to it"

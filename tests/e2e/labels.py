@@ -49,4 +49,28 @@ def read(path: Path) -> dict[str, Any]:
                 best = sequence, json.loads(body)
     if best is None:
         raise ValueError(f"{path} has no valid label")
-    return best[1]
+    return _plain(best[1])
+
+
+def _plain(body: dict[str, Any]) -> dict[str, Any]:
+    """The body with its T1 objects as they are told elsewhere: extents in bytes."""
+    devices, unit = body.pop("devices"), body["unit"]
+    body["t1s"] = [
+        {
+            "t1": {
+                "id": entry["id"],
+                "volume": entry["volume"],
+                "size": entry["size"],
+                "home": entry["home"],
+                "extents": [
+                    {"device": devices[place], "offset": offset * unit, "length": length * unit}
+                    for place, *numbers in entry["extents"]
+                    for offset, length in zip(numbers[::2], numbers[1::2], strict=True)
+                ],
+            },
+            "epoch": entry["epoch"],
+            "ready": entry["ready"],
+        }
+        for entry in body["t1s"]
+    ]
+    return body

@@ -247,6 +247,7 @@ def view_to_proto(view: View) -> vsm_pb2.View:
             )
             for copy in view.copies
         ],
+        other_t1s=view.other_t1s,
     )
 
 
@@ -273,6 +274,7 @@ def view_from_proto(message: vsm_pb2.View) -> View:
         t1s=tuple(T1View(t1_from_proto(v.t1), v.epoch) for v in message.t1s),
         t2s=tuple(T2View(t2_from_proto(v.t2), v.active, v.resync_percent) for v in message.t2s),
         copies=tuple(_copy_from_proto(copy) for copy in message.copies),
+        other_t1s=message.other_t1s,
     )
 
 

@@ -39,7 +39,7 @@ class OperationServicer(operation_pb2_grpc.OperationServiceServicer):
     ) -> operation_pb2.ListOperationsResponse:
         found = [
             record
-            for record in reversed(await self._service.operations())
+            for record in reversed(await self._service.operations(open_only=request.open_only))
             if (not request.volume or record.volume_name == request.volume)
             and (not request.open_only or record.state in OPEN)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,6 +11,7 @@ from vswitchd.api.convert_public import operation_to_proto, page, volume_message
 from vswitchd.api.errors import servicer_errors
 from vswitchd.controller.service import Service
 from vswitchd.model.objects import DeviceId, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.view import View
 from vswitchd.ports import OperationRecord
 from vswitchd.restructure import requests
 from vswitchd.rpc import operation_pb2, volume_pb2, volume_pb2_grpc
@@ -103,29 +105,31 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
     async def GetVolume(
         self, request: volume_pb2.GetVolumeRequest, _: Context
     ) -> volume_pb2.Volume:
-        await self._service.collector.collect()
-        (message,) = await self._messages([await self._service.volume(request.name)])
+        volume = await self._service.volume(request.name)
+        views = await self._service.collector.collect(volume.id)
+        (message,) = await self._messages([volume], views)
         return message
 
     @servicer_errors
     async def ListVolumes(
         self, request: volume_pb2.ListVolumesRequest, _: Context
     ) -> volume_pb2.ListVolumesResponse:
-        await self._service.collector.collect()
+        views = await self._service.collector.collect()
         volumes, token = page(
             list(await self._service.store.volumes()), request.page_size, request.page_token
         )
         return volume_pb2.ListVolumesResponse(
-            volumes=await self._messages(list(volumes)), next_page_token=token
+            volumes=await self._messages(list(volumes), views), next_page_token=token
         )
 
-    async def _messages(self, volumes: list[Volume]) -> list[volume_pb2.Volume]:
+    async def _messages(
+        self, volumes: list[Volume], views: Mapping[SpId, View]
+    ) -> list[volume_pb2.Volume]:
         service = self._service
         names = {DeviceId(d.id): d.name for d in await service.store.devices()}
         busy: dict[VolumeId, OperationRecord] = {
             live.record.volume: live.record for live in service.executor.live.values()
         }
-        views = service.collector.last
         return [
             volume_message(volume, views, service.registry, names, busy.get(volume.id))
             for volume in volumes

@@ -94,8 +94,8 @@ class VsmProcessor:
                 "VS5001", Kind.UNREACHABLE, f"{self._who} can't be reached; is it running?"
             ) from None
 
-    async def view(self) -> View:
-        request = vsm_pb2.GetViewRequest(caller=self._caller)
+    async def view(self, volume: VolumeId | None = None) -> View:
+        request = vsm_pb2.GetViewRequest(caller=self._caller, volume_id=volume or "")
         return convert.view_from_proto(await self._call(self._stub.GetView, request))
 
     async def add_device(

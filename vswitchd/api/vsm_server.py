@@ -57,7 +57,8 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
     async def GetView(self, request: vsm_pb2.GetViewRequest, _: Context) -> vsm_pb2.View:
         # Whatever its term: a controller that was away learns the present one from the view.
         self._vsm.check_cluster(_caller(request))
-        return convert.view_to_proto(await self._vsm.view())
+        volume = VolumeId(request.volume_id) if request.volume_id else None
+        return convert.view_to_proto(await self._vsm.view(volume))
 
     @carried_out
     async def AddSpDevice(

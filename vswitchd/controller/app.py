@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -21,7 +21,7 @@ from vswitchd.api.volume import VolumeServicer
 from vswitchd.api.vsm_client import SERVER_OPTIONS, VsmProcessors
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.executor import Executor
-from vswitchd.controller.health import checks
+from vswitchd.controller.health import Check, checks
 from vswitchd.controller.metrics import Metrics
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
@@ -29,9 +29,10 @@ from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Service
 from vswitchd.controller.turns import Turns
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.objects import SpId, Volume
+from vswitchd.model.view import View
 from vswitchd.obs import daemon, log
 from vswitchd.obs.http import Web
-from vswitchd.restructure.codec import decode_plan
 from vswitchd.restructure.steps import Copy
 from vswitchd.rpc import (
     cluster_pb2,
@@ -172,13 +173,17 @@ async def make_server(service: Service) -> grpc.aio.Server:
 
 async def _gauges(metrics: Metrics, service: Service) -> None:
     """Keeps what is not counted where it happens."""
+    found: list[Check] = []
+    seen: object = None
+    seen_volumes: Sequence[Volume] | None = None
+    seen_views: Mapping[SpId, View] | None = None
     while True:
         registry = service.registry
         live = [one.record for one in service.executor.live.values()]
         metrics.operations.clear()
         for record in live:
             metrics.operations.labels(record.kind, record.state).inc()
-        plans = [decode_plan(record.plan) for record in live]
+        plans = [one.plan for one in service.executor.live.values()]
         metrics.copied.set(sum(one.copied for one in service.executor.live.values()))
         metrics.total.set(sum(s.bytes for p in plans for s in p.steps if isinstance(s, Copy)))
         metrics.age.set(max((time.time() - record.created for record in live), default=0.0))
@@ -194,7 +199,12 @@ async def _gauges(metrics: Metrics, service: Service) -> None:
             await asyncio.sleep(GAUGES)
             continue
         known = sorted(registry.records)
-        found = checks(known, registry.up, registry.master, volumes, service.collector.last, live)
+        views = service.collector.last
+        now = (known, registry.up, registry.master, live)
+        if now != seen or volumes is not seen_volumes or views is not seen_views:
+            # Every volume is looked at, so only when there is something new to see.
+            seen, seen_volumes, seen_views = now, volumes, views
+            found = checks(known, registry.up, registry.master, volumes, views, live)
         metrics.check.clear()
         for check in found:
             metrics.check.labels(check.code, check.severity).set(1)

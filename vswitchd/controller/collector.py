@@ -8,7 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import VsError
-from vswitchd.model.objects import SpId
+from vswitchd.model.objects import SpId, VolumeId
 from vswitchd.model.view import View
 
 
@@ -20,16 +20,19 @@ class Collector:
         self._log = log
         self.last: dict[SpId, View] = {}
 
-    async def collect(self) -> dict[SpId, View]:
-        """Views of the SPs that answered."""
+    async def collect(self, volume: VolumeId | None = None) -> dict[SpId, View]:
+        """Views of the SPs that answered; with only the volume's objects if one is named, which
+        costs the same however many others there are."""
 
         async def one(sp: SpId) -> View | None:
             try:
-                return await self._registry.processor(sp).view()
+                return await self._registry.processor(sp).view(volume)
             except VsError as error:
                 self._log.warning("no_view", sp=sp, error=str(error))
                 return None
 
         views = await asyncio.gather(*(one(sp) for sp in self._registry.up))
-        self.last = {view.sp: view for view in views if view is not None}
-        return self.last
+        found = {view.sp: view for view in views if view is not None}
+        if volume is None:
+            self.last = found
+        return found

@@ -39,14 +39,13 @@ def drift(
     none. A T1 object that some tree in `views` still refers to here is left for a later look:
     references go first."""
     serves = volume is not None and view.sp in volume.serving
-    remove = not serves and any(held.t2.volume == volume_id for held in view.t2s)
+    remove = not serves and bool(view.t2s_of(volume_id))
     homes = {t1.id: t1.home for t1 in volume.t1s} if volume is not None else {}
     referred = {
         t1
         for other in views
         if not (remove and other.sp == view.sp)
-        for held in other.t2s
-        if held.t2.volume == volume_id
+        for held in other.t2s_of(volume_id)
         for t1, home in held.t2.homes.items()
         if home == view.sp
     }
@@ -55,10 +54,8 @@ def drift(
         remove=remove,
         leftovers=tuple(
             held.t1.id
-            for held in view.t1s
-            if held.t1.volume == volume_id
-            and homes.get(held.t1.id) != view.sp
-            and held.t1.id not in referred
+            for held in view.t1s_of(volume_id)
+            if homes.get(held.t1.id) != view.sp and held.t1.id not in referred
         ),
     )
 

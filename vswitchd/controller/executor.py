@@ -101,7 +101,7 @@ class Executor:
 
     async def resume(self) -> None:
         """Takes up what was open when the controller ended."""
-        for record in await self._store.operations():
+        for record in await self._store.operations(open_only=True):
             if record.state in OPEN:
                 self._log.info("operation_resumed", operation=record.id, cursor=record.cursor)
                 self.start(record)
@@ -184,8 +184,7 @@ class Executor:
         await self._steps(live)
 
     async def _stored(self, live: Live) -> Volume | None:
-        volumes = await self._store.volumes()
-        return next((v for v in volumes if v.id == live.record.volume), None)
+        return await self._store.volume(live.record.volume)
 
     async def _journal(self, live: Live, **changes: object) -> None:
         """Durable first, then in memory."""
@@ -332,7 +331,7 @@ class Executor:
         )
 
     async def _await_sync(self, step: AwaitSync) -> None:
-        view = await self._registry.processor(step.sp).view()
+        view = await self._registry.processor(step.sp).view(step.volume)
         held = view.t2(step.volume)
         if held is None or held.resync_percent < 100:
             how = "not served yet" if held is None else f"{held.resync_percent}%"
@@ -345,7 +344,7 @@ class Executor:
         owner = self._registry.processor(step.sp)
         await owner.start_copy(step.volume, step.path)
         while True:
-            view = await owner.view()
+            view = await owner.view(step.volume)
             copy = next(
                 (c for c in view.copies if c.volume == step.volume and c.path == step.path), None
             )

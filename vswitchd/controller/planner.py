@@ -9,7 +9,7 @@ from dataclasses import replace
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import DeviceId, Extent, SpId, T1Id, Volume
+from vswitchd.model.objects import DeviceId, Extent, SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import Affected, View
 from vswitchd.ports import Store
 from vswitchd.restructure import vbm, vcm
@@ -61,10 +61,15 @@ class Planner:
         self._collector = collector
 
     async def plan(
-        self, volume: Volume | None, request: Request, reserved: Sequence[Extent]
+        self,
+        volume_id: VolumeId,
+        volume: Volume | None,
+        request: Request,
+        reserved: Sequence[Extent],
     ) -> Plan:
-        """The plan; VsError says why the request can't be."""
-        views = without(await self._collector.collect(), reserved)
+        """The plan of a request about a volume (None: there is none yet); VsError says why the
+        request can't be."""
+        views = without(await self._collector.collect(volume_id), reserved)
         names = {DeviceId(d.id): d.name for d in await self._store.devices()}
         stages = vbm.restructure(volume, views, request, lambda: secrets.token_hex(5), names)
         answers: list[tuple[Affected, ...]] = []

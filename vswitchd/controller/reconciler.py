@@ -108,7 +108,7 @@ class Reconciler:
         async with self._turns.of(volume_id):
             if volume_id in self._busy():
                 return
-            volume = next((v for v in await self._store.volumes() if v.id == volume_id), None)
+            volume = await self._store.volume(volume_id)
             found = drift(view, volume_id, volume, self._registry.peers, views.values())
             at = self._registry.processor(view.sp)
             if found.push is not None:

@@ -139,10 +139,8 @@ class Service:
     async def _known(self, request_id: str) -> OperationRecord | None:
         if not request_id:
             return None
-        for record in await self.store.operations():
-            if record.request_id == request_id:
-                return self.now(record)
-        return None
+        record = await self.store.operation_of(request_id)
+        return None if record is None else self.now(record)
 
     async def _go(
         self,
@@ -156,7 +154,7 @@ class Service:
     ) -> OperationRecord:
         for sp in named(request):
             self.registry.record(sp)
-        plan = await self._planner.plan(volume, request, self._reserved())
+        plan = await self._planner.plan(volume_id, volume, request, self._reserved())
         record = OperationRecord(
             id=f"op-{uuid.uuid4().hex[:12]}",
             request_id=request_id,
@@ -188,17 +186,16 @@ class Service:
         live = self.executor.live.get(record.id)
         return record if live is None else replace(live.record, copied=live.copied)
 
-    async def operations(self) -> list[OperationRecord]:
-        """All of them, oldest first."""
-        return [self.now(record) for record in await self.store.operations()]
+    async def operations(self, *, open_only: bool = False) -> list[OperationRecord]:
+        """All that the store keeps, or those that have not ended; oldest first."""
+        return [self.now(record) for record in await self.store.operations(open_only=open_only)]
 
     async def operation(self, operation_id: str) -> OperationRecord:
         """One; VsError if there is none of that id."""
         if (live := self.executor.live.get(operation_id)) is not None:
             return self.now(live.record)
-        for record in await self.store.operations():
-            if record.id == operation_id:
-                return self.now(record)
+        if (record := await self.store.operation(operation_id)) is not None:
+            return self.now(record)
         raise VsError(
             "VS2042",
             Kind.NOT_FOUND,
@@ -326,4 +323,4 @@ class Service:
 
     async def open_operations(self) -> list[OperationRecord]:
         """Those that have not ended."""
-        return [record for record in await self.operations() if record.state in OPEN]
+        return [record for record in await self.operations(open_only=True) if record.state in OPEN]

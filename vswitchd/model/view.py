@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, SpId, T1Id, VolumeId
 
@@ -59,9 +61,10 @@ class CopyView:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
-    """One SP's state as its VSM reported it."""
+    """One SP's state as its VSM reported it; `other_t1s` counts T1 objects that it homes and
+    that are not shown, since they are not of the volume that was asked for."""
 
     sp: SpId
     incarnation: str
@@ -71,14 +74,41 @@ class View:
     t1s: tuple[T1View, ...] = ()
     t2s: tuple[T2View, ...] = ()
     copies: tuple[CopyView, ...] = ()
+    other_t1s: int = 0
+
+    # Without these, looking at every volume would take time by the square of their number.
+
+    @cached_property
+    def _t1_by_id(self) -> dict[T1Id, T1View]:
+        return {held.t1.id: held for held in reversed(self.t1s)}
+
+    @cached_property
+    def _t2_by_key(self) -> dict[tuple[VolumeId, bool], T2View]:
+        return {(held.t2.volume, held.active): held for held in reversed(self.t2s)}
+
+    @cached_property
+    def _t1s_by_volume(self) -> dict[VolumeId, list[T1View]]:
+        found: dict[VolumeId, list[T1View]] = {}
+        for held in self.t1s:
+            found.setdefault(held.t1.volume, []).append(held)
+        return found
+
+    def t1s_of(self, volume: VolumeId) -> Sequence[T1View]:
+        """The volume's T1 objects that this SP homes."""
+        return self._t1s_by_volume.get(volume, ())
+
+    def t2s_of(self, volume: VolumeId) -> list[T2View]:
+        """The volume's T2 objects that this SP holds, the active one first."""
+        both = (self.t2(volume, active=active) for active in (True, False))
+        return [held for held in both if held is not None]
 
     def t1(self, t1_id: T1Id) -> T1View | None:
         """The T1 object of that id if this SP homes it."""
-        return next((v for v in self.t1s if v.t1.id == t1_id), None)
+        return self._t1_by_id.get(t1_id)
 
     def t2(self, volume: VolumeId, *, active: bool = True) -> T2View | None:
         """The active (or staged) T2 object of that volume if this SP holds one."""
-        return next((v for v in self.t2s if v.t2.volume == volume and v.active == active), None)
+        return self._t2_by_key.get((volume, active))
 
     def device(self, device: DeviceId) -> DeviceView | None:
         """The device of that id if this SP reaches it."""

@@ -96,9 +96,11 @@ class Engine:
     async def t1_delete(self, t1: T1Id) -> None:
         await self._wait(self._native.t1_delete, t1)
 
-    async def t1s(self) -> tuple[T1View, ...]:
-        found = json.loads(await self._wait(self._native.t1s))
-        return tuple(T1View(t1_from_json(one["t1"]), one["epoch"]) for one in found)
+    async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]:
+        """Those of the volume (None: all), and how many others there are."""
+        found = json.loads(await self._wait(self._native.t1s, volume or ""))
+        views = (T1View(t1_from_json(one["t1"]), one["epoch"]) for one in found["t1s"])
+        return tuple(views), found["others"]
 
     async def t2_activate(self, t2: T2, *, resync: bool) -> int:
         """Returns the pause in microseconds."""
@@ -107,9 +109,10 @@ class Engine:
     async def t2_remove(self, volume: VolumeId) -> None:
         await self._wait(self._native.t2_remove, volume, DRAIN)
 
-    async def resync_percents(self) -> dict[VolumeId, int]:
-        """For every active volume how far its resync is; 100 when there is none."""
-        found = json.loads(await self._wait(self._native.t2s))
+    async def resync_percents(self, volume: VolumeId | None = None) -> dict[VolumeId, int]:
+        """For every active volume, or for that one if it is active, how far its resync is; 100
+        when there is none."""
+        found = json.loads(await self._wait(self._native.t2s, volume or ""))
         return {VolumeId(one["volume"]): one["resync_percent"] for one in found}
 
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:

@@ -51,10 +51,10 @@ class EngineCalls(Protocol):
     async def t1_adopt(self, t1: T1, epoch: int) -> None: ...
     async def t1_fence(self, t1: T1Id, epoch: int) -> None: ...
     async def t1_delete(self, t1: T1Id) -> None: ...
-    async def t1s(self) -> tuple[T1View, ...]: ...
+    async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]: ...
     async def t2_activate(self, t2: T2, *, resync: bool) -> int: ...
     async def t2_remove(self, volume: VolumeId) -> None: ...
-    async def resync_percents(self) -> dict[VolumeId, int]: ...
+    async def resync_percents(self, volume: VolumeId | None = None) -> dict[VolumeId, int]: ...
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None: ...
     async def copy_start(self, volume: VolumeId, path: Path) -> None: ...
     async def copy_stop(self, volume: VolumeId, path: Path) -> None: ...
@@ -175,22 +175,32 @@ class Vsm:
             self._log.error("device_down", device=device, uri=uri, error=problem)
         self._down[device] = DeviceView(device, uri, 0, UNIT, False, (), problem, direct)
 
-    async def view(self) -> View:
-        """All of it, as the engine and the state say."""
-        percents = await self._engine.resync_percents()
-        active = [t2 for t2 in self._state.committed.values() if t2.volume in percents]
+    async def view(self, volume: VolumeId | None = None) -> View:
+        """All of it, or of objects and copies one volume's, as the engine and the state say."""
+        percents = await self._engine.resync_percents(volume)
+        committed, staged = self._state.committed, self._state.staged
+        if volume is not None:
+            committed = {volume: committed[volume]} if volume in committed else {}
+            staged = {volume: staged[volume]} if volume in staged else {}
+        active = [t2 for t2 in committed.values() if t2.volume in percents]
+        t1s, others = await self._engine.t1s(volume)
         return View(
             sp=self.sp,
             incarnation=self._incarnation,
             term=self._state.identity.term,
             mvsm_active=self._mvsm_term is not None,
             devices=await self.devices(),
-            t1s=await self._engine.t1s(),
+            t1s=t1s,
             t2s=(
                 *(T2View(t2, True, percents[t2.volume]) for t2 in active),
-                *(T2View(t2, False) for t2 in self._state.staged.values()),
+                *(T2View(t2, False) for t2 in staged.values()),
             ),
-            copies=await self._engine.copies(),
+            copies=tuple(
+                copy
+                for copy in await self._engine.copies()
+                if volume is None or copy.volume == volume
+            ),
+            other_t1s=others,
         )
 
     async def devices(self) -> tuple[DeviceView, ...]:

@@ -24,7 +24,7 @@ class Space:
         self._reach: dict[SpId, list[DeviceId]] = {}
         self._objects: dict[SpId, int] = {}
         for view in sorted(views, key=lambda v: v.sp):
-            self._objects[view.sp] = len(view.t1s)
+            self._objects[view.sp] = len(view.t1s) + view.other_t1s
             up = [device for device in view.devices if device.up]
             self._reach[view.sp] = sorted(device.id for device in up)
             for device in up:

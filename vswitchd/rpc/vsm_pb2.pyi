@@ -120,16 +120,20 @@ class GetViewRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CALLER_FIELD_NUMBER: _builtins.int
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    """Of T1 and T2 objects and copies only this volume's; empty: all."""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     def __init__(
         self,
         *,
         caller: Global___Caller | None = ...,
+        volume_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,10 +151,13 @@ class View(_message.Message):
     T1S_FIELD_NUMBER: _builtins.int
     T2S_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
+    OTHER_T1S_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     incarnation: _builtins.str
     term: _builtins.int
     mvsm_active: _builtins.bool
+    other_t1s: _builtins.int
+    """How many T1 objects this SP homes beside those in t1s."""
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceView]: ...
     @_builtins.property
@@ -170,10 +177,11 @@ class View(_message.Message):
         t1s: _abc.Iterable[Global___T1View] | None = ...,
         t2s: _abc.Iterable[Global___T2View] | None = ...,
         copies: _abc.Iterable[Global___CopyView] | None = ...,
+        other_t1s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "devices", b"devices", "incarnation", b"incarnation", "mvsm_active", b"mvsm_active", "sp", b"sp", "t1s", b"t1s", "t2s", b"t2s", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "devices", b"devices", "incarnation", b"incarnation", "mvsm_active", b"mvsm_active", "other_t1s", b"other_t1s", "sp", b"sp", "t1s", b"t1s", "t2s", b"t2s", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

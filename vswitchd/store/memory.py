@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
-from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord
+from vswitchd.ports import ENDED_KEPT, DeviceRecord, OperationRecord, ProcessorRecord
 from vswitchd.store import refusals
 
 
@@ -24,10 +24,12 @@ class Change:
 class MemoryStore:
     """`ports.Store`; what it holds lasts as long as the object."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended_kept: int = ENDED_KEPT) -> None:
+        self._ended_kept = ended_kept
         self._cluster = str(uuid.uuid4())
         self._term = 0
         self._volumes: dict[VolumeId, Volume] = {}
+        self._listed: tuple[Volume, ...] | None = None
         self._processors: dict[SpId, ProcessorRecord] = {}
         self._devices: dict[DeviceId, DeviceRecord] = {}
         self._operations: dict[str, OperationRecord] = {}
@@ -44,7 +46,12 @@ class MemoryStore:
         return self._term
 
     async def volumes(self) -> Sequence[Volume]:
-        return sorted(self._volumes.values(), key=lambda volume: volume.name)
+        if self._listed is None:
+            self._listed = tuple(sorted(self._volumes.values(), key=lambda volume: volume.name))
+        return self._listed
+
+    async def volume(self, volume: VolumeId) -> Volume | None:
+        return self._volumes.get(volume)
 
     async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
         stored = self._volumes.get(volume.id)
@@ -56,10 +63,12 @@ class MemoryStore:
         if any(v.name == volume.name and v.id != volume.id for v in self._volumes.values()):
             raise refusals.volume_exists(volume.name)
         self._volumes[volume.id] = volume
+        self._listed = None
         self.history.append(Change(volume.id, volume.version, why, volume))
 
     async def delete_volume(self, volume: VolumeId) -> None:
         gone = self._volumes.pop(volume, None)
+        self._listed = None
         if gone is not None:
             self.history.append(Change(volume, gone.version + 1, "deleted", None))
 
@@ -83,8 +92,15 @@ class MemoryStore:
     async def delete_device(self, device: DeviceId) -> None:
         self._devices.pop(device, None)
 
-    async def operations(self) -> Sequence[OperationRecord]:
-        return list(self._operations.values())
+    async def operations(self, *, open_only: bool = False) -> Sequence[OperationRecord]:
+        return [r for r in self._operations.values() if r.ended is None or not open_only]
+
+    async def operation(self, operation: str) -> OperationRecord | None:
+        return self._operations.get(operation)
+
+    async def operation_of(self, request_id: str) -> OperationRecord | None:
+        every = self._operations.values()
+        return next((r for r in every if request_id and r.request_id == request_id), None)
 
     async def add_operation(self, record: OperationRecord) -> OperationRecord:
         for known in self._operations.values():
@@ -100,6 +116,9 @@ class MemoryStore:
         if known is None or (known.cursor != expect_cursor and known != record):
             raise refusals.operation_moved(record.id)
         self._operations[record.id] = record
+        ended = [known.id for known in self._operations.values() if known.ended is not None]
+        for old in ended[: -self._ended_kept]:
+            del self._operations[old]
 
     async def close(self) -> None:
         """Nothing to do."""

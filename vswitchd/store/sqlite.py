@@ -18,12 +18,12 @@ from typing import TypeVar
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import decode_volume, encode_volume
 from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
-from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord
+from vswitchd.ports import ENDED_KEPT, DeviceRecord, OperationRecord, ProcessorRecord
 from vswitchd.store import refusals
 
 R = TypeVar("R")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE cluster (id TEXT NOT NULL, term INTEGER NOT NULL);
 CREATE TABLE volume (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL,
@@ -37,17 +37,32 @@ CREATE TRIGGER history_never_shrinks BEFORE DELETE ON history
 CREATE TABLE processor (sp TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE device (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
 CREATE TABLE operation (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
-                        request_id TEXT UNIQUE, cursor INTEGER NOT NULL, body TEXT NOT NULL);
+                        request_id TEXT UNIQUE, cursor INTEGER NOT NULL, ended INTEGER NOT NULL,
+                        body TEXT NOT NULL);
+CREATE INDEX operation_ended ON operation (ended, number);
 """
 
 
 class SqliteStore:
     """`ports.Store`. Every write is durable when it returns. `observe` is told each request's
-    seconds."""
+    seconds.
 
-    def __init__(self, directory: Path, observe: Callable[[float], None] = lambda _: None) -> None:
+    Nobody else writes to the file, so volumes are decoded once: a thousand would take longer
+    than most of what is asked about them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        observe: Callable[[float], None] = lambda _: None,
+        ended_kept: int = ENDED_KEPT,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._observe = observe
+        self._ended_kept = ended_kept
+        #: As of the last commit; replaced whole by the store's thread alone, ...
+        self._volumes: dict[VolumeId, Volume] = {}
+        #: ... and what was last listed of which, by the event loop's.
+        self._listed: tuple[dict[VolumeId, Volume], tuple[Volume, ...]] = ({}, ())
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,6 +94,9 @@ class SqliteStore:
                     f"{self._path} has schema {version}, this program knows {SCHEMA_VERSION}; "
                     "run the version that wrote it",
                 )
+            for (body,) in self._db.execute("SELECT body FROM volume").fetchall():
+                volume = decode_volume(body)
+                self._volumes[volume.id] = volume
         except sqlite3.DatabaseError as error:
             raise self._unreadable(error) from None
 
@@ -89,8 +107,11 @@ class SqliteStore:
             f"{self._path} can't be read: {error}; restore it from a copy",
         )
 
-    async def _do(self, work: Callable[[sqlite3.Connection], R]) -> R:
-        """Runs `work` in one transaction on the store's thread."""
+    async def _do(
+        self, work: Callable[[sqlite3.Connection], R], done: Callable[[], None] = lambda: None
+    ) -> R:
+        """Runs `work` in one transaction on the store's thread, and `done` when it is committed,
+        whether or not anybody still waits for it."""
 
         def transaction() -> R:
             begun = perf_counter()
@@ -105,6 +126,7 @@ class SqliteStore:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
+                done()
                 return result
             except sqlite3.OperationalError as error:
                 raise VsError(
@@ -134,10 +156,13 @@ class SqliteStore:
         return await self._do(work)
 
     async def volumes(self) -> Sequence[Volume]:
-        rows = await self._do(
-            lambda db: db.execute("SELECT body FROM volume ORDER BY name").fetchall()
-        )
-        return [decode_volume(body) for (body,) in rows]
+        held = self._volumes
+        if self._listed[0] is not held:
+            self._listed = held, tuple(sorted(held.values(), key=lambda volume: volume.name))
+        return self._listed[1]
+
+    async def volume(self, volume: VolumeId) -> Volume | None:
+        return self._volumes.get(volume)
 
     async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
         def work(db: sqlite3.Connection) -> None:
@@ -161,7 +186,10 @@ class SqliteStore:
                 (volume.id, volume.version, time(), why, body),
             )
 
-        await self._do(work)
+        def done() -> None:
+            self._volumes = {**self._volumes, volume.id: volume}
+
+        await self._do(work, done)
 
     async def delete_volume(self, volume: VolumeId) -> None:
         def work(db: sqlite3.Connection) -> None:
@@ -174,7 +202,10 @@ class SqliteStore:
                     (volume, row[0] + 1, time()),
                 )
 
-        await self._do(work)
+        def done() -> None:
+            self._volumes = {id_: held for id_, held in self._volumes.items() if id_ != volume}
+
+        await self._do(work, done)
 
     async def processors(self) -> Sequence[ProcessorRecord]:
         rows = await self._do(
@@ -215,9 +246,19 @@ class SqliteStore:
     async def delete_device(self, device: DeviceId) -> None:
         await self._do(lambda db: db.execute("DELETE FROM device WHERE id = ?", (device,)))
 
-    async def operations(self) -> Sequence[OperationRecord]:
+    async def operations(self, *, open_only: bool = False) -> Sequence[OperationRecord]:
+        which = "WHERE ended = 0" if open_only else ""
+        return await self._operations(f"{which} ORDER BY number")
+
+    async def operation(self, operation: str) -> OperationRecord | None:
+        return next(iter(await self._operations("WHERE id = ?", operation)), None)
+
+    async def operation_of(self, request_id: str) -> OperationRecord | None:
+        return next(iter(await self._operations("WHERE request_id = ?", request_id)), None)
+
+    async def _operations(self, which: str, *values: str) -> list[OperationRecord]:
         rows = await self._do(
-            lambda db: db.execute("SELECT body FROM operation ORDER BY number").fetchall()
+            lambda db: db.execute(f"SELECT body FROM operation {which}", values).fetchall()
         )
         return [OperationRecord(**json.loads(body)) for (body,) in rows]
 
@@ -230,8 +271,15 @@ class SqliteStore:
             if row is not None:
                 return OperationRecord(**json.loads(row[0]))
             db.execute(
-                "INSERT INTO operation (id, request_id, cursor, body) VALUES (?, ?, ?, ?)",
-                (record.id, record.request_id or None, record.cursor, json.dumps(asdict(record))),
+                "INSERT INTO operation (id, request_id, cursor, ended, body)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (
+                    record.id,
+                    record.request_id or None,
+                    record.cursor,
+                    record.ended is not None,
+                    json.dumps(asdict(record)),
+                ),
             )
             return record
 
@@ -242,12 +290,18 @@ class SqliteStore:
 
         def work(db: sqlite3.Connection) -> None:
             changed = db.execute(
-                "UPDATE operation SET cursor = ?, body = ?"
+                "UPDATE operation SET cursor = ?, ended = ?, body = ?"
                 " WHERE id = ? AND (cursor = ? OR body = ?)",
-                (record.cursor, body, record.id, expect_cursor, body),
+                (record.cursor, record.ended is not None, body, record.id, expect_cursor, body),
             ).rowcount
             if not changed:
                 raise refusals.operation_moved(record.id)
+            if record.ended is not None:
+                db.execute(
+                    "DELETE FROM operation WHERE ended = 1 AND number <= (SELECT number"
+                    " FROM operation WHERE ended = 1 ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                    (self._ended_kept,),
+                )
 
         await self._do(work)
 

@@ -29,41 +29,71 @@ pub fn free(label: &Label) -> Vec<(u64, u64)> {
     runs
 }
 
+/// The parts of a device (offset, length) that extents cover, in order; those that touch are one.
+#[must_use]
+pub fn runs(extents: &[ExtentSpec], device: &str) -> Vec<(u64, u64)> {
+    let mut all: Vec<(u64, u64)> = extents
+        .iter()
+        .filter(|extent| extent.device == device)
+        .map(|extent| (extent.offset, extent.length))
+        .collect();
+    all.sort_unstable();
+    all.dedup_by(|next, run| {
+        let touch = run.0 + run.1 == next.0;
+        if touch {
+            run.1 += next.1;
+        }
+        touch
+    });
+    all
+}
+
 /// Checks that the object's extents on this device are aligned, within it, and nobody else's.
+/// Takes n log n time of all extents.
 ///
 /// # Errors
 /// `Invalid` or `Exists`, naming the extent and whose it is.
 pub fn check(label: &Label, t1: &T1Spec) -> Result<(), DeviceError> {
-    let here: Vec<&ExtentSpec> =
-        t1.extents.iter().filter(|extent| extent.device == label.device).collect();
-    for (index, extent) in here.iter().enumerate() {
-        let at = format!("{}+{} on device {}", extent.offset, extent.length, label.device);
-        let end = extent.offset.checked_add(extent.length);
+    let at = |extent: &ExtentSpec| {
+        format!("{}+{} on device {}", extent.offset, extent.length, label.device)
+    };
+    let mut here: Vec<(u64, u64, &ExtentSpec)> = Vec::new();
+    for extent in t1.extents.iter().filter(|extent| extent.device == label.device) {
+        let end = extent.offset.checked_add(extent.length).filter(|&end| end <= label.size);
         let aligned = extent.offset.is_multiple_of(label.unit)
             && extent.length.is_multiple_of(label.unit)
             && extent.length > 0;
-        if !aligned || extent.offset < LABEL_AREA || end.is_none_or(|end| end > label.size) {
-            let text = format!(
-                "T1 object {}: extent {at} is not within the device or not a multiple of {}",
-                t1.id, label.unit
-            );
-            return Err(DeviceError::new(ErrorKind::Invalid, text));
-        }
-        let clash = |other: &ExtentSpec| {
-            other.device == label.device
-                && other.offset < extent.offset + extent.length
-                && extent.offset < other.offset + other.length
-        };
-        if here[..index].iter().any(|other| clash(other)) {
-            let text = format!("T1 object {}: names extent {at} twice", t1.id);
-            return Err(DeviceError::new(ErrorKind::Invalid, text));
-        }
-        let others = label.t1s.iter().filter(|entry| entry.t1.id != t1.id);
-        for entry in others {
-            if entry.t1.extents.iter().any(clash) {
+        match end {
+            Some(end) if aligned && extent.offset >= LABEL_AREA => {
+                here.push((extent.offset, end, extent));
+            }
+            _ => {
                 let text = format!(
-                    "T1 object {}: extent {at} belongs to T1 object {} of volume {}",
-                    t1.id, entry.t1.id, entry.t1.volume
+                    "T1 object {}: extent {} is not within the device or not a multiple of {}",
+                    t1.id,
+                    at(extent),
+                    label.unit
+                );
+                return Err(DeviceError::new(ErrorKind::Invalid, text));
+            }
+        }
+    }
+    here.sort_unstable_by_key(|&(offset, end, _)| (offset, end));
+    if let Some(pair) = here.windows(2).find(|pair| pair[1].0 < pair[0].1) {
+        let text = format!("T1 object {}: names extent {} twice", t1.id, at(pair[1].2));
+        return Err(DeviceError::new(ErrorKind::Invalid, text));
+    }
+    for entry in label.t1s.iter().filter(|entry| entry.t1.id != t1.id) {
+        for other in entry.t1.extents.iter().filter(|other| other.device == label.device) {
+            let first = here.partition_point(|&(_, end, _)| end <= other.offset);
+            let Some(&(offset, _, extent)) = here.get(first) else { continue };
+            if offset < other.offset + other.length {
+                let text = format!(
+                    "T1 object {}: extent {} belongs to T1 object {} of volume {}",
+                    t1.id,
+                    at(extent),
+                    entry.t1.id,
+                    entry.t1.volume
                 );
                 return Err(DeviceError::new(ErrorKind::Exists, text));
             }

@@ -1,5 +1,8 @@
 //! The label of a device: two checksummed slots, written in turn (docs/engine.md).
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::device::{BlockingDevice, UNIT};
@@ -31,7 +34,7 @@ pub struct T1Spec {
 
 /// A T1 object on a label. Up to `ready` bytes of it hold data or zeroes; what lies behind
 /// is reserved but was not yet zeroed, and is not served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub t1: T1Spec,
     pub epoch: u64,
@@ -39,7 +42,7 @@ pub struct Entry {
 }
 
 /// All that a label says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     pub cluster: String,
     pub device: String,
@@ -58,11 +61,137 @@ pub enum Found {
     Foreign(String),
 }
 
+/// A label as it is written. A T1 object may have a hundred thousand extents, so devices are
+/// named once for all, and an extent is two numbers of units.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body<'a> {
+    #[serde(borrow)]
+    cluster: Cow<'a, str>,
+    #[serde(borrow)]
+    device: Cow<'a, str>,
+    size: u64,
+    unit: u64,
+    /// Ids of the devices that extents lie on; extents name them by their place here.
+    #[serde(borrow)]
+    devices: Vec<Cow<'a, str>>,
+    #[serde(borrow)]
+    t1s: Vec<BodyEntry<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodyEntry<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    volume: Cow<'a, str>,
+    size: u64,
+    #[serde(borrow)]
+    home: Cow<'a, str>,
+    epoch: u64,
+    ready: u64,
+    /// In order: [device, offset, length, offset, length, ...] for each stretch of extents
+    /// that follow one another on one device; offsets and lengths in units.
+    extents: Vec<Vec<u64>>,
+}
+
+impl<'a> Body<'a> {
+    /// None if an extent is not made of whole units.
+    fn of(label: &'a Label) -> Option<Body<'a>> {
+        let mut body = Body {
+            cluster: Cow::Borrowed(&label.cluster),
+            device: Cow::Borrowed(&label.device),
+            size: label.size,
+            unit: label.unit,
+            devices: Vec::new(),
+            t1s: Vec::with_capacity(label.t1s.len()),
+        };
+        let mut places: HashMap<&str, u64> = HashMap::new();
+        for Entry { t1, epoch, ready } in &label.t1s {
+            let mut extents: Vec<Vec<u64>> = Vec::new();
+            for extent in &t1.extents {
+                let place = *places.entry(&extent.device).or_insert_with(|| {
+                    body.devices.push(Cow::Borrowed(&extent.device));
+                    body.devices.len() as u64 - 1
+                });
+                if !extent.offset.is_multiple_of(label.unit)
+                    || !extent.length.is_multiple_of(label.unit)
+                {
+                    return None;
+                }
+                let numbers = [extent.offset / label.unit, extent.length / label.unit];
+                match extents.last_mut() {
+                    Some(stretch) if stretch[0] == place => stretch.extend(numbers),
+                    _ => extents.push(vec![place, numbers[0], numbers[1]]),
+                }
+            }
+            body.t1s.push(BodyEntry {
+                id: Cow::Borrowed(&t1.id),
+                volume: Cow::Borrowed(&t1.volume),
+                size: t1.size,
+                home: Cow::Borrowed(&t1.home),
+                epoch: *epoch,
+                ready: *ready,
+                extents,
+            });
+        }
+        Some(body)
+    }
+
+    /// None for what no encoder writes.
+    fn label(self) -> Option<Label> {
+        let mut t1s = Vec::with_capacity(self.t1s.len());
+        for entry in self.t1s {
+            let mut extents = Vec::new();
+            for stretch in &entry.extents {
+                let (&place, numbers) = stretch.split_first()?;
+                let device = self.devices.get(usize::try_from(place).ok()?)?;
+                let (pairs, []) = numbers.as_chunks::<2>() else { return None };
+                for [offset, length] in pairs {
+                    extents.push(ExtentSpec {
+                        device: device.clone().into_owned(),
+                        offset: offset.checked_mul(self.unit)?,
+                        length: length.checked_mul(self.unit)?,
+                    });
+                }
+            }
+            let t1 = T1Spec {
+                id: entry.id.into_owned(),
+                volume: entry.volume.into_owned(),
+                size: entry.size,
+                extents,
+                home: entry.home.into_owned(),
+            };
+            t1s.push(Entry { t1, epoch: entry.epoch, ready: entry.ready });
+        }
+        Some(Label {
+            cluster: self.cluster.into_owned(),
+            device: self.device.into_owned(),
+            size: self.size,
+            unit: self.unit,
+            t1s,
+        })
+    }
+}
+
 fn encode(sequence: u64, label: &Label) -> Result<Vec<u8>, DeviceError> {
-    let body = serde_json::to_vec(label)
+    let body = Body::of(label).ok_or_else(|| {
+        let text = format!("device {}: an extent is not made of whole units", label.device);
+        DeviceError::new(ErrorKind::Invalid, text)
+    })?;
+    let body = serde_json::to_vec(&body)
         .map_err(|e| DeviceError::new(ErrorKind::Invalid, format!("label: {e}")))?;
     if body.len() as u64 > SLOT - HEADER as u64 {
-        let text = format!("device {}: its label is full; use another device", label.device);
+        let extents: usize = label.t1s.iter().map(|entry| entry.t1.extents.len()).sum();
+        let text = format!(
+            "device {}: its label is full: {} T1 objects with {extents} extents would take {} of \
+             {} bytes; use another device, or one with longer free runs",
+            label.device,
+            label.t1s.len(),
+            body.len(),
+            SLOT - HEADER as u64
+        );
         return Err(DeviceError::new(ErrorKind::NoSpace, text));
     }
     let mut slot = Vec::with_capacity(HEADER + body.len());
@@ -77,43 +206,54 @@ fn encode(sequence: u64, label: &Label) -> Result<Vec<u8>, DeviceError> {
     Ok(slot)
 }
 
-fn read_slot(
-    device: &mut dyn BlockingDevice,
+/// The first block of a slot, if it looks like one.
+struct Head {
     index: u64,
-) -> Result<Option<(u64, Label)>, DeviceError> {
-    let mut header = [0; 4096];
-    device.read_at(index * SLOT, &mut header)?;
-    let number = |at: usize| {
-        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-    };
-    let length = number(16) as usize;
-    if &header[..8] != MAGIC || length as u64 > SLOT - HEADER as u64 {
-        return Ok(None);
-    }
-    let mut slot = header.to_vec();
-    slot.resize((HEADER + length).next_multiple_of(4096), 0);
-    device.read_at(index * SLOT + 4096, &mut slot[4096..])?;
-    let body = &slot[HEADER..HEADER + length];
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&slot[8..20]), body);
-    if sum != number(20) {
-        return Ok(None);
-    }
-    let sequence = u64::from(number(8)) | u64::from(number(12)) << 32;
-    Ok(serde_json::from_slice(body).ok().map(|label| (sequence, label)))
+    sequence: u64,
+    length: usize,
+    sum: u32,
+    block: [u8; 4096],
 }
 
-/// The newest valid slot: (index, sequence, label).
+fn read_head(device: &mut dyn BlockingDevice, index: u64) -> Result<Option<Head>, DeviceError> {
+    let mut block = [0; 4096];
+    device.read_at(index * SLOT, &mut block)?;
+    let number =
+        |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let (length, sum) = (number(16) as usize, number(20));
+    let sequence = u64::from(number(8)) | u64::from(number(12)) << 32;
+    let known = &block[..8] == MAGIC && length as u64 <= SLOT - HEADER as u64;
+    Ok(known.then_some(Head { index, sequence, length, sum, block }))
+}
+
+/// The slot's label; None if it was torn.
+fn read_slot(device: &mut dyn BlockingDevice, head: &Head) -> Result<Option<Label>, DeviceError> {
+    let mut slot = head.block.to_vec();
+    slot.resize((HEADER + head.length).next_multiple_of(4096), 0);
+    device.read_at(head.index * SLOT + 4096, &mut slot[4096..])?;
+    let body = &slot[HEADER..HEADER + head.length];
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&slot[8..20]), body);
+    if sum != head.sum {
+        return Ok(None);
+    }
+    Ok(serde_json::from_slice::<Body<'_>>(body).ok().and_then(Body::label))
+}
+
+/// The newest valid slot: (index, sequence, label). The other's body is read only if the one
+/// with the higher sequence is not whole.
 fn newest(device: &mut dyn BlockingDevice) -> Result<Option<(u64, u64, Label)>, DeviceError> {
     device.forget_cache(0, 2 * SLOT)?;
-    let mut best: Option<(u64, u64, Label)> = None;
+    let mut heads = Vec::new();
     for index in 0..2 {
-        if let Some((sequence, label)) = read_slot(device, index)?
-            && best.as_ref().is_none_or(|found| found.1 < sequence)
-        {
-            best = Some((index, sequence, label));
+        heads.extend(read_head(device, index)?);
+    }
+    heads.sort_by_key(|head| std::cmp::Reverse(head.sequence));
+    for head in heads {
+        if let Some(label) = read_slot(device, &head)? {
+            return Ok(Some((head.index, head.sequence, label)));
         }
     }
-    Ok(best)
+    Ok(None)
 }
 
 /// Reads what stands on a device.

@@ -35,6 +35,8 @@ pub struct T1Object {
     size: u64,
     runs: Vec<Run>,
     in_files: bool,
+    /// Those that it lies on, each once.
+    devices: Vec<Arc<Device>>,
     gate: Arc<Gate>,
 }
 
@@ -78,14 +80,8 @@ impl T1Object {
 
     /// The devices that it lies on, each once.
     #[must_use]
-    pub fn devices(&self) -> Vec<Arc<Device>> {
-        let mut found: Vec<Arc<Device>> = Vec::new();
-        for run in &self.runs {
-            if !found.iter().any(|device| device.id == run.device.id) {
-                found.push(Arc::clone(&run.device));
-            }
-        }
-        found
+    pub fn devices(&self) -> &[Arc<Device>] {
+        &self.devices
     }
 
     /// Lets go of what is kept resident of it: its blocks are about to be somebody else's.
@@ -122,15 +118,13 @@ impl T1Object {
     }
 }
 
-type Snapshot = Arc<HashMap<String, Arc<T1Object>>>;
-
-/// All T1 objects homed here. Reading takes a snapshot; changes of one object are made one at a
-/// time. Two objects meet only on labels, which have locks of their own.
+/// All T1 objects homed here. Changes of one object are made one at a time; two objects meet only
+/// on labels, which have locks of their own.
 #[derive(Debug)]
 pub struct T1Table {
     cluster: String,
     sp: String,
-    objects: RwLock<Snapshot>,
+    objects: RwLock<HashMap<String, Arc<T1Object>>>,
     version: AtomicU64,
     /// Objects that a call is changing: one at a time for each, so that a device that does not
     /// answer holds up changes of what lies on it, and of nothing else.
@@ -168,13 +162,13 @@ impl T1Table {
         }
     }
 
-    /// What is homed here at this moment.
+    /// What is homed here at this moment, in no order.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        Arc::clone(&self.objects.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn all(&self) -> Vec<Arc<T1Object>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Changes whenever the snapshot does.
+    /// Changes whenever what is homed here does.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
@@ -182,7 +176,7 @@ impl T1Table {
 
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<T1Object>> {
-        self.snapshot().get(id).cloned()
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     /// Loads what the label of `added`, one of these devices, names this SP as home of and all
@@ -211,11 +205,20 @@ impl T1Table {
             }
             let mut entry: Option<Entry> = None;
             let mut on = vec![Arc::clone(added)];
+            let mut asked = false;
             while let Some(device) = on.pop() {
                 if !labels.contains_key(&device.id) {
                     labels.insert(device.id.clone(), self.entries(&device)?);
                 }
                 let Some(found) = labels[&device.id].get(&id) else { continue };
+                if !std::mem::replace(&mut asked, true) {
+                    let all = Self::devices_of(devices, &found.t1).unwrap_or_default();
+                    on.extend(all.into_iter().filter(|device| device.id != added.id));
+                }
+                // After a crash in the middle of an adoption labels may name two homes.
+                if found.t1.home != self.sp {
+                    continue;
+                }
                 match &mut entry {
                     // A crash between two labels: what both know is what is there.
                     Some(known) => {
@@ -225,11 +228,7 @@ impl T1Table {
                             known.t1 = found.t1.clone();
                         }
                     }
-                    None => {
-                        entry = Some(found.clone());
-                        let all = Self::devices_of(devices, &found.t1).unwrap_or_default();
-                        on.extend(all.into_iter().filter(|device| device.id != added.id));
-                    }
+                    None => entry = Some(found.clone()),
                 }
             }
             let Some(entry) = entry else { continue };
@@ -241,11 +240,10 @@ impl T1Table {
         Ok(())
     }
 
-    /// What a device's label names this SP as home of, by id.
+    /// What a device's label holds, by id.
     fn entries(&self, device: &Device) -> Result<HashMap<String, Entry>, DeviceError> {
         let all = self.change_label(device, |label| Ok(label.t1s.clone()))?.into_iter();
-        let ours = all.filter(|entry| entry.t1.home == self.sp);
-        Ok(ours.map(|entry| (entry.t1.id.clone(), entry)).collect())
+        Ok(all.map(|entry| (entry.t1.id.clone(), entry)).collect())
     }
 
     /// Creates an object, or extends it. New bytes read as zeroes: their extents are reserved
@@ -308,8 +306,8 @@ impl T1Table {
             let old = if known.ready == 0 { 0 } else { known.t1.extents.len() };
             for device in &mine {
                 let mut blocking = device.blocking()?;
-                for extent in spec.extents[old..].iter().filter(|e| e.device == device.id) {
-                    blocking.zero(extent.offset, extent.length)?;
+                for (offset, length) in alloc::runs(&spec.extents[old..], &device.id) {
+                    blocking.zero(offset, length)?;
                 }
                 blocking.sync()?;
             }
@@ -336,11 +334,11 @@ impl T1Table {
         }
         for device in Self::devices_of(devices, spec)? {
             let mut blocking = device.blocking()?;
-            for extent in spec.extents.iter().filter(|e| e.device == device.id) {
+            for (offset, length) in alloc::runs(&spec.extents, &device.id) {
                 if let Kind::File(file) = &device.kind {
-                    file.forget(extent.offset, extent.length);
+                    file.forget(offset, length);
                 }
-                blocking.forget_cache(extent.offset, extent.length)?;
+                blocking.forget_cache(offset, length)?;
             }
             self.change_entry(&device, &spec.id, |entry| {
                 entry.t1.home.clone_from(&spec.home);
@@ -362,7 +360,7 @@ impl T1Table {
         })?;
         if object.epoch() < epoch {
             for device in object.devices() {
-                let known = self.change_entry(&device, id, |entry| {
+                let known = self.change_entry(device, id, |entry| {
                     if entry.t1.home == self.sp {
                         entry.epoch = entry.epoch.max(epoch);
                     }
@@ -397,7 +395,7 @@ impl T1Table {
     ) -> Result<(), DeviceError> {
         let _turn = self.turn(id);
         let on = match self.get(id) {
-            Some(object) => object.devices(),
+            Some(object) => object.devices().to_vec(),
             None => devices.values().cloned().collect(),
         };
         if let Some(object) = self.retire(id) {
@@ -482,18 +480,15 @@ impl T1Table {
         let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
         gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
         let in_files = runs.iter().all(|run| matches!(run.device.kind, Kind::File(_)));
+        let on = Self::devices_of(devices, &entry.t1)?;
         let (spec, size) = (entry.t1.clone(), entry.ready);
-        let object = Arc::new(T1Object { spec, size, runs, in_files, gate });
+        let object = Arc::new(T1Object { spec, size, runs, in_files, devices: on, gate });
         self.swap(|objects| drop(objects.insert(entry.t1.id.clone(), object)));
         Ok(())
     }
 
     fn swap(&self, change: impl FnOnce(&mut HashMap<String, Arc<T1Object>>)) {
-        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = (**objects).clone();
-        change(&mut next);
-        *objects = Arc::new(next);
-        drop(objects);
+        change(&mut self.objects.write().unwrap_or_else(PoisonError::into_inner));
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 

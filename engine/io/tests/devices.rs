@@ -243,7 +243,7 @@ fn changes_of_many_objects_at_once_all_reach_the_label() {
     let label = seen(&device);
     assert_eq!(label.t1s.len(), 12);
     assert!(label.t1s.iter().all(|entry| entry.epoch == 5 && entry.ready == UNIT));
-    assert_eq!(table.snapshot().len(), 12);
+    assert_eq!(table.all().len(), 12);
 }
 
 /// While one device's label can't be changed, objects on others are put, fenced and deleted.
@@ -264,6 +264,66 @@ fn a_device_that_does_not_answer_holds_up_changes_of_its_own_objects_only() {
         drop(held);
         assert_eq!(waiting.join().unwrap().epoch(), 2);
     });
+}
+
+#[test]
+fn an_object_is_loaded_when_the_last_of_its_devices_has_come() {
+    let (one, two) = (Disk::new(), Disk::new());
+    let (first, second) = (one.device("d1"), two.device("d2"));
+    let both = devices(&[&first, &second]);
+    let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d2", 3, 1)]);
+    T1Table::new("c1", "a").put(&both, &spec, 5).unwrap();
+    // As a crash in the middle of an adoption from B leaves it, whichever device comes last.
+    label::update(&mut *two.blocking(), "c1", "d2", |label| {
+        label.t1s[0].t1.home = "b".into();
+        Ok(())
+    })
+    .unwrap();
+    for (early, late) in [(&first, &second), (&second, &first)] {
+        let table = T1Table::new("c1", "a");
+        table.load(&devices(&[early]), early).unwrap();
+        assert!(table.get("t-1").is_none());
+        table.load(&both, late).unwrap();
+        let loaded = table.get("t-1").unwrap();
+        assert_eq!((loaded.size(), loaded.epoch(), loaded.devices().len()), (2 * UNIT, 5, 2));
+    }
+}
+
+#[test]
+fn an_object_of_a_hundred_thousand_extents_is_put_loaded_and_mapped() {
+    const COUNT: u64 = 100_000;
+    let disk = Disk::new();
+    let file = std::fs::OpenOptions::new().write(true).open(&disk.path).unwrap();
+    file.set_len(LABEL_AREA + 4 * COUNT * UNIT).unwrap();
+    let device = disk.device("3f0c2a52-7f9b-4a55-9f0e-0f8f6a1d2b3c");
+    let all = devices(&[&device]);
+    // Every other unit, from the end to the beginning: no two touch.
+    let extents = (0..COUNT).rev().map(|index| extent(&device.id, 2 * index, 1)).collect();
+    let spec = t1("t-1", "a", COUNT * UNIT, extents);
+    T1Table::new("c1", "a").put(&all, &spec, 1).unwrap();
+    let table = T1Table::new("c1", "a");
+    table.load(&all, &device).unwrap();
+    let object = table.get("t-1").unwrap();
+    assert_eq!(object.spec, spec);
+    for index in [0, 1, COUNT / 2, COUNT - 1] {
+        let mut found = Vec::new();
+        object
+            .map(index * UNIT + 4096, 4096, |_, offset, length, _| {
+                found.push((offset, length));
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+        assert_eq!(found, [(LABEL_AREA + 2 * (COUNT - 1 - index) * UNIT + 4096, 4096)]);
+    }
+    let clash = t1("t-2", "a", UNIT, vec![extent(&device.id, COUNT, 1)]);
+    assert_eq!(table.put(&all, &clash, 1).unwrap_err().kind, ErrorKind::Exists);
+    assert_eq!(alloc::free(&seen(&device)).len() as u64, COUNT);
+
+    let more = (0..2 * COUNT).map(|index| extent(&device.id, 2 * index + 1, 1)).collect();
+    let refused = table.put(&all, &t1("t-3", "a", 2 * COUNT * UNIT, more), 1).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::NoSpace);
+    assert!(refused.message.contains("its label is full: 2 T1 objects with 300000 extents"));
+    assert_eq!(seen(&device).t1s.len(), 1, "and nothing is changed");
 }
 
 #[test]
@@ -301,6 +361,31 @@ fn files_tell_holes_from_data() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// What is written to a label is what is read from it.
+    #[test]
+    fn a_label_keeps_every_extent_in_its_order(
+        objects in prop::collection::vec(
+            (any::<u64>(), any::<u64>(), any::<bool>(), prop::collection::vec((0usize..3, 0u64..1 << 40, 1u64..1 << 20), 0..9)),
+            0..6,
+        ),
+    ) {
+        let disk = Disk::new();
+        label::claim(&mut *disk.blocking(), "c1", "d0").unwrap();
+        let entries: Vec<Entry> = objects.into_iter().enumerate().map(|(index, (epoch, ready, home, extents))| {
+            let extents = extents.into_iter().map(|(device, unit, units)| ExtentSpec {
+                device: format!("d{device}"), offset: unit * UNIT, length: units * UNIT,
+            }).collect();
+            let home = if home { "sp \"a\" \\" } else { "b" };
+            Entry { t1: t1(&format!("t-{index}"), home, index as u64 * 4096, extents), epoch, ready }
+        }).collect();
+        label::update(&mut *disk.blocking(), "c1", "d0", |label| {
+            label.t1s.clone_from(&entries);
+            Ok(())
+        }).unwrap();
+        let Found::Label(label) = label::read(&mut *disk.blocking()).unwrap() else { panic!("label") };
+        prop_assert_eq!(label.t1s, entries);
+    }
 
     /// Whatever becomes of the slot that is being written, the other still tells all.
     #[test]

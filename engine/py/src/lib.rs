@@ -75,8 +75,8 @@ impl Engine {
         call(py, || self.0.t1_delete(t1_id))
     }
 
-    fn t1s(&self, py: Python<'_>) -> PyResult<String> {
-        call(py, || self.0.t1s())
+    fn t1s(&self, py: Python<'_>, volume_id: &str) -> PyResult<String> {
+        call(py, || self.0.t1s(volume_id))
     }
 
     fn t2_activate(&self, py: Python<'_>, t2: &str, resync: bool, seconds: f64) -> PyResult<u64> {
@@ -87,8 +87,8 @@ impl Engine {
         call(py, || self.0.t2_remove(volume_id, seconds))
     }
 
-    fn t2s(&self, py: Python<'_>) -> PyResult<String> {
-        call(py, || self.0.t2s())
+    fn t2s(&self, py: Python<'_>, volume_id: &str) -> PyResult<String> {
+        call(py, || self.0.t2s(volume_id))
     }
 
     fn reference_drop(&self, py: Python<'_>, volume_id: &str, t1_id: &str) -> PyResult<()> {

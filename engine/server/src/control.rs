@@ -215,19 +215,29 @@ impl Engine {
         self.shared.volumes.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    pub(crate) fn all_volumes(&self) -> Vec<Arc<Volume>> {
+    /// All volumes in service, in no order.
+    pub(crate) fn volumes(&self) -> Vec<Arc<Volume>> {
         let volumes = self.shared.volumes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<Arc<Volume>> = volumes.values().cloned().collect();
+        volumes.values().cloned().collect()
+    }
+
+    fn volumes_by_name(&self) -> Vec<Arc<Volume>> {
+        let mut all = self.volumes();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
     /// Gives volumes the T1 objects that their trees lack.
     pub(crate) fn refresh(&self) {
-        for volume in self.all_volumes() {
+        let lacks = |active: &Active| active.leaves.iter().any(|l| matches!(l, Leaf::Missing));
+        for volume in self.volumes() {
+            // Nearly always nothing: then nobody waits for another call about the volume.
+            if !lacks(&volume.active()) {
+                continue;
+            }
             let _control = lock(&volume.control);
             let active = volume.active();
-            if !active.leaves.iter().any(|leaf| matches!(leaf, Leaf::Missing)) {
+            if !lacks(&active) {
                 continue;
             }
             if let Ok(tree) = Tree::compile(active.tree.spec().clone()) {
@@ -248,7 +258,7 @@ impl Engine {
         let spec: Spec = parse("T2 object", t2)?;
         let (id, name) = (spec.volume.clone(), spec.name.clone());
         let clash = |volume: &&Arc<Volume>| volume.name == name && volume.id != id;
-        if let Some(other) = self.all_volumes().iter().find(clash) {
+        if let Some(other) = self.volumes().iter().find(clash) {
             let text = format!("volume {} is called '{name}' already", other.id);
             return Err(Failure::new("exists", text));
         }
@@ -334,7 +344,7 @@ impl Engine {
         for leaf in &volume.active().leaves {
             let Leaf::Local(t1) = leaf else { continue };
             for device in t1.devices() {
-                self.flush(&device, deadline);
+                self.flush(device, deadline);
             }
         }
         self.shared.volumes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
@@ -342,12 +352,17 @@ impl Engine {
         Ok(())
     }
 
-    /// JSON list of the volumes in service.
+    /// JSON list of the volumes in service, or of that one (empty: of all).
     ///
     /// # Errors
     /// None but of JSON itself.
-    pub fn t2s(&self) -> Result<String, Failure> {
-        let shapes = self.all_volumes().into_iter().map(|volume| {
+    pub fn t2s(&self, volume: &str) -> Result<String, Failure> {
+        let asked = if volume.is_empty() {
+            self.volumes_by_name()
+        } else {
+            self.volume(volume).into_iter().collect()
+        };
+        let shapes = asked.into_iter().map(|volume| {
             let active = volume.active();
             let Spec { version, epoch, .. } = *active.tree.spec();
             let resync_percent = volume.resync_percent();
@@ -430,7 +445,7 @@ impl Engine {
     /// # Errors
     /// None but of JSON itself.
     pub fn copies(&self) -> Result<String, Failure> {
-        let volumes = self.all_volumes();
+        let volumes = self.volumes_by_name();
         let copies = volumes.iter().flat_map(|volume| volume.copies().clone());
         json(&copies.filter(|copy| !copy.resync).collect::<Vec<_>>())
     }
@@ -460,7 +475,7 @@ impl Engine {
             all.protocol_errors += one.protocol_errors;
             all.fencing_rejections += one.fencing_rejections;
         }
-        let volumes = self.all_volumes().into_iter().map(|volume| {
+        let volumes = self.volumes_by_name().into_iter().map(|volume| {
             let active = volume.active();
             let Spec { size, version, epoch, .. } = *active.tree.spec();
             VolumeMetrics {

@@ -9,7 +9,7 @@ use vs_io::{Device, DeviceError, Survey, T1Spec, device, label};
 use crate::active::{Leaf, Volume};
 use crate::control::{Engine, Failure, json, lock, parse};
 use crate::mailbox::Message;
-use crate::shapes::{DeviceShape, FreeRun, T1Shape};
+use crate::shapes::{DeviceShape, FreeRun, T1Shape, T1sShape};
 
 /// Longest wait for labels to be read, in a view.
 const LOOK: Duration = Duration::from_secs(2);
@@ -106,8 +106,8 @@ impl Engine {
     /// # Errors
     /// `precondition` while a T1 object here lies on it.
     pub fn device_remove(&self, id: &str) -> Result<(), Failure> {
-        let snapshot = self.shared.t1s.snapshot();
-        let user = snapshot.values().find(|t1| t1.spec.extents.iter().any(|e| e.device == id));
+        let t1s = self.shared.t1s.all();
+        let user = t1s.iter().find(|t1| t1.devices().iter().any(|device| device.id == id));
         if let Some(t1) = user {
             let text = format!("device {id} holds T1 object {}; move it away first", t1.spec.id);
             return Err(Failure::new("precondition", text));
@@ -185,7 +185,7 @@ impl Engine {
         }
         if !self.referred(id) {
             for device in object.devices() {
-                if !self.flush(&device, deadline) {
+                if !self.flush(device, deadline) {
                     return Err(Failure::new("internal", format!("device {}: flush", device.id)));
                 }
             }
@@ -221,7 +221,7 @@ impl Engine {
     fn referred(&self, t1: &str) -> bool {
         let refers =
             |volume: &Arc<Volume>| volume.active().tree.leaves().iter().any(|leaf| leaf.t1 == t1);
-        self.all_volumes().iter().any(refers)
+        self.volumes().iter().any(refers)
     }
 
     /// Forgets a T1 object, freeing its extents if this SP is its home by the label.
@@ -235,7 +235,7 @@ impl Engine {
                 _ => false,
             })
         };
-        if let Some(volume) = self.all_volumes().iter().find(|volume| uses(volume)) {
+        if let Some(volume) = self.volumes().iter().find(|volume| uses(volume)) {
             let text = format!("T1 object {id} is referred to by volume {}", volume.name);
             return Err(Failure::new("precondition", text));
         }
@@ -247,15 +247,19 @@ impl Engine {
         Ok(())
     }
 
-    /// JSON list of the T1 objects homed here.
+    /// JSON of the T1 objects homed here: those of a volume (empty: of all) in full, and how
+    /// many others there are.
     ///
     /// # Errors
     /// None but of JSON itself.
-    pub fn t1s(&self) -> Result<String, Failure> {
-        let snapshot = self.shared.t1s.snapshot();
-        let mut all: Vec<T1Shape<'_>> =
-            snapshot.values().map(|t1| T1Shape { t1: &t1.spec, epoch: t1.epoch() }).collect();
-        all.sort_by(|a, b| a.t1.id.cmp(&b.t1.id));
-        json(&all)
+    pub fn t1s(&self, volume: &str) -> Result<String, Failure> {
+        let all = self.shared.t1s.all();
+        let mut shown: Vec<T1Shape<'_>> = all
+            .iter()
+            .filter(|t1| volume.is_empty() || t1.spec.volume == volume)
+            .map(|t1| T1Shape { t1: &t1.spec, epoch: t1.epoch() })
+            .collect();
+        shown.sort_by(|a, b| a.t1.id.cmp(&b.t1.id));
+        json(&T1sShape { others: all.len() - shown.len(), t1s: shown })
     }
 }

@@ -10,6 +10,7 @@ mod connections;
 mod control;
 mod control_t1;
 mod copy;
+mod device_part;
 mod durable;
 mod event_loop;
 mod exec;

@@ -237,6 +237,15 @@ impl Op {
         self.retry = None;
     }
 
+    /// Remembers a device to be flushed; false if it is known already.
+    pub fn touch(&mut self, device: &Arc<Device>) -> bool {
+        let new = !self.touched.iter().any(|known| known.slot == device.slot);
+        if new {
+            self.touched.push(Arc::clone(device));
+        }
+        new
+    }
+
     pub fn part(&mut self, at: u64, leaf: u32) -> u32 {
         self.parts.push(Part { at, leaf });
         (self.parts.len() - 1) as u32

@@ -31,6 +31,12 @@ pub struct T1Shape<'a> {
 }
 
 #[derive(Serialize)]
+pub struct T1sShape<'a> {
+    pub t1s: Vec<T1Shape<'a>>,
+    pub others: usize,
+}
+
+#[derive(Serialize)]
 pub struct T2Shape {
     pub volume: String,
     pub version: u64,

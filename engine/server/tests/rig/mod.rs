@@ -156,7 +156,9 @@ impl Sp {
     }
 
     pub fn resync_percent(&self) -> u64 {
-        parse(&self.engine.t2s().expect("t2s"))[0]["resync_percent"].as_u64().expect("a percentage")
+        parse(&self.engine.t2s("").expect("t2s"))[0]["resync_percent"]
+            .as_u64()
+            .expect("a percentage")
     }
 
     pub fn stop(&self) {

@@ -1,0 +1,200 @@
+//! What an operation does on a device here: at once, on the device's pool, or over its session.
+
+use std::sync::Arc;
+
+use vs_io::{Committer, Device, Full, Kind as DeviceKind, Stored, T1Object, TryRead};
+
+use crate::durable::Durable;
+use crate::event_loop::Loop;
+use crate::inline::admit;
+use crate::mailbox::{Committed, Message, SubData, Waiting, fail};
+use crate::op::{Fail, Kind, NO_LEAF};
+use crate::remote::{Object, RemoteKey, Submit};
+use crate::slab::Token;
+
+impl Loop {
+    #[allow(clippy::too_many_arguments)]
+    pub fn device_part(
+        &mut self,
+        token: Token,
+        t1: &Arc<T1Object>,
+        device: &Arc<Device>,
+        leaf: u32,
+        start: u64,
+        count: u64,
+        at: u64,
+    ) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        let DeviceKind::File(file) = &device.kind else {
+            if op.kind == Kind::Status {
+                return op.status.push((at, vec![(count, 0)]));
+            }
+            if op.fua && op.kind.changes() {
+                op.touch(device);
+            }
+            let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
+            let kind = op.kind;
+            let to = Submit { op: token, kind, leaf, epoch: 0, offset: start, length: count, at };
+            return self.send_remote(key, &device.uri, Object::Device, Some(Arc::clone(t1)), to);
+        };
+        let span = at as usize..(at + count) as usize;
+        let (kind, name) = (op.kind, op.kind.name());
+        let counters = self.devices.of(device);
+        let done = match kind {
+            Kind::Read => match file.try_read(start, &mut op.data[span]) {
+                Ok(TryRead::Done) => Ok(()),
+                Err(error) => Err(fail(&error)),
+                Ok(TryRead::WouldBlock) => {
+                    let part = op.part(at, leaf);
+                    return self.pool_part(token, part, t1, device, move |device| {
+                        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                        let mut data = vec![0; count as usize];
+                        file.read(start, &mut data).map_err(|e| fail(&e))?;
+                        Ok(SubData::Bytes(data))
+                    });
+                }
+            },
+            Kind::Write if op.fua && !file.is_slow() => {
+                let part = op.part(at, leaf);
+                op.pending += 1;
+                counters.done(name, count, true);
+                let (t1, device) = (Arc::clone(t1), Arc::clone(device));
+                let durable = Durable { op: token, part, t1, device, start, at, length: count };
+                return self.durables.push(durable);
+            }
+            Kind::Write => {
+                if op.fua {
+                    op.touch(device);
+                }
+                if file.is_slow() {
+                    let data = op.data[span].to_vec();
+                    let part = op.part(at, leaf);
+                    counters.done(name, count, true);
+                    return self.pool_part(token, part, t1, device, move |device| {
+                        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                        file.write(start, &data).map(|()| SubData::None).map_err(|e| fail(&e))
+                    });
+                }
+                // The group commit that a FUA write waits for is quicker without stored pages.
+                let stored =
+                    if op.fua { Stored::No } else { file.store(start, &op.data[span.clone()]) };
+                if stored == Stored::Wanted {
+                    admit(device);
+                }
+                if stored == Stored::Done {
+                    Ok(())
+                } else {
+                    file.write(start, &op.data[span]).map_err(|e| fail(&e))
+                }
+            }
+            Kind::Status => {
+                let part = op.part(at, leaf);
+                counters.done(name, count, true);
+                return self.pool_part(token, part, t1, device, move |device| {
+                    let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                    let mut runs = Vec::new();
+                    let done = file.status(start, count, &mut runs);
+                    done.map(|()| SubData::Status(runs)).map_err(|e| fail(&e))
+                });
+            }
+            Kind::Trim | Kind::Zero { .. } => {
+                if op.fua {
+                    op.touch(device);
+                }
+                let part = op.part(at, leaf);
+                counters.done(name, count, true);
+                return self.pool_part(token, part, t1, device, move |device| {
+                    let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                    let done = match kind {
+                        Kind::Zero { no_hole, .. } => file.zero(start, count, !no_hole),
+                        _ => file.trim(start, count),
+                    };
+                    done.map(|()| SubData::None).map_err(|e| fail(&e))
+                });
+            }
+            Kind::Flush => Ok(()),
+        };
+        counters.done(name, count, done.is_ok());
+        if let Err(error) = done {
+            op.note(error, leaf);
+        }
+    }
+
+    /// Runs a part on the device's pool; a fence of the T1 object waits for it. If too many wait
+    /// for that device already, the operation goes on after a moment: it keeps its place in its
+    /// connection's admission, so that a device that does not answer fills its own queue, then
+    /// the connections that want it, and nothing else.
+    pub fn pool_part(
+        &mut self,
+        op: Token,
+        piece: u32,
+        t1: &Arc<T1Object>,
+        device: &Arc<Device>,
+        job: impl FnOnce(&Device) -> Result<SubData, Fail> + Send + 'static,
+    ) {
+        let (gate, on, mailbox) = (Arc::clone(t1), Arc::clone(device), self.mailbox.clone());
+        t1.begin();
+        let taken = device.pool.submit(move || {
+            let result = job(&on);
+            gate.end();
+            mailbox.post(Message::SubDone { op, piece, result });
+        });
+        let Some(op) = self.ops.get_mut(op) else { return };
+        match taken {
+            // Its end comes through the mailbox, which this loop reads later.
+            Ok(()) => op.pending += 1,
+            Err(Full) => {
+                t1.end();
+                op.note(Fail::NotFound, NO_LEAF);
+            }
+        }
+    }
+
+    pub fn flush_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        // One flush of a device is enough, however many leaves lie on it.
+        if op.touch(device) {
+            self.commit_device(token, device, leaf);
+        }
+    }
+
+    pub fn commit_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        if matches!(device.kind, DeviceKind::Nbd(_)) {
+            let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
+            let kind = Kind::Flush;
+            let to = Submit { op: token, kind, leaf, epoch: 0, offset: 0, length: 0, at: 0 };
+            return self.send_remote(key, &device.uri, Object::Device, None, to);
+        }
+        op.pending += 1;
+        let piece = op.part(0, leaf);
+        // Asked for when this wake-up's requests have been dealt with: one commit for them all.
+        match self.commits.iter_mut().find(|(known, _)| known.slot == device.slot) {
+            Some((_, waiting)) => waiting.push((token, piece)),
+            None => self.commits.push((Arc::clone(device), vec![(token, piece)])),
+        }
+    }
+
+    /// Asks for a commit on behalf of these parts.
+    pub fn commit(&mut self, device: &Arc<Device>, waiting: Waiting) {
+        let (mailbox, committed) = (self.mailbox.clone(), Arc::clone(device));
+        let done = Box::new(move |result: Result<f64, vs_io::DeviceError>| {
+            let result = result.map_err(|error| {
+                eprintln!("vswitchd engine: {error}");
+                Fail::Io
+            });
+            mailbox.post(Message::Committed(Committed { device: committed, waiting, result }));
+        });
+        Committer::flush(device, done);
+    }
+
+    pub fn committed(&mut self, done: Committed) {
+        let Committed { device, waiting, result } = done;
+        if let Ok(seconds) = result {
+            self.devices.of(&device).flush.add(seconds, waiting.len() as u64);
+        }
+        for (op, piece) in waiting {
+            self.sub_done(op, piece, result.map(|_| SubData::None));
+        }
+    }
+}
