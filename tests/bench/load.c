@@ -28,7 +28,7 @@
 #include <unistd.h>
 
 enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, FLAG_FUA = 1 };
-enum { MAX_CONNS = 64, MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18 };
+enum { MAX_CONNS = 256, MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18 };
 #define REQUEST_MAGIC 0x25609513u
 #define REPLY_MAGIC 0x67446698u
 struct request {

@@ -16,6 +16,7 @@ from tests.bench.work import Target
 from tests.e2e.process import guarded, wait_for
 
 REFERENCE = "nbdkit file"
+FRONT = "nbdkit nbd"
 PLUGIN = Path(__file__).with_name("plugin.py")
 HOST = "127.0.0.1"
 
@@ -26,6 +27,8 @@ class Place:
 
     directory: Path
     port: int
+    #: For one that needs another server behind it.
+    behind: int
 
     @property
     def file(self) -> Path:
@@ -55,6 +58,12 @@ def _nbdkit(place: Place, *plugin: str) -> Commands:
 
 def _nbdkit_file(place: Place) -> Commands:
     return _nbdkit(place, "file", str(place.file))
+
+
+def _nbdkit_nbd(place: Place) -> Commands:
+    """A volume whose data are elsewhere, as nbdkit does it."""
+    file = ["nbdkit", "-f", "-i", HOST, "-p", str(place.behind), "file", str(place.file)]
+    return [file, *_nbdkit(place, "nbd", f"hostname={HOST}", f"port={place.behind}", "retry=10")]
 
 
 def _nbdkit_python(place: Place) -> Commands:
@@ -99,6 +108,7 @@ class Peer:
 
 PEERS = [
     Peer(REFERENCE, _nbdkit_file, probe=("nbdkit", "file", "--dump-plugin")),
+    Peer(FRONT, _nbdkit_nbd, probe=("nbdkit", "nbd", "--dump-plugin")),
     Peer("nbdkit python", _nbdkit_python, probe=("nbdkit", "python", "--dump-plugin")),
     Peer("qemu-nbd", _qemu_nbd, probe=("qemu-nbd", "--version")),
     Peer("nbd-server", _nbd_server, export="disk", daemon=True),
@@ -133,7 +143,7 @@ def start(peer: Peer, root: Path, size: int, ends: ExitStack) -> Target:
     """Starts a peer over a new file; `ends` ends its processes."""
     directory = root / peer.name.replace(" ", "-")
     directory.mkdir()
-    place = Place(directory, _free_port())
+    place = Place(directory, _free_port(), _free_port())
     with place.file.open("wb") as file:
         file.truncate(size)
     pids = []

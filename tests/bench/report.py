@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,6 +45,13 @@ class Results:
             if run
         ]
         return sum(runs) / len(runs) if runs else 0.0
+
+    def ratio(self, key: str, server: str, to: str, figure: str) -> float | None:
+        """The median of the ratios that two servers' figures had within each round."""
+        rounds = self.works.get(key, {})
+        pairs = zip(rounds.get(server, []), rounds.get(to, []), strict=False)
+        ratios = [a[figure] / b[figure] for a, b in pairs if a and b and b[figure]]
+        return median(ratios) if ratios else None
 
     def summary(self) -> Iterator[tuple[str, str, Figures | None]]:
         """Medians with ratios by workload and server; None for a server that never finished."""
@@ -96,7 +103,6 @@ def table(results: Results) -> str:
         lines.append(_line((key, *HEAD[1:]), widths))
         lines.append("-" * len(lines[-1]))
         lines += [_line(row, widths) for row in block]
-        lines += [_line((name, "missing", *HEAD[:1] * 7), widths) for name in results.missing]
         lines.append("")
     lines += [f"missing: {name}: {why}" for name, why in results.missing.items()]
     lines += [f"failed: {failure}" for failure in results.failures]
@@ -108,6 +114,38 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first, *rest = cells
     padded = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
     return "  ".join([first.ljust(widths[0]), *padded]).rstrip()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One row of what is to be reached: a ratio against its bound. `found` None: not measured."""
+
+    name: str
+    bound: float
+    found: float | None
+    #: The bound is the most that it may be.
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """None if it was not measured."""
+        if self.found is None:
+            return None
+        # As printed: a figure of two decimals is not missed by the third.
+        found = round(self.found, 2)
+        return found <= self.bound if self.at_most else found >= self.bound
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> str:
+    """The rows for people."""
+    width = max(len(verdict.name) for verdict in verdicts)
+    words = {True: "met", False: "missed", None: "not measured"}
+    lines = [
+        f"{verdict.name.ljust(width)}  {'<=' if verdict.at_most else '>='} {verdict.bound:5.2f}  "
+        f"{'-' if verdict.found is None else f'{verdict.found:.2f}':>6}  {words[verdict.met]}"
+        for verdict in verdicts
+    ]
+    return "\n".join(lines)
 
 
 def filesystem(path: Path) -> str:
@@ -137,7 +175,7 @@ def machine(data: Path) -> dict[str, str]:
     }
 
 
-def to_json(results: Results, about: dict[str, Any]) -> str:
+def to_json(results: Results, verdicts: Sequence[Verdict], about: dict[str, Any]) -> str:
     """All of it for programs, every round included."""
     found = [
         {
@@ -151,6 +189,7 @@ def to_json(results: Results, about: dict[str, Any]) -> str:
     whole = {
         **about,
         "reference": REFERENCE,
+        "targets": [asdict(verdict) for verdict in verdicts],
         "results": found,
         "missing": results.missing,
         "failures": results.failures,

@@ -41,9 +41,20 @@ def _random(tcp: bool, conns: int) -> list[Work]:
     ]
 
 
-#: What every server gets.
+def _sequential(tcp: bool) -> list[Work]:
+    sizes = (("128k", 128 << 10), ("1M", 1 << 20))
+    ways = (("read", "sr"), ("write", "sw"))
+    return [
+        Work(f"{size} seq {way} qd8", mode, depth=8, block=block, tcp=tcp)
+        for size, block in sizes
+        for way, mode in ways
+    ]
+
+
+#: What our plain volume and nbdkit file get.
 COMPARED = [
     Work("4k write FUA", "rw", fua=1),
+    Work("4k write FUA", "rw", fua=1, conns=4),
     Work("4k write 1/8 FUA", "rw", fua=8),
     *_random(tcp=False, conns=1),
     *_random(tcp=False, conns=4),
@@ -51,17 +62,20 @@ COMPARED = [
     *_random(tcp=True, conns=4),
     Work("4k read qd1", "rr", depth=1),
     Work("4k write qd1", "rw", depth=1),
-    Work("128k seq read qd8", "sr", depth=8, block=128 << 10),
-    Work("128k seq write qd8", "sw", depth=8, block=128 << 10),
+    *_sequential(tcp=False),
+    *_sequential(tcp=True),
 ]
+
+
+def _is_plain(work: Work) -> bool:
+    return work.conns == 1 and work.depth == 32 and not work.fua
+
+
 #: Those that our other layouts get; a subset of COMPARED, so that each has its reference.
-LAYOUTS = [
-    work
-    for work in COMPARED
-    if not work.tcp
-    and work.conns == 1
-    and work.name in ("4k read qd32", "4k write qd32", "4k read qd1")
-]
+LAYOUTS = [work for work in COMPARED if _is_plain(work)]
+#: Those that every peer gets, and those for nbdkit in front of another nbdkit.
+PEERS_GET = [*LAYOUTS, *_sequential(tcp=False)[:2]]
+FRONT_GETS = [work for work in LAYOUTS if work.mode == "rr"]
 
 
 def build(into: Path) -> Path:
