@@ -78,11 +78,15 @@ class Staller:
         """All that wait are answered."""
         self._tell(b"r")
 
-    def end(self) -> None:
-        """Unmounts and ends all of it."""
+    def let_go(self) -> None:
+        """Resumes if it runs, however a test has ended: nobody can be killed who waits for it."""
         if self._running:
             with suppress(OSError):
                 self.resume()
+
+    def end(self) -> None:
+        """Unmounts and ends all of it."""
+        self.let_go()
         for process in reversed(self._running):
             process.terminate()
             process.wait(END)
@@ -101,6 +105,7 @@ def one(tmp_path: Path, staller: Staller) -> Iterator[Cluster]:
     with Cluster(tmp_path, ("sp-a",)) as cluster:
         cluster.add_device("sp-a", "good", DEVICE)
         yield cluster
+        staller.let_go()
 
 
 def _evict(path: Path) -> None:
