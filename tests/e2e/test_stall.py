@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cluster import MIB, Cluster
-from tests.e2e.nbd import FLUSH, READ, TRIM, WRITE, Client
+from tests.e2e.nbd import FLUSH, FUA, READ, TRIM, WRITE, Client
 from tests.e2e.process import END, guarded, wait_for
 
 SIZE = 64 * MIB
@@ -37,12 +38,13 @@ class Staller:
         self._mount = mount
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> None:
-        """Starts nbdkit; it answers."""
+    def start(self, *, delay: str = "0") -> None:
+        """Starts nbdkit; it answers, each request after that delay."""
         with self._backing.open("wb") as file:
             file.truncate(DEVICE)
-        argv = ["nbdkit", "-f", "-U", str(self._sock), "--filter=pause", "file"]
-        argv += [str(self._backing), f"pause-control={self._control}"]
+        argv = ["nbdkit", "-f", "-U", str(self._sock), "--filter=pause"]
+        argv += ["--filter=delay", "file", str(self._backing)]
+        argv += [f"pause-control={self._control}", f"rdelay={delay}", f"wdelay={delay}"]
         self._running.append(subprocess.Popen(guarded(*argv)))
         wait_for("nbdkit to listen", lambda: self._sock.exists() and self._control.exists())
 
@@ -76,11 +78,15 @@ class Staller:
         """All that wait are answered."""
         self._tell(b"r")
 
-    def end(self) -> None:
-        """Unmounts and ends all of it."""
+    def let_go(self) -> None:
+        """Resumes if it runs, however a test has ended: nobody can be killed who waits for it."""
         if self._running:
             with suppress(OSError):
                 self.resume()
+
+    def end(self) -> None:
+        """Unmounts and ends all of it."""
+        self.let_go()
         for process in reversed(self._running):
             process.terminate()
             process.wait(END)
@@ -99,6 +105,7 @@ def one(tmp_path: Path, staller: Staller) -> Iterator[Cluster]:
     with Cluster(tmp_path, ("sp-a",)) as cluster:
         cluster.add_device("sp-a", "good", DEVICE)
         yield cluster
+        staller.let_go()
 
 
 def _evict(path: Path) -> None:
@@ -106,6 +113,11 @@ def _evict(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _has_fuse() -> bool:
+    usable = os.access("/dev/fuse", os.R_OK | os.W_OK)
+    return usable and (os.geteuid() == 0 or shutil.which("fusermount3") is not None)
 
 
 def _block(seed: int) -> bytes:
@@ -116,6 +128,8 @@ def _block(seed: int) -> bytes:
 def test_a_device_that_stalls_holds_up_its_own_requests_only(
     one: Cluster, staller: Staller, kind: str
 ) -> None:
+    if kind == "file" and not _has_fuse():
+        pytest.skip("no FUSE here: /dev/fuse is missing or may not be used")
     staller.start()
     uri = f"file:{staller.mount()}" if kind == "file" else staller.uri
     one.ctl("device", "add", uri, "--sp", "sp-a", "--name", "slow")
@@ -173,6 +187,33 @@ def test_a_device_that_stalls_holds_up_its_own_requests_only(
         assert clients[0].read(COLD, 6) == b"before"
     listed = {d["name"]: d["paths"][0] for d in one.ctl("device", "list").json}
     assert listed["slow"]["up"] and listed["good"]["up"]
+
+
+@pytest.mark.parametrize("kind", ["file", "nbd"])
+def test_a_device_that_is_slow_at_everything_is_served(
+    one: Cluster, staller: Staller, kind: str
+) -> None:
+    """Nothing that it is used for gives up: not labels, nor control calls, nor requests."""
+    if kind == "file" and not _has_fuse():
+        pytest.skip("no FUSE here: /dev/fuse is missing or may not be used")
+    staller.start(delay="200ms")
+    uri = f"file:{staller.mount()}" if kind == "file" else staller.uri
+    one.ctl("device", "add", uri, "--sp", "sp-a", "--name", "slow")
+    for name in ("slow", "good"):
+        one.ctl("volume", "create", name, "--size", str(SIZE), "--layout", f"sp-a/{name}")
+    nbd = one.sps["sp-a"].addresses["--nbd"]
+    with Client(nbd, "slow") as slow, Client(nbd, "good") as good:
+        for number in range(5):
+            slow.send(WRITE, COLD + number * MIB, 4096, _block(number), flags=FUA)
+            for block in range(ROUNDS):
+                good.write(block * MIB, _block(block), fua=True)
+                assert good.read(block * MIB, 4096) == _block(block)
+            slow.answer()
+            assert slow.read(COLD + number * MIB, 4096) == _block(number)
+            assert slow.read(number * MIB, 4096) == bytes(4096)
+        slow.flush()
+    one.ctl("volume", "grow", "slow", "--size", str(2 * SIZE))
+    one.ctl("volume", "delete", "slow")
 
 
 def test_a_direct_device_serves_any_alignment_and_outlives_a_restart(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use vs_io::{Committer, Device, Full, Kind as DeviceKind, Stored, T1Object, TryRead};
+use vs_io::{Device, Full, Kind as DeviceKind, Stored, T1Object, TryRead};
 
 use crate::durable::Durable;
 use crate::event_loop::Loop;
 use crate::inline::admit;
-use crate::mailbox::{Committed, Message, SubData, Waiting, fail};
+use crate::mailbox::{Message, SubData, fail};
 use crate::op::{Fail, Kind, NO_LEAF};
 use crate::remote::{Object, RemoteKey, Submit};
 use crate::slab::Token;
@@ -147,54 +147,6 @@ impl Loop {
                 t1.end();
                 op.note(Fail::NotFound, NO_LEAF);
             }
-        }
-    }
-
-    pub fn flush_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
-        let Some(op) = self.ops.get_mut(token) else { return };
-        // One flush of a device is enough, however many leaves lie on it.
-        if op.touch(device) {
-            self.commit_device(token, device, leaf);
-        }
-    }
-
-    pub fn commit_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
-        let Some(op) = self.ops.get_mut(token) else { return };
-        if matches!(device.kind, DeviceKind::Nbd(_)) {
-            let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
-            let kind = Kind::Flush;
-            let to = Submit { op: token, kind, leaf, epoch: 0, offset: 0, length: 0, at: 0 };
-            return self.send_remote(key, &device.uri, Object::Device, None, to);
-        }
-        op.pending += 1;
-        let piece = op.part(0, leaf);
-        // Asked for when this wake-up's requests have been dealt with: one commit for them all.
-        match self.commits.iter_mut().find(|(known, _)| known.slot == device.slot) {
-            Some((_, waiting)) => waiting.push((token, piece)),
-            None => self.commits.push((Arc::clone(device), vec![(token, piece)])),
-        }
-    }
-
-    /// Asks for a commit on behalf of these parts.
-    pub fn commit(&mut self, device: &Arc<Device>, waiting: Waiting) {
-        let (mailbox, committed) = (self.mailbox.clone(), Arc::clone(device));
-        let done = Box::new(move |result: Result<f64, vs_io::DeviceError>| {
-            let result = result.map_err(|error| {
-                eprintln!("vswitchd engine: {error}");
-                Fail::Io
-            });
-            mailbox.post(Message::Committed(Committed { device: committed, waiting, result }));
-        });
-        Committer::flush(device, done);
-    }
-
-    pub fn committed(&mut self, done: Committed) {
-        let Committed { device, waiting, result } = done;
-        if let Ok(seconds) = result {
-            self.devices.of(&device).flush.add(seconds, waiting.len() as u64);
-        }
-        for (op, piece) in waiting {
-            self.sub_done(op, piece, result.map(|_| SubData::None));
         }
     }
 }

@@ -14,6 +14,8 @@ mod device_part;
 mod durable;
 mod event_loop;
 mod exec;
+#[cfg(test)]
+mod full_queue;
 mod inflight;
 mod inline;
 mod mailbox;
@@ -30,6 +32,10 @@ mod slab;
 mod socket;
 mod spin;
 mod status;
+
+// For tests in here that use the rig of those in tests/.
+#[cfg(test)]
+extern crate self as vs_server;
 
 pub use config::Config;
 pub use control::{Engine, Failure};
