@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::alloc;
 use crate::device::Device;
 use crate::error::{DeviceError, ErrorKind};
-use crate::label::{self, Entry, Label, T1Spec};
+use crate::label::{self, Entry, Known, Label, T1Spec};
 
 /// One run of an object on one device.
 #[derive(Debug)]
@@ -110,6 +110,8 @@ pub struct T1Table {
     objects: RwLock<HashMap<String, Arc<T1Object>>>,
     version: AtomicU64,
     change: Mutex<()>,
+    /// Labels by device, as they were last seen.
+    labels: Mutex<HashMap<String, Known>>,
 }
 
 fn invalid(text: String) -> DeviceError {
@@ -125,6 +127,7 @@ impl T1Table {
             objects: RwLock::default(),
             version: AtomicU64::new(0),
             change: Mutex::default(),
+            labels: Mutex::default(),
         }
     }
 
@@ -171,7 +174,8 @@ impl T1Table {
         let mut told: Vec<Entry> = candidates.into_iter().cloned().collect();
         for device in others.into_iter().filter_map(|id| devices.get(id)) {
             let label = self.read_label(device)?;
-            told.extend(label.t1s.into_iter().filter(|entry| ids.contains(entry.t1.id.as_str())));
+            let same = label.t1s.iter().filter(|entry| ids.contains(entry.t1.id.as_str()));
+            told.extend(same.cloned());
         }
         let mut entries: HashMap<String, Entry> = HashMap::new();
         for entry in told.into_iter().filter(|entry| entry.t1.home == self.sp) {
@@ -357,13 +361,32 @@ impl T1Table {
     ///
     /// # Errors
     /// When it can't be read or is not this cluster's.
-    pub fn label(&self, device: &Device) -> Result<Label, DeviceError> {
+    pub fn label(&self, device: &Device) -> Result<Arc<Label>, DeviceError> {
         let _change = self.change();
         self.read_label(device)
     }
 
-    fn read_label(&self, device: &Device) -> Result<Label, DeviceError> {
-        self.change_label(device, |label| Ok(label.clone()))
+    fn read_label(&self, device: &Device) -> Result<Arc<Label>, DeviceError> {
+        let mut blocking = device.blocking()?;
+        self.with_known(device, |known| {
+            label::current(&mut *blocking, &self.cluster, &device.id, known)
+        })
+    }
+
+    /// Nothing stays known of the label of a device that has left.
+    pub fn forget_label(&self, device: &str) {
+        let _change = self.change();
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner).remove(device);
+    }
+
+    fn with_known<R>(&self, device: &Device, work: impl FnOnce(&mut Option<Known>) -> R) -> R {
+        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = labels.remove(&device.id);
+        let result = work(&mut known);
+        if let Some(known) = known {
+            labels.insert(device.id.clone(), known);
+        }
+        result
     }
 
     fn devices_of(
@@ -388,7 +411,10 @@ impl T1Table {
         device: &Device,
         change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
     ) -> Result<R, DeviceError> {
-        label::update(&mut *device.blocking()?, &self.cluster, &device.id, change)
+        let mut blocking = device.blocking()?;
+        self.with_known(device, |known| {
+            label::update(&mut *blocking, &self.cluster, &device.id, known, change)
+        })
     }
 
     fn change_entry(

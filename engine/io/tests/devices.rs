@@ -107,7 +107,7 @@ fn many_writers_lose_no_update() {
                 for round in 0..8 {
                     let id = format!("t-{writer}-{round}");
                     let new = t1(&id, "a", 4096, vec![]);
-                    label::update(&mut *disk.blocking(), "c1", "d1", |label| {
+                    label::update(&mut *disk.blocking(), "c1", "d1", &mut None, |label| {
                         label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
                         Ok(())
                     })
@@ -118,6 +118,38 @@ fn many_writers_lose_no_update() {
     });
     let Found::Label(label) = label::read(&mut *disk.blocking()).unwrap() else { panic!("label") };
     assert_eq!(label.t1s.len(), 32);
+}
+
+#[test]
+fn a_label_that_is_known_is_read_again_when_another_has_written_it() {
+    let disk = Disk::new();
+    label::claim(&mut *disk.blocking(), "c1", "d1").unwrap();
+    let (mut mine, mut theirs) = (None, None);
+    for round in 0..6 {
+        for known in [&mut mine, &mut theirs] {
+            let new = t1(&format!("t-{round}"), "a", 4096, vec![]);
+            label::update(&mut *disk.blocking(), "c1", "d1", known, |label| {
+                label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
+                Ok(())
+            })
+            .unwrap();
+        }
+    }
+    for known in [&mut mine, &mut theirs, &mut None] {
+        let label = label::current(&mut *disk.blocking(), "c1", "d1", known).unwrap();
+        assert_eq!(label.t1s.len(), 12);
+    }
+    // A write that was torn: what is known of the slot before it holds again.
+    let mut torn = vec![0; 4096];
+    disk.blocking().read_at(0, &mut torn).unwrap();
+    torn[100] ^= 1;
+    disk.blocking().write_at(0, &torn).unwrap();
+    let label = label::current(&mut *disk.blocking(), "c1", "d1", &mut mine).unwrap();
+    assert_eq!(label.t1s.len(), 11);
+    // Wiped under a process that has it open.
+    disk.blocking().write_at(0, &vec![0; 4 << 20]).unwrap();
+    let gone = label::current(&mut *disk.blocking(), "c1", "d1", &mut mine).unwrap_err();
+    assert_eq!(gone.kind, ErrorKind::Unsafe);
 }
 
 #[test]
@@ -196,7 +228,7 @@ fn an_object_is_loaded_when_the_last_of_its_devices_has_come() {
     let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d2", 3, 1)]);
     T1Table::new("c1", "a").put(&both, &spec, 5).unwrap();
     // As a crash in the middle of an adoption from B leaves it, whichever device comes last.
-    label::update(&mut *two.blocking(), "c1", "d2", |label| {
+    label::update(&mut *two.blocking(), "c1", "d2", &mut None, |label| {
         label.t1s[0].t1.home = "b".into();
         Ok(())
     })
@@ -302,7 +334,7 @@ proptest! {
             let home = if home { "sp \"a\" \\" } else { "b" };
             Entry { t1: t1(&format!("t-{index}"), home, index as u64 * 4096, extents), epoch, ready }
         }).collect();
-        label::update(&mut *disk.blocking(), "c1", "d0", |label| {
+        label::update(&mut *disk.blocking(), "c1", "d0", &mut None, |label| {
             label.t1s.clone_from(&entries);
             Ok(())
         }).unwrap();
@@ -321,7 +353,7 @@ proptest! {
         };
         for round in 0..updates {
             let new = t1(&format!("t-{round}"), "a", 4096, vec![]);
-            label::update(&mut *disk.blocking(), "c1", "d1", |label| {
+            label::update(&mut *disk.blocking(), "c1", "d1", &mut None, |label| {
                 label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
                 Ok(())
             }).unwrap();

@@ -65,6 +65,8 @@ impl Engine {
         let mut next = (**devices).clone();
         next.remove(id);
         *devices = Arc::new(next);
+        drop(devices);
+        self.shared.t1s.forget_label(id);
         Ok(())
     }
 
