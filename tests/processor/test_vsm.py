@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,8 @@ from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import t1_to_json
 from vswitchd.model.objects import DeviceId, Hole, Leaf, LegState, SpId, T1Id, VolumeId
 from vswitchd.model.view import CopyState
+from vswitchd.processor import state
+from vswitchd.processor.state import write_durably
 
 IN, OUT = LegState.IN_SYNC, LegState.WRITE_ONLY
 MIB = 1 << 20
@@ -252,6 +255,29 @@ async def test_after_a_clean_end_nothing_is_resynced(life: Life, live: Callable[
     third = live()
     await third.vsm.start()
     assert third.engine.calls[-1] == ("t2_activate", VOLUME, 1, True)
+
+
+async def test_many_mirrors_are_remembered_at_once(
+    life: Life, live: Callable[[], Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes = [VolumeId(f"v-{number}") for number in range(20)]
+    for volume in volumes:
+        tree = replace(t2(1, mirror(IN, IN), name=volume), volume=volume)
+        await life.vsm.stage_t2(caller(), tree)
+        await life.vsm.activate_t2(caller(), volume, 1)
+    life.end()
+    again = live()
+    written: list[Path] = []
+
+    def write(path: Path, text: str) -> None:
+        assert not again.engine.volumes, "before the first of them is served"
+        written.append(path)
+        write_durably(path, text)
+
+    monkeypatch.setattr(state, "write_durably", write)
+    await again.vsm.start()
+    assert len(again.engine.volumes) == len(volumes) and len(written) == 1
+    assert set(again.state.identity.mirrored) == set(volumes)
 
 
 async def test_only_a_mirrors_owner_can_be_unclean(life: Life, live: Callable[[], Life]) -> None:
