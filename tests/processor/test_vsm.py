@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +24,10 @@ from tests.processor.conftest import (
 )
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import t1_to_json
-from vswitchd.model.objects import DeviceId, Hole, LegState, SpId, T1Id, VolumeId
+from vswitchd.model.objects import DeviceId, Hole, Leaf, LegState, SpId, T1Id, VolumeId
 from vswitchd.model.view import CopyState
+from vswitchd.processor import state
+from vswitchd.processor.state import write_durably
 
 IN, OUT = LegState.IN_SYNC, LegState.WRITE_ONLY
 MIB = 1 << 20
@@ -115,6 +118,28 @@ async def test_staging_and_activating_twice_is_doing_it_once(life: Life) -> None
     await life.vsm.activate_t2(caller(), VOLUME, 1)
     view = await life.vsm.view()
     assert [(v.t2, v.active, v.resync_percent) for v in view.t2s] == [(t2(1), True, 100)]
+
+
+async def test_a_view_may_be_of_one_volume(life: Life) -> None:
+    other = VolumeId("v-2")
+    theirs = replace(t1("t-9", slot=1), volume=other)
+    for one in (t1(), theirs):
+        await life.vsm.put_t1(caller(), one, 1)
+    for tree in (t2(1), replace(t2(1, Leaf(theirs.id, theirs.size), name="o"), volume=other)):
+        await life.vsm.stage_t2(caller(), tree)
+        await life.vsm.activate_t2(caller(), tree.volume, 1)
+        await life.vsm.stage_t2(caller(), replace(tree, version=2))
+        await life.vsm.start_copy(caller(), tree.volume, (1,))
+    whole, part = await life.vsm.view(), await life.vsm.view(other)
+    assert (len(whole.t1s), len(whole.t2s), len(whole.copies), whole.other_t1s) == (2, 4, 2, 0)
+    assert [held.t1 for held in part.t1s] == [theirs] and part.other_t1s == 1
+    assert [(held.t2.version, held.active) for held in part.t2s] == [(1, True), (2, False)]
+    assert part.t2s_of(other) == list(part.t2s) == whole.t2s_of(other)
+    assert list(part.t1s) == list(whole.t1s_of(other)) and not part.t1s_of(VOLUME)
+    assert [copy.volume for copy in part.copies] == [other]
+    assert part.devices == whole.devices, "free space is everybody's"
+    none = await life.vsm.view(VolumeId("v-3"))
+    assert (none.t1s, none.t2s, none.copies, none.other_t1s) == ((), (), (), 2)
 
 
 async def test_the_same_version_with_another_peers_address_is_taken(life: Life) -> None:
@@ -230,6 +255,29 @@ async def test_after_a_clean_end_nothing_is_resynced(life: Life, live: Callable[
     third = live()
     await third.vsm.start()
     assert third.engine.calls[-1] == ("t2_activate", VOLUME, 1, True)
+
+
+async def test_many_mirrors_are_remembered_at_once(
+    life: Life, live: Callable[[], Life], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes = [VolumeId(f"v-{number}") for number in range(20)]
+    for volume in volumes:
+        tree = replace(t2(1, mirror(IN, IN), name=volume), volume=volume)
+        await life.vsm.stage_t2(caller(), tree)
+        await life.vsm.activate_t2(caller(), volume, 1)
+    life.end()
+    again = live()
+    written: list[Path] = []
+
+    def write(path: Path, text: str) -> None:
+        assert not again.engine.volumes, "before the first of them is served"
+        written.append(path)
+        write_durably(path, text)
+
+    monkeypatch.setattr(state, "write_durably", write)
+    await again.vsm.start()
+    assert len(again.engine.volumes) == len(volumes) and len(written) == 1
+    assert set(again.state.identity.mirrored) == set(volumes)
 
 
 async def test_only_a_mirrors_owner_can_be_unclean(life: Life, live: Callable[[], Life]) -> None:

@@ -88,6 +88,7 @@ VIEWS = st.builds(
     st.lists(st.builds(T1View, T1S, NUMBERS), max_size=2).map(tuple),
     st.lists(st.builds(T2View, t2s(), st.booleans(), st.integers(0, 100)), max_size=2).map(tuple),
     st.lists(COPIES, max_size=2).map(tuple),
+    NUMBERS,
 )
 AFFECTED = st.builds(Affected, SPS, st.sampled_from(ObjectKind), TEXT, st.sampled_from(Change))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -116,6 +117,19 @@ async def page() -> AsyncIterator[Page]:
     one.address = await one.web.start("127.0.0.1:0")
     yield one
     await one.web.stop()
+
+
+def test_a_pause_that_never_was_is_not_told() -> None:
+    """A thousand volumes' empty histograms would be most of a scrape."""
+    (db,) = cast(list[dict[str, object]], ENGINE["volumes"])
+    still = {**db, "name": "still", "pause": {**histogram(0, 0, 0), "sum": 0.0}}
+    families = EngineCollector(lambda: {**ENGINE, "volumes": [db, still]}, list).collect()
+    named = {
+        family.name: {sample.labels.get("volume") for sample in family.samples}
+        for family in families
+    }
+    assert named["vswitchd_volume_pause_duration_seconds"] == {"db"}
+    assert named["vswitchd_volume_size_bytes"] == {"db", "still"}
 
 
 async def test_metrics_parse_and_have_the_names_of_the_product(page: Page) -> None:

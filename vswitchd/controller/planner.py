@@ -14,6 +14,7 @@ from vswitchd.model.view import Affected, View
 from vswitchd.ports import Store
 from vswitchd.restructure import vbm, vcm
 from vswitchd.restructure.requests import Request
+from vswitchd.restructure.space import less
 from vswitchd.restructure.steps import Plan, PutT1
 
 
@@ -31,20 +32,15 @@ def without(views: dict[SpId, View], reserved: Sequence[Extent]) -> list[View]:
 
 
 def cut(free: tuple[Extent, ...], reserved: Sequence[Extent]) -> tuple[Extent, ...]:
-    """Free runs with the reserved ones taken out."""
-    for taken in reserved:
-        rest = []
-        for run in free:
-            end, taken_end = run.offset + run.length, taken.offset + taken.length
-            if run.device != taken.device or taken_end <= run.offset or end <= taken.offset:
-                rest.append(run)
-                continue
-            if run.offset < taken.offset:
-                rest.append(Extent(run.device, run.offset, taken.offset - run.offset))
-            if taken_end < end:
-                rest.append(Extent(run.device, taken_end, end - taken_end))
-        free = tuple(rest)
-    return free
+    """A device's free runs with the reserved ones taken out."""
+    if not free:
+        return free
+    device = free[0].device
+    left = less(
+        ((run.offset, run.offset + run.length) for run in free),
+        ((e.offset, e.offset + e.length) for e in reserved if e.device == device),
+    )
+    return tuple(Extent(device, first, end - first) for first, end in left)
 
 
 def planned_extents(plan: Plan) -> list[Extent]:

@@ -90,7 +90,9 @@ class EngineCollector(Collector):
                     errors.add_metric([name, op, kind], count)
             for op, histogram in volume["duration"].items():
                 _histogram(duration, [name, op], histogram)
-            _histogram(pause, [name], volume["pause"])
+            if any(volume["pause"]["counts"]):
+                # With a thousand volumes most of a scrape would be histograms of nothing.
+                _histogram(pause, [name], volume["pause"])
         yield from (info, *plain.values(), operations, moved, errors, duration, pause)
 
     def _device_families(self, counters: list[Json]) -> Iterator[Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -145,6 +145,8 @@ class Vsm:
         served is logged and missing from the view."""
         for device, uri in sorted(self._state.identity.devices.items()):
             await self._reopen(DeviceId(device), uri)
+        # At once, since each write is durable: a thousand of them would take many seconds.
+        self._own_mirrors(self._state.committed.values())
         for t2 in self._state.committed.values():
             try:
                 await self._activate(t2, resync=t2.volume in self._state.unclean)
@@ -313,11 +315,19 @@ class Vsm:
         return pause
 
     async def _activate(self, t2: T2, *, resync: bool) -> int:
-        mirrored = any(isinstance(node, Mirror) for _, node in walk(t2.root))
-        if mirrored and t2.owner == self.sp:
-            # Durable before the first write that could leave legs unlike.
-            self._state.set_mirrored({*self._state.identity.mirrored, t2.volume})
+        self._own_mirrors([t2])
         return await self._engine.t2_activate(t2, resync=resync)
+
+    def _own_mirrors(self, t2s: Iterable[T2]) -> None:
+        """Remembers whose mirrors this SP owns: durable before the first write that could leave
+        legs unlike."""
+        own = {
+            t2.volume
+            for t2 in t2s
+            if t2.owner == self.sp and any(isinstance(node, Mirror) for _, node in walk(t2.root))
+        }
+        if own:
+            self._state.set_mirrored({*self._state.identity.mirrored, *own})
 
     async def remove_t2(self, caller: Caller, volume: VolumeId) -> None:
         """Takes the volume out of service here."""

@@ -65,8 +65,9 @@ class Space:
             plan += self._some(device, size - sum(extent.length for extent in plan))
         if sum(extent.length for extent in plan) < size:
             return None
-        for extent in plan:
-            self._remove(extent)
+        for device in dict.fromkeys(extent.device for extent in plan):
+            taken = [(e.offset, e.offset + e.length) for e in plan if e.device == device]
+            self._runs[device] = less(self._runs[device], taken)
         return tuple(plan)
 
     def release(self, extents: Iterable[Extent]) -> None:
@@ -87,20 +88,33 @@ class Space:
             return [Extent(device, first, need)]
         chosen: list[Extent] = []
         for first, end in sorted(runs, key=lambda run: (run[0] - run[1], run[0])):
-            length = min(end - first, need - sum(extent.length for extent in chosen))
-            if length > 0:
-                chosen.append(Extent(device, first, length))
+            if need == 0:
+                break
+            length = min(end - first, need)
+            chosen.append(Extent(device, first, length))
+            need -= length
         return chosen
 
-    def _remove(self, extent: Extent) -> None:
-        left: list[Run] = []
-        start, stop = extent.offset, extent.offset + extent.length
-        for first, end in self._runs[extent.device]:
-            if stop <= first or end <= start:
-                left.append((first, end))
-                continue
-            left += [run for run in ((first, start), (stop, end)) if run[0] < run[1]]
-        self._runs[extent.device] = left
+
+def less(runs: Iterable[Run], taken: Iterable[Run]) -> list[Run]:
+    """What of `runs` is not `taken`, in order. Each side may be in any order; the runs of one do
+    not overlap one another, what is taken may."""
+    left: list[Run] = []
+    cuts = sorted(taken)
+    at = 0
+    for first, end in sorted(runs):
+        # A cut that ends before this run ends before all that follow.
+        while at < len(cuts) and cuts[at][1] <= first:
+            at += 1
+        index = at
+        while index < len(cuts) and cuts[index][0] < end and first < end:
+            if first < cuts[index][0]:
+                left.append((first, cuts[index][0]))
+            first = max(first, cuts[index][1])
+            index += 1
+        if first < end:
+            left.append((first, end))
+    return left
 
 
 def _round_up(size: int, unit: int) -> int:
@@ -118,8 +132,7 @@ def _aligned(device: DeviceView) -> list[Run]:
 
 
 def _common(some: list[Run], others: list[Run]) -> list[Run]:
-    both = ((max(a[0], b[0]), min(a[1], b[1])) for a in some for b in others)
-    return sorted(run for run in both if run[0] < run[1])
+    return less(some, less(some, others))
 
 
 def _joined(runs: list[Run]) -> list[Run]:

@@ -226,6 +226,8 @@ Global___CancelOperationRequest: _TypeAlias = CancelOperationRequest  # noqa: Y0
 
 @_typing.final
 class ListOperationsRequest(_message.Message):
+    """Newest first: all that are open, and the last 2,000 that have ended. Older ones are forgotten."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int

@@ -1,14 +1,14 @@
 //! A device: how it is named, opened and reached.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vs_wire::nbd::uri::NbdUri;
 
 use crate::commit::Committer;
 use crate::error::{DeviceError, ErrorKind};
 use crate::file::FileDevice;
-use crate::label::Label;
+use crate::label::{self, Known, Label};
 use crate::nbd::NbdBlocking;
 use crate::pool::Pool;
 use crate::resident::Residency;
@@ -71,8 +71,9 @@ pub struct Device {
     pub pool: Pool,
     /// Group commit of a file device, on a thread of its own.
     pub committer: Committer,
-    /// Held by whoever changes its label.
-    pub label_change: Mutex<()>,
+    /// Its label as it was last seen. Held by whoever reads or changes that: not every device can
+    /// be locked by its own means, an NBD server can't.
+    pub known: Mutex<Option<Known>>,
     /// Its label, for views.
     pub survey: Survey,
     /// Counts up over all devices of the process, so that loops can keep counters in an array.
@@ -91,7 +92,7 @@ impl Device {
             kind,
             pool: Pool::new("vs-device", threads),
             committer: Committer::default(),
-            label_change: Mutex::default(),
+            known: Mutex::default(),
             survey: Survey::new(label),
             slot,
         }
@@ -101,6 +102,27 @@ impl Device {
     #[must_use]
     pub fn is_direct(&self) -> bool {
         matches!(&self.kind, Kind::File(file) if file.is_direct())
+    }
+
+    /// What its label says now.
+    ///
+    /// # Errors
+    /// When it can't be read, or is another device's.
+    pub fn label(&self) -> Result<Arc<Label>, DeviceError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        label::current(&mut *self.blocking()?, &self.cluster, &self.id, &mut known)
+    }
+
+    /// Changes its label.
+    ///
+    /// # Errors
+    /// `change`'s, and those of `label`.
+    pub fn change_label<R>(
+        &self,
+        change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
+    ) -> Result<R, DeviceError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        label::update(&mut *self.blocking()?, &self.cluster, &self.id, &mut known, change)
     }
 
     /// Blocking access through a handle of its own.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -239,9 +240,22 @@ fn read_slot(device: &mut dyn BlockingDevice, head: &Head) -> Result<Option<Labe
     Ok(serde_json::from_slice::<Body<'_>>(body).ok().and_then(Body::label))
 }
 
-/// The newest valid slot: (index, sequence, label). The other's body is read only if the one
-/// with the higher sequence is not whole.
-fn newest(device: &mut dyn BlockingDevice) -> Result<Option<(u64, u64, Label)>, DeviceError> {
+/// A label as it was last read or written, so that one with thousands of objects need not be
+/// read again when the first block of its slot, with the checksum of the rest, is as it was.
+#[derive(Debug)]
+pub struct Known {
+    index: u64,
+    sequence: u64,
+    block: [u8; 4096],
+    label: Arc<Label>,
+}
+
+/// The newest valid slot. The other's body is read only if the one with the higher sequence
+/// is not whole.
+fn newest(
+    device: &mut dyn BlockingDevice,
+    known: Option<Known>,
+) -> Result<Option<Known>, DeviceError> {
     device.forget_cache(0, 2 * SLOT)?;
     let mut heads = Vec::new();
     for index in 0..2 {
@@ -249,8 +263,13 @@ fn newest(device: &mut dyn BlockingDevice) -> Result<Option<(u64, u64, Label)>, 
     }
     heads.sort_by_key(|head| std::cmp::Reverse(head.sequence));
     for head in heads {
+        let same = |known: &Known| known.index == head.index && known.block == head.block;
+        if known.as_ref().is_some_and(same) {
+            return Ok(known);
+        }
         if let Some(label) = read_slot(device, &head)? {
-            return Ok(Some((head.index, head.sequence, label)));
+            let Head { index, sequence, block, .. } = head;
+            return Ok(Some(Known { index, sequence, block, label: Arc::new(label) }));
         }
     }
     Ok(None)
@@ -261,8 +280,8 @@ fn newest(device: &mut dyn BlockingDevice) -> Result<Option<(u64, u64, Label)>, 
 /// # Errors
 /// Whatever the device says.
 pub fn read(device: &mut dyn BlockingDevice) -> Result<Found, DeviceError> {
-    if let Some((_, _, label)) = newest(device)? {
-        return Ok(Found::Label(label));
+    if let Some(known) = newest(device, None)? {
+        return Ok(Found::Label(Arc::unwrap_or_clone(known.label)));
     }
     let mut head = vec![0; 1 << 20];
     device.read_at(0, &mut head)?;
@@ -346,30 +365,31 @@ fn claim_locked(
     }
 }
 
-/// Changes a label: read, `change`, write to the older slot, sync; under the device's lock.
-/// Nothing is written when `change` fails or changes nothing.
+/// The label of a device, unless it is not the one expected. `known` is what this gave or wrote
+/// last, and is kept up to date.
 ///
 /// # Errors
-/// `change`'s, the device's, or `Unsafe` when the label is not the one expected.
-pub fn update<R>(
+/// The device's, or `Unsafe` when the label is not the one expected.
+pub fn current(
     device: &mut dyn BlockingDevice,
     cluster: &str,
     device_id: &str,
-    change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
-) -> Result<R, DeviceError> {
+    known: &mut Option<Known>,
+) -> Result<Arc<Label>, DeviceError> {
     device.lock()?;
-    let result = update_locked(device, cluster, device_id, change);
+    let result = current_locked(device, cluster, device_id, known);
     device.unlock();
     result
 }
 
-fn update_locked<R>(
+fn current_locked(
     device: &mut dyn BlockingDevice,
     cluster: &str,
     device_id: &str,
-    change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
-) -> Result<R, DeviceError> {
-    let Some((index, sequence, mut label)) = newest(device)? else {
+    known: &mut Option<Known>,
+) -> Result<Arc<Label>, DeviceError> {
+    *known = newest(device, known.take())?;
+    let Some(Known { label, .. }) = known else {
         let text = format!("{}: its label is gone", device.name());
         return Err(DeviceError::new(ErrorKind::Unsafe, text));
     };
@@ -382,11 +402,46 @@ fn update_locked<R>(
         );
         return Err(DeviceError::new(ErrorKind::Unsafe, text));
     }
-    let before = label.clone();
+    Ok(Arc::clone(label))
+}
+
+/// Changes a label: read, `change`, write to the older slot, sync; under the device's lock.
+/// Nothing is written when `change` fails or changes nothing.
+///
+/// # Errors
+/// `change`'s, and those of `current`.
+pub fn update<R>(
+    device: &mut dyn BlockingDevice,
+    cluster: &str,
+    device_id: &str,
+    known: &mut Option<Known>,
+    change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
+) -> Result<R, DeviceError> {
+    device.lock()?;
+    let result = update_locked(device, cluster, device_id, known, change);
+    device.unlock();
+    result
+}
+
+fn update_locked<R>(
+    device: &mut dyn BlockingDevice,
+    cluster: &str,
+    device_id: &str,
+    known: &mut Option<Known>,
+    change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
+) -> Result<R, DeviceError> {
+    let before = current_locked(device, cluster, device_id, known)?;
+    let mut label = (*before).clone();
     let result = change(&mut label)?;
-    if label != before {
-        let slot = encode(sequence + 1, &label)?;
-        device.write_durably((1 - index) * SLOT, &slot)?;
+    if label != *before
+        && let Some(now) = known
+    {
+        let (index, sequence) = (1 - now.index, now.sequence + 1);
+        let slot = encode(sequence, &label)?;
+        device.write_durably(index * SLOT, &slot)?;
+        let mut block = [0; 4096];
+        block.copy_from_slice(&slot[..4096]);
+        *now = Known { index, sequence, block, label: Arc::new(label) };
     }
     Ok(result)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::device::Device;
 use crate::error::{DeviceError, ErrorKind};
-use crate::label::{self, Label};
+use crate::label::Label;
 use crate::pool::Pool;
 
 /// What was last read is still told so long after that.
@@ -21,7 +21,7 @@ struct State {
     wanted: u64,
     /// A thread reads.
     running: bool,
-    last: Result<Label, DeviceError>,
+    last: Result<Arc<Label>, DeviceError>,
     read_at: Instant,
 }
 
@@ -42,7 +42,7 @@ impl Survey {
     /// Of a device whose label has just been read.
     #[must_use]
     pub fn new(label: &Label) -> Survey {
-        let (last, read_at) = (Ok(label.clone()), Instant::now());
+        let (last, read_at) = (Ok(Arc::new(label.clone())), Instant::now());
         let state = State { begun: 0, ended: 0, wanted: 0, running: false, last, read_at };
         Survey {
             state: Mutex::new(state),
@@ -78,7 +78,7 @@ impl Survey {
             state.begun += 1;
             let number = state.begun;
             drop(state);
-            let found = read(device);
+            let found = device.label();
             state = survey.lock();
             (state.ended, state.last, state.read_at) = (number, found, Instant::now());
             survey.changed.notify_all();
@@ -91,7 +91,12 @@ impl Survey {
     ///
     /// # Errors
     /// What the read said; `Timeout` for a device that has not answered for a while.
-    pub fn end(&self, name: &str, number: u64, deadline: Instant) -> Result<Label, DeviceError> {
+    pub fn end(
+        &self,
+        name: &str,
+        number: u64,
+        deadline: Instant,
+    ) -> Result<Arc<Label>, DeviceError> {
         let mut state = self.lock();
         while state.ended < number {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -111,9 +116,4 @@ impl Survey {
         }
         state.last.clone()
     }
-}
-
-fn read(device: &Device) -> Result<Label, DeviceError> {
-    let mut blocking = device.blocking()?;
-    label::update(&mut *blocking, &device.cluster, &device.id, |label| Ok(label.clone()))
 }

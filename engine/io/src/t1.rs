@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use crate::alloc;
 use crate::device::{Device, Kind};
 use crate::error::{DeviceError, ErrorKind};
-use crate::label::{self, Entry, Label, T1Spec};
+use crate::label::{Entry, T1Spec};
 
 /// One run of an object on one device.
 #[derive(Debug)]
@@ -122,7 +122,6 @@ impl T1Object {
 /// on labels, which have locks of their own.
 #[derive(Debug)]
 pub struct T1Table {
-    cluster: String,
     sp: String,
     objects: RwLock<HashMap<String, Arc<T1Object>>>,
     version: AtomicU64,
@@ -150,9 +149,8 @@ fn invalid(text: String) -> DeviceError {
 
 impl T1Table {
     #[must_use]
-    pub fn new(cluster: &str, sp: &str) -> T1Table {
+    pub fn new(sp: &str) -> T1Table {
         T1Table {
-            cluster: cluster.to_owned(),
             sp: sp.to_owned(),
             objects: RwLock::default(),
             version: AtomicU64::new(0),
@@ -192,7 +190,7 @@ impl T1Table {
         let mut deletions = self.deletions.load(Ordering::SeqCst);
         // Labels as they were at that number of deletions, by device; entries by object.
         let mut labels: HashMap<String, HashMap<String, Entry>> = HashMap::new();
-        let first = self.entries(added)?;
+        let first = Self::entries(added)?;
         let ids: Vec<String> = first.keys().cloned().collect();
         labels.insert(added.id.clone(), first);
         for id in ids {
@@ -208,7 +206,7 @@ impl T1Table {
             let mut asked = false;
             while let Some(device) = on.pop() {
                 if !labels.contains_key(&device.id) {
-                    labels.insert(device.id.clone(), self.entries(&device)?);
+                    labels.insert(device.id.clone(), Self::entries(&device)?);
                 }
                 let Some(found) = labels[&device.id].get(&id) else { continue };
                 if !std::mem::replace(&mut asked, true) {
@@ -241,9 +239,9 @@ impl T1Table {
     }
 
     /// What a device's label holds, by id.
-    fn entries(&self, device: &Device) -> Result<HashMap<String, Entry>, DeviceError> {
-        let all = self.change_label(device, |label| Ok(label.t1s.clone()))?.into_iter();
-        Ok(all.map(|entry| (entry.t1.id.clone(), entry)).collect())
+    fn entries(device: &Device) -> Result<HashMap<String, Entry>, DeviceError> {
+        let label = device.label()?;
+        Ok(label.t1s.iter().map(|entry| (entry.t1.id.clone(), entry.clone())).collect())
     }
 
     /// Creates an object, or extends it. New bytes read as zeroes: their extents are reserved
@@ -271,7 +269,7 @@ impl T1Table {
         let mine = Self::devices_of(devices, spec)?;
         let mut known: Option<Entry> = None;
         for device in &mine {
-            let entry = self.change_label(device, |label| {
+            let entry = device.change_label(|label| {
                 alloc::check(label, spec)?;
                 let at = label.t1s.iter().position(|entry| entry.t1.id == spec.id);
                 let Some(at) = at else {
@@ -403,7 +401,7 @@ impl T1Table {
         }
         self.swap(|objects| drop(objects.remove(id)));
         let freed = on.iter().try_for_each(|device| {
-            self.change_label(device, |label| {
+            device.change_label(|label| {
                 label.t1s.retain(|entry| entry.t1.id != id || entry.t1.home != self.sp);
                 Ok(())
             })
@@ -429,23 +427,13 @@ impl T1Table {
         Ok(found)
     }
 
-    fn change_label<R>(
-        &self,
-        device: &Device,
-        change: impl FnOnce(&mut Label) -> Result<R, DeviceError>,
-    ) -> Result<R, DeviceError> {
-        // Not every device can be locked by its own means: an NBD server can't.
-        let _alone = device.label_change.lock().unwrap_or_else(PoisonError::into_inner);
-        label::update(&mut *device.blocking()?, &self.cluster, &device.id, change)
-    }
-
     fn change_entry(
         &self,
         device: &Device,
         id: &str,
         change: impl FnOnce(&mut Entry),
     ) -> Result<(), DeviceError> {
-        self.change_label(device, |label| {
+        device.change_label(|label| {
             let entry = label.t1s.iter_mut().find(|entry| entry.t1.id == id).ok_or_else(|| {
                 let text = format!("T1 object {id} is not on the label of device {}", device.id);
                 DeviceError::new(ErrorKind::NotFound, text)

@@ -60,7 +60,7 @@ fn devices(all: &[&Arc<Device>]) -> HashMap<String, Arc<Device>> {
 }
 
 /// The label as a view shows it.
-fn seen(device: &Arc<Device>) -> Label {
+fn seen(device: &Arc<Device>) -> Arc<Label> {
     let number = Survey::begin(device);
     let deadline = Instant::now() + Duration::from_secs(20);
     device.survey.end(&device.uri, number, deadline).unwrap()
@@ -120,7 +120,7 @@ fn many_writers_lose_no_update() {
                 for round in 0..8 {
                     let id = format!("t-{writer}-{round}");
                     let new = t1(&id, "a", 4096, vec![]);
-                    label::update(&mut *disk.blocking(), "c1", "d1", |label| {
+                    label::update(&mut *disk.blocking(), "c1", "d1", &mut None, |label| {
                         label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
                         Ok(())
                     })
@@ -134,13 +134,45 @@ fn many_writers_lose_no_update() {
 }
 
 #[test]
+fn a_label_that_is_known_is_read_again_when_another_has_written_it() {
+    let disk = Disk::new();
+    label::claim(&mut *disk.blocking(), "c1", "d1").unwrap();
+    let (mut mine, mut theirs) = (None, None);
+    for round in 0..6 {
+        for known in [&mut mine, &mut theirs] {
+            let new = t1(&format!("t-{round}"), "a", 4096, vec![]);
+            label::update(&mut *disk.blocking(), "c1", "d1", known, |label| {
+                label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
+                Ok(())
+            })
+            .unwrap();
+        }
+    }
+    for known in [&mut mine, &mut theirs, &mut None] {
+        let label = label::current(&mut *disk.blocking(), "c1", "d1", known).unwrap();
+        assert_eq!(label.t1s.len(), 12);
+    }
+    // A write that was torn: what is known of the slot before it holds again.
+    let mut torn = vec![0; 4096];
+    disk.blocking().read_at(0, &mut torn).unwrap();
+    torn[100] ^= 1;
+    disk.blocking().write_at(0, &torn).unwrap();
+    let label = label::current(&mut *disk.blocking(), "c1", "d1", &mut mine).unwrap();
+    assert_eq!(label.t1s.len(), 11);
+    // Wiped under a process that has it open.
+    disk.blocking().write_at(0, &vec![0; 4 << 20]).unwrap();
+    let gone = label::current(&mut *disk.blocking(), "c1", "d1", &mut mine).unwrap_err();
+    assert_eq!(gone.kind, ErrorKind::Unsafe);
+}
+
+#[test]
 fn an_object_lives_from_put_to_delete() {
     let disk = Disk::new();
     let device = disk.device("d1");
     let all = devices(&[&device]);
     let dirty = vec![7; UNIT as usize];
     file(&device).write(LABEL_AREA + 5 * UNIT, &dirty).unwrap();
-    let table = T1Table::new("c1", "a");
+    let table = T1Table::new("a");
     let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d1", 5, 1)]);
     table.put(&all, &spec, 3).unwrap();
     table.put(&all, &spec, 3).unwrap();
@@ -170,7 +202,7 @@ fn an_object_lives_from_put_to_delete() {
     table.fence("t-1", 9).unwrap();
     assert!(!object.serves(8), "a fence reaches those who hold the object from before");
 
-    let again = T1Table::new("c1", "a");
+    let again = T1Table::new("a");
     let reopened = disk.device("other");
     again.load(&devices(&[&reopened]), &reopened).unwrap();
     let loaded = again.get("t-1").unwrap();
@@ -187,7 +219,7 @@ fn an_object_lives_from_put_to_delete() {
 fn an_object_moves_to_the_sp_that_adopts_it() {
     let disk = Disk::new();
     let (at_a, at_b) = (disk.device("d1"), disk.device("d1"));
-    let (a, b) = (T1Table::new("c1", "a"), T1Table::new("c1", "b"));
+    let (a, b) = (T1Table::new("a"), T1Table::new("b"));
     let spec = t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]);
     a.put(&devices(&[&at_a]), &spec, 1).unwrap();
     a.fence("t-1", 2).unwrap();
@@ -195,7 +227,7 @@ fn an_object_moves_to_the_sp_that_adopts_it() {
     b.adopt(&devices(&[&at_b]), &moved, 2).unwrap();
     a.delete(&devices(&[&at_a]), "t-1").unwrap();
     assert_eq!(seen(&at_a).t1s.len(), 1, "B's object is not A's to free");
-    let restarted = T1Table::new("c1", "a");
+    let restarted = T1Table::new("a");
     let reopened = disk.device("d1");
     restarted.load(&devices(&[&reopened]), &reopened).unwrap();
     assert!(restarted.get("t-1").is_none(), "A does not come back as its home");
@@ -207,8 +239,8 @@ fn an_object_on_two_devices_is_loaded_when_both_are_here() {
     let (first, second) = (Disk::new(), Disk::new());
     let (d1, d2) = (first.device("d1"), second.device("d2"));
     let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d2", 0, 1)]);
-    T1Table::new("c1", "a").put(&devices(&[&d1, &d2]), &spec, 4).unwrap();
-    let again = T1Table::new("c1", "a");
+    T1Table::new("a").put(&devices(&[&d1, &d2]), &spec, 4).unwrap();
+    let again = T1Table::new("a");
     again.load(&devices(&[&d2]), &d2).unwrap();
     assert!(again.get("t-1").is_none(), "half of it is missing");
     again.load(&devices(&[&d1, &d2]), &d1).unwrap();
@@ -223,7 +255,7 @@ fn changes_of_many_objects_at_once_all_reach_the_label() {
     let disk = Disk::new();
     let device = disk.device("d1");
     let all = devices(&[&device]);
-    let table = T1Table::new("c1", "a");
+    let table = T1Table::new("a");
     std::thread::scope(|scope| {
         for lane in 0..4u64 {
             let (table, all) = (&table, &all);
@@ -252,9 +284,9 @@ fn a_device_that_does_not_answer_holds_up_changes_of_its_own_objects_only() {
     let (stuck, good) = (Disk::new(), Disk::new());
     let (d1, d2) = (stuck.device("d1"), good.device("d2"));
     let all = devices(&[&d1, &d2]);
-    let table = T1Table::new("c1", "a");
+    let table = T1Table::new("a");
     table.put(&all, &t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]), 1).unwrap();
-    let held = d1.label_change.lock().unwrap();
+    let held = d1.known.lock().unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| table.fence("t-1", 2).unwrap());
         table.put(&all, &t1("t-2", "a", UNIT, vec![extent("d2", 0, 1)]), 1).unwrap();
@@ -272,15 +304,15 @@ fn an_object_is_loaded_when_the_last_of_its_devices_has_come() {
     let (first, second) = (one.device("d1"), two.device("d2"));
     let both = devices(&[&first, &second]);
     let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d2", 3, 1)]);
-    T1Table::new("c1", "a").put(&both, &spec, 5).unwrap();
+    T1Table::new("a").put(&both, &spec, 5).unwrap();
     // As a crash in the middle of an adoption from B leaves it, whichever device comes last.
-    label::update(&mut *two.blocking(), "c1", "d2", |label| {
+    label::update(&mut *two.blocking(), "c1", "d2", &mut None, |label| {
         label.t1s[0].t1.home = "b".into();
         Ok(())
     })
     .unwrap();
     for (early, late) in [(&first, &second), (&second, &first)] {
-        let table = T1Table::new("c1", "a");
+        let table = T1Table::new("a");
         table.load(&devices(&[early]), early).unwrap();
         assert!(table.get("t-1").is_none());
         table.load(&both, late).unwrap();
@@ -300,8 +332,8 @@ fn an_object_of_a_hundred_thousand_extents_is_put_loaded_and_mapped() {
     // Every other unit, from the end to the beginning: no two touch.
     let extents = (0..COUNT).rev().map(|index| extent(&device.id, 2 * index, 1)).collect();
     let spec = t1("t-1", "a", COUNT * UNIT, extents);
-    T1Table::new("c1", "a").put(&all, &spec, 1).unwrap();
-    let table = T1Table::new("c1", "a");
+    T1Table::new("a").put(&all, &spec, 1).unwrap();
+    let table = T1Table::new("a");
     table.load(&all, &device).unwrap();
     let object = table.get("t-1").unwrap();
     assert_eq!(object.spec, spec);
@@ -379,7 +411,7 @@ proptest! {
             let home = if home { "sp \"a\" \\" } else { "b" };
             Entry { t1: t1(&format!("t-{index}"), home, index as u64 * 4096, extents), epoch, ready }
         }).collect();
-        label::update(&mut *disk.blocking(), "c1", "d0", |label| {
+        label::update(&mut *disk.blocking(), "c1", "d0", &mut None, |label| {
             label.t1s.clone_from(&entries);
             Ok(())
         }).unwrap();
@@ -398,7 +430,7 @@ proptest! {
         };
         for round in 0..updates {
             let new = t1(&format!("t-{round}"), "a", 4096, vec![]);
-            label::update(&mut *disk.blocking(), "c1", "d1", |label| {
+            label::update(&mut *disk.blocking(), "c1", "d1", &mut None, |label| {
                 label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
                 Ok(())
             }).unwrap();

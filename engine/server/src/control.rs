@@ -95,7 +95,7 @@ impl Engine {
             (0..count).map(|_| Mailbox::new()).collect::<Result<Vec<_>, _>>().map_err(os)?;
         let residency = Residency::new(config.residency());
         let shared = Arc::new(Shared {
-            t1s: T1Table::new(&config.cluster_id, &config.sp),
+            t1s: T1Table::new(&config.sp),
             config,
             devices: RwLock::default(),
             volumes: RwLock::default(),

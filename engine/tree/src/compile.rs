@@ -64,6 +64,9 @@ pub(crate) enum Kind {
     Hole,
     Mirror {
         legs: Vec<(u32, LegState)>,
+        /// The legs that reads take turns at while none has failed: of those in sync the
+        /// local ones, or all if none is. Never empty.
+        turns: Vec<u32>,
     },
     Stripe {
         chunk: u64,
@@ -79,7 +82,7 @@ pub(crate) enum Kind {
 impl Kind {
     pub fn child(&self, index: usize) -> Option<u32> {
         match self {
-            Kind::Mirror { legs } => legs.get(index).map(|leg| leg.0),
+            Kind::Mirror { legs, .. } => legs.get(index).map(|leg| leg.0),
             Kind::Stripe { columns, .. } => columns.get(index).copied(),
             Kind::Concat { parts, .. } => parts.get(index).copied(),
             Kind::Leaf(_) | Kind::Hole => None,
@@ -199,7 +202,7 @@ impl Tree {
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.nodes.iter().any(|node| match &node.kind {
-            Kind::Mirror { legs } => legs.iter().any(|leg| leg.1 == LegState::WriteOnly),
+            Kind::Mirror { legs, .. } => legs.iter().any(|leg| leg.1 == LegState::WriteOnly),
             _ => false,
         })
     }
@@ -212,7 +215,7 @@ impl Tree {
         let mut todo = vec![(self.root, Vec::new())];
         while let Some((id, path)) = todo.pop() {
             let kind = &self.nodes[id as usize].kind;
-            if let Kind::Mirror { legs } = kind
+            if let Kind::Mirror { legs, .. } = kind
                 && legs.iter().filter(|leg| leg.1 == LegState::InSync).count() > 1
             {
                 found.push(path.clone());
@@ -233,7 +236,7 @@ impl Tree {
     /// `NoPath` if there is no mirror there.
     pub fn legs(&self, path: &[usize]) -> Result<Vec<LegState>, TreeError> {
         match &self.node(path)?.kind {
-            Kind::Mirror { legs } => Ok(legs.iter().map(|leg| leg.1).collect()),
+            Kind::Mirror { legs, .. } => Ok(legs.iter().map(|leg| leg.1).collect()),
             _ => Err(TreeError::NoPath(path.to_vec())),
         }
     }
@@ -315,7 +318,14 @@ impl<'a> Builder<'a> {
                 let ids = self.children(legs.iter().map(|leg| &leg.node), path)?;
                 let size = ids.iter().map(|&id| self.size(id)).min().unwrap_or(0);
                 let states = legs.iter().map(|leg| leg.state);
-                (Kind::Mirror { legs: ids.into_iter().zip(states).collect() }, size)
+                let legs: Vec<(u32, LegState)> = ids.into_iter().zip(states).collect();
+                let in_sync = legs.iter().filter(|leg| leg.1 == LegState::InSync);
+                let mut turns: Vec<u32> = in_sync.map(|leg| leg.0).collect();
+                let local = |id: &u32| self.nodes[*id as usize].local;
+                if turns.iter().any(local) {
+                    turns.retain(local);
+                }
+                (Kind::Mirror { legs, turns }, size)
             }
             Node::Stripe { chunk, columns } => {
                 if !chunk.is_power_of_two() || *chunk < BLOCK {

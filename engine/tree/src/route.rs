@@ -164,8 +164,14 @@ impl Walk<'_, '_> {
                 Routed::Ready
             }
             Kind::Mirror { .. } if self.is_owners(id) => self.push_owner(length, at),
-            Kind::Mirror { legs } if self.reads() => self.read(legs, offset, length, at),
-            Kind::Mirror { legs } => {
+            Kind::Mirror { legs, turns } if self.reads() => {
+                if self.choice.avoid.is_empty() && !self.choice.pinned {
+                    let turn = (self.choice.spread % turns.len() as u64) as usize;
+                    return self.node(turns[turn], offset, length, at);
+                }
+                self.read(legs, offset, length, at)
+            }
+            Kind::Mirror { legs, .. } => {
                 for &(leg, _) in legs {
                     match self.node(leg, offset, length, at) {
                         Routed::Ready => {}
@@ -206,8 +212,9 @@ impl Walk<'_, '_> {
         Routed::Ready
     }
 
-    /// Reads from one in-sync leg: one without any leaf to avoid if there is such a leg, else the
-    /// first whose leaves to avoid lie outside the range or have an in-sync twin further down.
+    /// Reads from one in-sync leg where legs are pinned or there are leaves to avoid: a leg
+    /// without any of those if there is one, else the first where they lie outside the range
+    /// or have an in-sync twin further down.
     fn read(&mut self, legs: &[(u32, LegState)], offset: u64, length: u64, at: u64) -> Routed {
         if let Some(leg) = self.choose(legs) {
             return self.node(leg, offset, length, at);
