@@ -1,6 +1,7 @@
 //! A device: how it is named, opened and reached.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vs_wire::nbd::uri::NbdUri;
@@ -76,6 +77,8 @@ pub struct Device {
     pub known: Mutex<Option<Known>>,
     /// Its label, for views.
     pub survey: Survey,
+    /// FUA writes that are under way.
+    pub through: AtomicU64,
     /// Counts up over all devices of the process, so that loops can keep counters in an array.
     pub slot: usize,
 }
@@ -94,6 +97,7 @@ impl Device {
             committer: Committer::default(),
             known: Mutex::default(),
             survey: Survey::new(label),
+            through: AtomicU64::new(0),
             slot,
         }
     }

@@ -58,6 +58,7 @@ impl Loop {
                 let part = op.part(at, leaf);
                 op.pending += 1;
                 counters.done(name, count, true);
+                counters.mixture.plain -= count;
                 let (t1, device) = (Arc::clone(t1), Arc::clone(device));
                 let durable = Durable { op: token, part, t1, device, start, at, length: count };
                 return self.durables.push(durable);

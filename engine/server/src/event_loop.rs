@@ -215,7 +215,7 @@ impl Loop {
             } else if !self.durables.is_empty() {
                 self.write_durably();
             } else if let Some((device, waiting)) = self.commits.pop() {
-                self.commit(&device, waiting);
+                self.commit(&device, waiting, None);
             } else if let Some(remote) = self.dirty_remotes.pop() {
                 self.flush_remote(remote);
             } else if let Some(conn) = self.dirty.pop() {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vs_io::Device;
 
+use crate::durable::Mixture;
+
 /// Upper bounds are 1 us times powers of two, up to about 8 s.
 pub const BUCKETS: usize = 24;
 
@@ -206,6 +208,9 @@ pub struct DeviceCounters {
     pub bytes: PerOp<u64>,
     pub errors: PerOp<u64>,
     pub flush: Histogram,
+    /// Not a counter, but kept in the same place.
+    #[serde(skip)]
+    pub mixture: Mixture,
 }
 
 impl DeviceCounters {
@@ -213,6 +218,9 @@ impl DeviceCounters {
         self.operations[op] += 1;
         self.bytes[op] += bytes;
         self.errors[op] += u64::from(!ok);
+        if op == OpName::Write {
+            self.mixture.plain += bytes;
+        }
     }
 
     pub fn merge(&mut self, other: &DeviceCounters) {
