@@ -130,7 +130,7 @@ def test_an_interrupt_leaves_the_operation_running_and_says_so(full: Fake) -> No
     assert full.watched.wait(60)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
+    assert (process.returncode, out) == (130, ""), err
     assert "operation op-1 goes on" in err
     assert "CancelOperation" not in [method for method, _ in full.asked]
 
