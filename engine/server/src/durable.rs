@@ -20,6 +20,8 @@ const SHORT: u64 = 64 << 10;
 const COMMIT: u64 = 100;
 const PAGE: u64 = 10;
 const ALONE: u64 = 58;
+/// Writes that are worth a commit: the disk is busy with it while the loop writes the next.
+const COMMITTED: usize = 16;
 /// FUA writes after which what was before counts half.
 const MEMORY: u64 = 256;
 
@@ -93,7 +95,11 @@ impl Loop {
             {
                 these.into_iter().for_each(|durable| self.write_through(durable));
             } else {
-                self.write_and_commit(these);
+                let mut these = these.into_iter().peekable();
+                while these.peek().is_some() {
+                    let some = these.by_ref().take(COMMITTED).collect();
+                    self.write_and_commit(some);
+                }
             }
         }
     }
