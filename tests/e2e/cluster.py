@@ -137,7 +137,9 @@ class Cluster:
             known = {p.sp: p for p in self.processors()}
             for name in names or self.sps:
                 assert known[name].up, f"{name} is down"
-                assert known[name].vsm_address == self.sps[name].addresses["--vsm"]
+                # A restarted SP has its old address: only its incarnation tells that the
+                # controller has heard this life and not the one before.
+                assert known[name].incarnation == self.sps[name].endpoints["incarnation"]
             return any(p.master and p.up for p in known.values())
 
         wait_for(f"{', '.join(names or self.sps)} to join", joined, seconds)

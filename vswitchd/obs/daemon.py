@@ -42,10 +42,10 @@ class Endpoints:
         self._path = state / "endpoints.json"
         self._path.unlink(missing_ok=True)
 
-    def write(self, **addresses: object) -> None:
+    def write(self, **facts: object) -> None:
         """Says that the daemon is ready."""
         beside = self._path.with_suffix(".new")
-        beside.write_text(json.dumps({"pid": os.getpid(), **addresses}))
+        beside.write_text(json.dumps({"pid": os.getpid(), **facts}))
         beside.rename(self._path)
         notify("READY=1")
 

@@ -162,7 +162,8 @@ class StorageProcessor:
             nbd_address=next((one for one in nbd if not one.startswith("unix:")), nbd[0]),
         )
         self._ready = True
-        endpoints.write(vsm=address, peer=peer, nbd=nbd, metrics=metrics)
+        life = self._record.incarnation
+        endpoints.write(vsm=address, peer=peer, nbd=nbd, metrics=metrics, incarnation=life)
         self._ends.callback(endpoints.remove)
         self._log.info("ready", vsm=address, peer=peer, nbd=nbd, metrics=metrics)
         looking = asyncio.create_task(self._look(engine, vsm))
