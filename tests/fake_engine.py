@@ -47,6 +47,7 @@ class FakeEngine:
         self.volumes: dict[str, Json] = {}
         self.resyncs: dict[str, int] = {}
         self.running: dict[tuple[str, tuple[int, ...]], Json] = {}
+        self.limits: dict[tuple[str, tuple[int, ...]], tuple[int, bool]] = {}
         self.busy: set[str] = set()
         #: Every call that changes something, in order.
         self.calls: list[tuple[Any, ...]] = []
@@ -203,12 +204,38 @@ class FakeEngine:
 
     # Copies.
 
-    def copy_start(self, volume_id: str, path: list[int]) -> None:
+    def copy_start(
+        self, volume_id: str, path: list[int], start: int, rate: int, adaptive: bool
+    ) -> None:
         if volume_id not in self.volumes:
             raise EngineError("not_found", f"volume {volume_id} is not served here")
         view = {"volume": volume_id, "path": path, "state": "running"}
-        more = {"copied": UNIT, "total": 4 * UNIT, "error": ""}
+        more = {"copied": start + UNIT, "total": 4 * UNIT, "error": "", "durable": start, "rate": 0}
         self.running.setdefault((volume_id, tuple(path)), {**view, **more})
+        self.limits[volume_id, tuple(path)] = rate, adaptive
+
+    def copy_throttle(self, volume_id: str, path: list[int], rate: int, adaptive: bool) -> None:
+        if (volume_id, tuple(path)) not in self.running:
+            raise EngineError("not_found", f"volume {volume_id}: no such copy runs")
+        self.limits[volume_id, tuple(path)] = rate, adaptive
+
+    def labels(self) -> str:
+        return json.dumps(
+            [
+                {
+                    "device": device_id,
+                    "uri": uri,
+                    "cluster": self.disk.devices[uri].cluster,
+                    "generation": 1,
+                    "copies": 2,
+                    "t1s": [
+                        {"t1": t1, "epoch": epoch}
+                        for t1, epoch in self.disk.devices[uri].t1s.values()
+                    ],
+                }
+                for device_id, uri in sorted(self.open.items())
+            ]
+        )
 
     def copy_stop(self, volume_id: str, path: list[int]) -> None:
         self.running.pop((volume_id, tuple(path)), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from tests.prop.cluster import Cluster
@@ -29,7 +29,7 @@ from vswitchd.model.objects import (
     at,
     node_size,
 )
-from vswitchd.model.view import Affected, CopyState, CopyView, DeviceView, View
+from vswitchd.model.view import Affected, CopyState, CopyView, DeviceView, LabelView, View
 from vswitchd.ports import OperationRecord, ProcessorRecord
 from vswitchd.restructure import mvsm
 from vswitchd.restructure.steps import (
@@ -103,6 +103,9 @@ class FakeSps:
         self.refuses: dict[tuple[SpId, str], VsError] = {}
         #: Copies go on at every look, unless held.
         self.hold_copies = False
+        #: What running copies have been told, and from where copies began, in order.
+        self.limits: dict[tuple[VolumeId, Path], tuple[int, bool]] = {}
+        self.starts: list[int] = []
         self.calls: Counter[tuple[SpId, str]] = Counter()
         #: Devices that an SP was told to open again.
         self.reopened: list[tuple[SpId, DeviceId]] = []
@@ -189,11 +192,12 @@ class FakeSp:
         """Half of it, then all."""
         if copy.state is not CopyState.RUNNING:
             return copy
-        if copy.copied == 0:
-            return replace(copy, copied=copy.total // 2)
+        half = copy.total // 2
+        if copy.copied < half:
+            return replace(copy, copied=half, durable=half // 2)
         t2 = self._world.cluster.sps[self._sp].active[copy.volume]
         self._world.cluster.apply(Copy(self._sp, copy.volume, t2.version, copy.path, copy.total))
-        return replace(copy, state=CopyState.DONE, copied=copy.total)
+        return replace(copy, state=CopyState.DONE, copied=copy.total, durable=copy.total)
 
     async def add_device(
         self, uri: str, size: int, device: DeviceId, *, direct: bool
@@ -255,14 +259,29 @@ class FakeSp:
     async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
         await self._apply("drop_reference", DropReference(self._sp, volume, t1))
 
-    async def start_copy(self, volume: VolumeId, path: Path) -> None:
+    async def start_copy(
+        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+    ) -> None:
         life = await self._admit("start_copy")
         t2 = self._world.cluster.sps[self._sp].active[volume]
         assert t2.owner == self._sp and _is_write_only(t2.root, path)
         found = life.copies.get((volume, path))
+        self._world.limits[volume, path] = rate, adaptive
         if found is None or found.state is CopyState.FAILED:
+            self._world.starts.append(start)
             total = node_size(at(t2.root, path[:-1]))
-            life.copies[volume, path] = CopyView(volume, path, CopyState.RUNNING, 0, total)
+            copy = CopyView(volume, path, CopyState.RUNNING, start, total, durable=start)
+            life.copies[volume, path] = copy
+
+    async def throttle_copy(
+        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None:
+        await self._admit("throttle_copy")
+        self._world.limits[volume, path] = rate, adaptive
+
+    async def labels(self) -> tuple[LabelView, ...]:
+        await self._admit("labels")
+        return self._world.cluster.labels(self._sp)
 
     async def stop_copy(self, volume: VolumeId, path: Path) -> None:
         (await self._admit("stop_copy")).copies.pop((volume, path), None)
@@ -320,25 +339,31 @@ class CrashingStore(MemoryStore):
         self.crash_at = None
         self.crashed = asyncio.Event()
 
-    async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
+    async def put_volume(
+        self, volume: Volume, *, expect_version: int | None, who: str, why: str
+    ) -> None:
         await self._turn(after=False)
-        await super().put_volume(volume, expect_version=expect_version, why=why)
+        await super().put_volume(volume, expect_version=expect_version, who=who, why=why)
         self._model.apply(Commit(volume))
         await self._turn(after=True)
 
-    async def delete_volume(self, volume: VolumeId) -> None:
+    async def delete_volume(self, volume: VolumeId, *, who: str) -> None:
         await self._turn(after=False)
-        await super().delete_volume(volume)
+        await super().delete_volume(volume, who=who)
         self._model.apply(Forget(volume))
         await self._turn(after=True)
 
-    async def add_operation(self, record: OperationRecord) -> OperationRecord:
+    async def add_operation(
+        self, record: OperationRecord, creates: Collection[T1Id] = ()
+    ) -> OperationRecord:
         await self._turn(after=False)
-        added = await super().add_operation(record)
+        added = await super().add_operation(record, creates)
         await self._turn(after=True)
         return added
 
-    async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
+    async def update_operation(
+        self, record: OperationRecord, *, expect_cursor: int, creates: Collection[T1Id] = ()
+    ) -> None:
         await self._turn(after=False)
-        await super().update_operation(record, expect_cursor=expect_cursor)
+        await super().update_operation(record, expect_cursor=expect_cursor, creates=creates)
         await self._turn(after=True)

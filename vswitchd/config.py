@@ -23,11 +23,13 @@ DEFAULT_FILE = Path("/etc/vswitchd/vswitchd.toml")
 
 @dataclass
 class Controller:
-    """[controller]"""
+    """[controller]. `copies_at_once`: how many copies of data run at the same time, in all volumes
+    together; the others wait, the highest priority first."""
 
     state: Path = field(default=Path("/var/lib/vswitchd/controller"))
     listen: str = "127.0.0.1:9440"
     metrics: str = "127.0.0.1:9441"
+    copies_at_once: int = 4
 
 
 @dataclass

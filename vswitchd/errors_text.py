@@ -117,6 +117,10 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The page token of a list request did not come from this server.",
         "Ask for the first page, with no token, and go on with the tokens in the answers.",
     ),
+    "VS1051": (
+        "An operation's priority is out of bounds.",
+        "Give one from 0 (last) to 9 (first); 5 is what operations have by themselves.",
+    ),
     "VS1060": (
         "The words on the command line contradict each other.",
         "Follow the message; --help after a command shows its options.",
@@ -194,6 +198,15 @@ EXPLAIN: dict[str, tuple[str, str]] = {
     "VS2044": (
         "The SP does not reach this device, so there is no path to take away.",
         "Name an SP that `vswitchctl device show NAME` lists.",
+    ),
+    "VS2045": (
+        "There is no plan of that id for that volume. Plans that were shown are kept with the "
+        "operations that have ended, and the oldest of those are forgotten.",
+        "Ask for a new plan with --dry-run, look at it, and apply that.",
+    ),
+    "VS2046": (
+        "A volume's history has no such version.",
+        "See `vswitchctl volume history NAME` for those it had.",
     ),
     "VS2050": (
         "No error has this code.",
@@ -350,6 +363,32 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "A quickstart runs in this directory already.",
         "End it with Ctrl-C, or give another directory with --dir (`make run DATA=dir`).",
     ),
+    "VS3072": (
+        "An SP can't be emptied, because no other SP is there that could serve the volume instead.",
+        "Start another SP, or let one that is drained hold objects again (`vswitchctl sp "
+        "undrain`).",
+    ),
+    "VS3074": (
+        "That version of the volume was a moment within a move: a range of it was out.",
+        "Restore the version before it or after it; `vswitchctl volume history NAME` shows them.",
+    ),
+    "VS3075": (
+        "A plan can't be applied any more: the volume has changed since it was made, and a "
+        "plan is carried out exactly as it was shown or not at all.",
+        "Ask for a new plan with --dry-run, look at it, and apply that.",
+    ),
+    "VS3076": (
+        "A plan can't be applied any more: the space that it takes has gone to something else.",
+        "Ask for a new plan with --dry-run, look at it, and apply that.",
+    ),
+    "VS3077": (
+        "That plan has been applied already, or is an operation of its own.",
+        "See `vswitchctl operation show ID` for what came of it.",
+    ),
+    "VS3078": (
+        "An SP is drained: it is being emptied, or is empty already, and nothing new may go there.",
+        "Choose another SP, or let it hold objects again with `vswitchctl sp undrain SP`.",
+    ),
     "VS4010": (
         "There is not enough free space where the layout wants it. Space that open operations "
         "have planned to take does not count as free.",
@@ -422,6 +461,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "An SP of another cluster tried to join this one.",
         "Start it with its own cluster's --controller; or, to begin anew as a member of this one, "
         "with an empty --state and blank devices.",
+    ),
+    "VS6031": (
+        "Only a controller whose store has never held anything can take over the cluster that "
+        "SPs name; this one has a cluster of its own.",
+        "Start a controller with an empty --state, and have that recover the cluster.",
     ),
     # 9: a defect or damage.
     "VS9001": (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, DeviceView, View
+from vswitchd.model.view import Affected, DeviceView, LabelView, View
 
 
 class Clock(Protocol):
@@ -49,8 +49,21 @@ class Processor(Protocol):
 
     async def remove_t2(self, volume: VolumeId) -> None: ...
     async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None: ...
-    async def start_copy(self, volume: VolumeId, path: Path) -> None: ...
+    async def start_copy(
+        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+    ) -> None:
+        """Copies onto the write-only leg at `path` from byte `start` on; an earlier copy has made
+        what is before it durable there. `rate`: bytes per second, 0 for no limit."""
+        ...
+
+    async def throttle_copy(
+        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None: ...
     async def stop_copy(self, volume: VolumeId, path: Path) -> None: ...
+    async def labels(self) -> tuple[LabelView, ...]:
+        """What the SP's devices' labels say, read afresh."""
+        ...
+
     async def activate_mvsm(self) -> None: ...
     async def deactivate_mvsm(self) -> None: ...
     async def determine(
@@ -93,9 +106,14 @@ class DeviceRecord:
 
 @dataclass(frozen=True, slots=True)
 class OperationRecord:
-    """An operation's journal entry. `plan` and `request` are JSON of `restructure.codec`;
-    `cursor` counts the steps done. `state` is the proto's name in lower case without
-    its prefix: running, undoing, done, failed, cancelled."""
+    """An operation's journal entry. `plan` is JSON of `restructure.codec`; `cursor` counts the
+    steps done. `state` is the proto's name in lower case without its prefix: planned, running,
+    paused, undoing, done, failed, cancelled. What is only planned counts as ended: nobody waits
+    for it, and in time it is forgotten.
+
+    `wish`: what was asked of it since it began: run, pause or cancel. `checkpoint`: so many bytes
+    of the copy at the cursor are durable on its leg. `rate` is in bytes per second, 0 for no
+    limit; `priority` from 0 to 9."""
 
     id: str
     request_id: str
@@ -111,6 +129,24 @@ class OperationRecord:
     error_code: str = ""
     error: str = ""
     waiting_for: str = ""
+    requested_by: str = ""
+    wish: str = "run"
+    checkpoint: int = 0
+    rate: int = 0
+    adaptive: bool = True
+    priority: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A row of a volume's history, never changed and never removed. `volume` None: it was
+    deleted. `at` is in seconds since the Unix epoch."""
+
+    version: int
+    at: float
+    who: str
+    why: str
+    volume: Volume | None
 
 
 #: How many operations that have ended the store keeps; older ones are forgotten, and with
@@ -123,6 +159,10 @@ class Store(Protocol):
 
     async def cluster_id(self) -> str:
         """The cluster's id, made at the first call ever."""
+        ...
+
+    async def adopt_cluster(self, cluster: str) -> None:
+        """Takes another cluster's id; VsError UNSAFE unless the store has never held anything."""
         ...
 
     async def term(self) -> int:
@@ -138,15 +178,38 @@ class Store(Protocol):
         ...
 
     async def volume(self, volume: VolumeId) -> Volume | None: ...
-    async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
+    async def history(self, volume: VolumeId) -> Sequence[VersionRecord]:
+        """Every version there was, oldest first, of a volume that may be deleted."""
+        ...
+
+    async def put_volume(
+        self, volume: Volume, *, expect_version: int | None, who: str, why: str
+    ) -> None:
         """Writes the commit record and its history row in one transaction; VsError STALE
         unless the stored version is `expect_version` (None: absent) or already `volume.version`."""
         ...
 
-    async def delete_volume(self, volume: VolumeId) -> None: ...
+    async def delete_volume(self, volume: VolumeId, *, who: str) -> None: ...
     async def processors(self) -> Sequence[ProcessorRecord]: ...
     async def put_processor(self, record: ProcessorRecord) -> None: ...
     async def delete_processor(self, sp: SpId) -> None: ...
+    async def drained(self) -> Mapping[SpId, bool]:
+        """SPs that are to hold nothing, and whether each may go on serving hosts."""
+        ...
+
+    async def set_drained(self, sp: SpId, keep_serving: bool | None) -> None:
+        """None: the SP may hold objects again."""
+        ...
+
+    async def ledger(self) -> Collection[T1Id]:
+        """Every T1 object that an operation of this store was to create, and that has not been
+        seen gone since: what is not in here is not this store's to remove."""
+        ...
+
+    async def forget_t1s(self, t1s: Collection[T1Id]) -> None:
+        """They are on no device any more."""
+        ...
+
     async def devices(self) -> Sequence[DeviceRecord]: ...
     async def put_device(self, record: DeviceRecord) -> None: ...
     async def delete_device(self, device: DeviceId) -> None: ...
@@ -160,11 +223,16 @@ class Store(Protocol):
         """The one that this request made."""
         ...
 
-    async def add_operation(self, record: OperationRecord) -> OperationRecord:
-        """Adds it, or returns the one that has the same request id."""
+    async def add_operation(
+        self, record: OperationRecord, creates: Collection[T1Id] = ()
+    ) -> OperationRecord:
+        """Adds it and enters what it `creates` in the ledger, at once; or returns the one that
+        has the same request id."""
         ...
 
-    async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
+    async def update_operation(
+        self, record: OperationRecord, *, expect_cursor: int, creates: Collection[T1Id] = ()
+    ) -> None:
         """Compare-and-swap on the cursor; VsError STALE when another has moved it. A record
         that is there already, as after a write whose answer was lost, is fine."""
         ...

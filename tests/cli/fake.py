@@ -154,6 +154,14 @@ class _Processors(_Servicer, processor_pb2_grpc.ProcessorServiceServicer):
         answer = processor_pb2.ListProcessorsResponse()
         return _page(answer, "processors", self.fake.processors, request.page_token)
 
+    def DrainProcessor(self, request: Any, context: Any) -> Any:
+        self.note("DrainProcessor", request)
+        return processor_pb2.Processor(sp=request.sp, drained=True, volumes=2)
+
+    def UndrainProcessor(self, request: Any, context: Any) -> Any:
+        self.note("UndrainProcessor", request)
+        return processor_pb2.Processor(sp=request.sp)
+
     def RemoveProcessor(self, request: Any, context: Any) -> Any:
         self.note("RemoveProcessor", request)
         return processor_pb2.Processor(sp=request.sp)
@@ -185,9 +193,21 @@ class _Operations(_Servicer, operation_pb2_grpc.OperationServiceServicer):
             if context.add_callback(over.set):
                 over.wait(60)
 
-    def CancelOperation(self, request: Any, context: Any) -> Any:
-        self.note("CancelOperation", request)
+    def _ask(self, request: Any, method: str) -> Any:
+        self.note(method, request)
         return self.fake.operations[request.operation_id][-1]
+
+    def CancelOperation(self, request: Any, context: Any) -> Any:
+        return self._ask(request, "CancelOperation")
+
+    def PauseOperation(self, request: Any, context: Any) -> Any:
+        return self._ask(request, "PauseOperation")
+
+    def ResumeOperation(self, request: Any, context: Any) -> Any:
+        return self._ask(request, "ResumeOperation")
+
+    def ThrottleOperation(self, request: Any, context: Any) -> Any:
+        return self._ask(request, "ThrottleOperation")
 
 
 class _Cluster(_Servicer, cluster_pb2_grpc.ClusterServiceServicer):

@@ -49,39 +49,39 @@ async def test_a_cluster_keeps_its_id_and_its_term_rises(store: Store) -> None:
 
 
 async def test_a_volume_moves_by_compare_and_swap(store: Store) -> None:
-    await store.put_volume(volume(), expect_version=None, why="create")
-    await store.put_volume(volume(version=3), expect_version=1, why="grow")
+    await store.put_volume(volume(), expect_version=None, who="me", why="create")
+    await store.put_volume(volume(version=3), expect_version=1, who="me", why="grow")
     # Said once more after a crash, with what was expected then.
-    await store.put_volume(volume(version=3), expect_version=1, why="grow")
+    await store.put_volume(volume(version=3), expect_version=1, who="me", why="grow")
     for late in (None, 1, 2):
         with pytest.raises(VsError) as stale:
-            await store.put_volume(volume(version=4), expect_version=late, why="late")
+            await store.put_volume(volume(version=4), expect_version=late, who="me", why="late")
         assert stale.value.kind is Kind.STALE
     assert list(await store.volumes()) == [volume(version=3)]
 
 
 async def test_what_is_absent_cannot_be_expected(store: Store) -> None:
     with pytest.raises(VsError) as stale:
-        await store.put_volume(volume(version=2), expect_version=1, why="of a ghost")
+        await store.put_volume(volume(version=2), expect_version=1, who="me", why="of a ghost")
     assert stale.value.kind is Kind.STALE
     assert list(await store.volumes()) == []
 
 
 async def test_names_of_volumes_are_unique(store: Store) -> None:
-    await store.put_volume(volume(), expect_version=None, why="create")
+    await store.put_volume(volume(), expect_version=None, who="me", why="create")
     twin = replace(volume(), id=VolumeId("other"))
     with pytest.raises(VsError) as taken:
-        await store.put_volume(twin, expect_version=None, why="create")
+        await store.put_volume(twin, expect_version=None, who="me", why="create")
     assert taken.value.kind is Kind.EXISTS and "db" in taken.value.message
-    await store.delete_volume(DB)
-    await store.delete_volume(DB)
-    await store.put_volume(twin, expect_version=None, why="create")
+    await store.delete_volume(DB, who="me")
+    await store.delete_volume(DB, who="me")
+    await store.put_volume(twin, expect_version=None, who="me", why="create")
     assert list(await store.volumes()) == [twin]
 
 
 async def test_lists_are_ordered_by_name(store: Store) -> None:
     for name in ("zeta", "alpha", "mid"):
-        await store.put_volume(volume(name), expect_version=None, why="create")
+        await store.put_volume(volume(name), expect_version=None, who="me", why="create")
         await store.put_device(replace(DISK, id=DeviceId(name), name=name))
         await store.put_processor(ProcessorRecord(SpId(name), "1", "v", "p", "n", "0"))
     assert [v.name for v in await store.volumes()] == ["alpha", "mid", "zeta"]
@@ -140,29 +140,31 @@ async def test_the_journal_moves_by_compare_and_swap(store: Store) -> None:
 async def test_one_volume_is_found_by_its_id(store: Store) -> None:
     assert await store.volume(DB) is None
     for name in ("db", "other"):
-        await store.put_volume(volume(name), expect_version=None, why="create")
-    await store.put_volume(volume(version=2), expect_version=1, why="grow")
+        await store.put_volume(volume(name), expect_version=None, who="me", why="create")
+    await store.put_volume(volume(version=2), expect_version=1, who="me", why="grow")
     assert await store.volume(DB) == volume(version=2)
-    await store.delete_volume(DB)
+    await store.delete_volume(DB, who="me")
     assert await store.volume(DB) is None
     assert list(await store.volumes()) == [volume("other")]
 
 
 async def test_what_was_refused_is_not_seen(store: Store) -> None:
-    await store.put_volume(volume(), expect_version=None, why="create")
+    await store.put_volume(volume(), expect_version=None, who="me", why="create")
     with pytest.raises(VsError):
-        await store.put_volume(volume(version=5), expect_version=4, why="late")
+        await store.put_volume(volume(version=5), expect_version=4, who="me", why="late")
     with pytest.raises(VsError):
-        await store.put_volume(replace(volume(), id=VolumeId("o")), expect_version=None, why="twin")
+        await store.put_volume(
+            replace(volume(), id=VolumeId("o")), expect_version=None, who="me", why="twin"
+        )
     assert await store.volume(DB) == volume()
     assert list(await store.volumes()) == [volume()]
 
 
 async def test_a_list_of_volumes_is_the_same_object_until_one_changes(store: Store) -> None:
-    await store.put_volume(volume(), expect_version=None, why="create")
+    await store.put_volume(volume(), expect_version=None, who="me", why="create")
     before = await store.volumes()
     assert await store.volumes() is before
-    await store.put_volume(volume(version=2), expect_version=1, why="grow")
+    await store.put_volume(volume(version=2), expect_version=1, who="me", why="grow")
     assert await store.volumes() is not before and list(before) == [volume()]
 
 

@@ -88,7 +88,7 @@ class Api:
 async def api() -> AsyncIterator[Api]:
     world = World()
     controller = await world.controller()
-    server = await make_server(controller.service)
+    server = await make_server(controller.service, controller.inventory)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -132,12 +132,13 @@ async def test_a_volume_from_create_to_delete(api: Api) -> None:
 async def test_a_dry_run_shows_the_plan_and_changes_nothing(api: Api) -> None:
     held = api.world.sps.snapshot()
     plan = await api.create(layout="mirror(a, c)", dry_run=True)
-    assert plan.state == operation_pb2.OPERATION_STATE_PLANNED and not plan.operation_id
+    assert plan.state == operation_pb2.OPERATION_STATE_PLANNED
     assert [step.kind for step in plan.steps if step.sp == "c"] == [
         "put_t1", "stage_t2", "activate_t2"
     ]  # fmt: skip
     assert api.world.sps.snapshot() == held
-    assert list(await api.world.store.operations()) == []
+    assert list(await api.world.store.operations(open_only=True)) == []
+    assert not await api.world.store.ledger()
 
 
 async def test_one_request_id_is_one_operation(api: Api) -> None:

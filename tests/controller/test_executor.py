@@ -183,7 +183,7 @@ async def test_past_the_point_of_no_return_it_only_goes_on() -> None:
     live = controller.executor.live[record.id]
     await until("it to wait", lambda: BROKEN.message in live.record.waiting_for)
     with pytest.raises(VsError) as late:
-        controller.executor.cancel(live.record)
+        await controller.executor.cancel(record.id)
     assert late.value.code == "VS3051"
     world.sps.refuses.clear()
     assert (await controller.ended(record)).state == "done"

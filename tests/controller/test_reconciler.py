@@ -53,13 +53,35 @@ async def test_a_peers_new_address_is_told() -> None:
     assert (held.version, held.peers) == (volume.version, {B: "b:1"})
 
 
-async def test_trees_and_objects_that_the_store_does_not_know_go() -> None:
+async def test_leftovers_go_when_the_ledger_knows_them() -> None:
+    """An object that no operation of this store was to make is nobody's to remove: the store may
+    be an old copy of itself. One that it was to make, and that no volume has, goes."""
     world, controller = await made()
     volume = await controller.volume()
     world.sps.cluster.sps[C].t1s[STRAY.id] = STRAY, 1
     await controller.reconciler.reconcile()
+    assert STRAY.id in world.sps.cluster.sps[C].t1s
+    ended = await controller.ended(await controller.change(Serve(C)))
+    await world.store.update_operation(ended, expect_cursor=ended.cursor, creates=[STRAY.id])
+    await controller.reconciler.reconcile()
     assert STRAY.id not in world.sps.cluster.sps[C].t1s
-    settled(world, volume)
+    settled(world, await controller.volume())
+    assert volume.version < (await controller.volume()).version
+    # Seen gone everywhere, it leaves the ledger too: only what is in use stays.
+    assert STRAY.id in await world.store.ledger()
+    await controller.reconciler.reconcile()
+    assert await world.store.ledger() == {t1.id for t1 in volume.t1s}
+
+
+async def test_a_tree_of_an_unknown_volume_is_left_alone() -> None:
+    """Hosts may have it mounted, though this store has never heard of it."""
+    world, controller = await made("b")
+    volume = await controller.volume()
+    await MemoryStore.delete_volume(world.store, volume.id, who="me")
+    await world.store.forget_t1s({t1.id for t1 in volume.t1s})
+    held = world.sps.snapshot()
+    await controller.reconciler.reconcile()
+    assert world.sps.snapshot() == held
 
 
 async def test_references_go_before_what_they_refer_to() -> None:
@@ -69,7 +91,9 @@ async def test_references_go_before_what_they_refer_to() -> None:
     ended = await controller.ended(await controller.change(Serve(A)))
     assert ended.state == "done"
     volume = await controller.volume()
-    await MemoryStore.delete_volume(world.store, volume.id)  # the model cluster is not told
+    await MemoryStore.delete_volume(
+        world.store, volume.id, who="me"
+    )  # the model cluster is not told
     world.sps.refuses[A, "remove_t2"] = unreachable(A)
     await controller.reconciler.reconcile()
     assert world.sps.cluster.sps[B].t1s, "a tree at a still refers to it"

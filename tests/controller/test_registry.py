@@ -104,7 +104,7 @@ async def test_a_first_contact_learns_the_cluster_and_is_not_an_sp_yet() -> None
 async def test_an_sp_that_is_forgotten_has_to_join_anew() -> None:
     world = World()
     controller = await world.controller()
-    await controller.service.remove_processor(C)
+    await controller.inventory.remove_processor(C)
     assert controller.registry.up == [A, B]
     assert [record.sp for record in await world.store.processors()] == [A, B]
     assert not controller.registry.heartbeat(C, world.sps.lives[C].incarnation)

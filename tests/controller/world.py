@@ -8,11 +8,14 @@ import structlog
 
 from tests.fakes import CrashingStore, FakeClock, FakeSps, until
 from vswitchd.controller.collector import Collector
-from vswitchd.controller.executor import OPEN, Executor
+from vswitchd.controller.drainer import Drainer
+from vswitchd.controller.executor import Executor
+from vswitchd.controller.inventory import Inventory
+from vswitchd.controller.live import OPEN
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
 from vswitchd.controller.registry import Registry
-from vswitchd.controller.service import Service
+from vswitchd.controller.service import Options, Service
 from vswitchd.controller.turns import Turns
 from vswitchd.model.objects import BLOCK, SpId, Volume, VolumeId
 from vswitchd.ports import OperationRecord
@@ -80,6 +83,10 @@ class Controller:
         self.service = Service(
             store, self.registry, self.collector, planner, self.executor, turns, clock, log
         )
+        self.inventory = Inventory(
+            store, self.registry, self.collector, self.executor, self.service.planning
+        )
+        self.drainer = Drainer(self.service, clock, log)
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
@@ -105,11 +112,13 @@ class Controller:
         def make(volume: VolumeId) -> Create:
             return Create(volume, name, blocks * BLOCK, layout, serving)
 
-        return await self.service.create("", False, make)
+        return await self.service.create(make, Options())
 
-    async def change(self, request: Request, name: str = "v1", kind: str = "x") -> OperationRecord:
+    async def change(
+        self, request: Request, name: str = "v1", kind: str = "x", options: Options | None = None
+    ) -> OperationRecord:
         """Starts to change a volume."""
-        return await self.service.change(kind, name, request, "", False)
+        return await self.service.change(kind, name, request, options or Options())
 
     async def ended(self, record: OperationRecord) -> OperationRecord:
         """The operation when it is over."""

@@ -129,7 +129,7 @@ async def test_a_view_may_be_of_one_volume(life: Life) -> None:
         await life.vsm.stage_t2(caller(), tree)
         await life.vsm.activate_t2(caller(), tree.volume, 1)
         await life.vsm.stage_t2(caller(), replace(tree, version=2))
-        await life.vsm.start_copy(caller(), tree.volume, (1,))
+        await life.vsm.start_copy(caller(), tree.volume, (1,), start=0, rate=0, adaptive=True)
     whole, part = await life.vsm.view(), await life.vsm.view(other)
     assert (len(whole.t1s), len(whole.t2s), len(whole.copies), whole.other_t1s) == (2, 4, 2, 0)
     assert [held.t1 for held in part.t1s] == [theirs] and part.other_t1s == 1
@@ -200,9 +200,11 @@ async def test_a_reference_in_use_is_not_dropped(life: Life) -> None:
 
 
 async def test_copies_are_in_the_view(life: Life) -> None:
-    await refused("VS2020", life.vsm.start_copy(caller(), VOLUME, (1,)))
+    await refused(
+        "VS2020", life.vsm.start_copy(caller(), VOLUME, (1,), start=0, rate=0, adaptive=True)
+    )
     await life.push(t2(1, mirror(IN, OUT)))
-    await life.vsm.start_copy(caller(), VOLUME, (1,))
+    await life.vsm.start_copy(caller(), VOLUME, (1,), start=0, rate=0, adaptive=True)
     (copy,) = (await life.vsm.view()).copies
     assert (copy.volume, copy.path, copy.state) == (VOLUME, (1,), CopyState.RUNNING)
     assert 0 < copy.copied < copy.total

@@ -28,7 +28,7 @@ from vswitchd.model.objects import (
     leaves,
     node_size,
 )
-from vswitchd.model.view import DeviceView, T1View, T2View, View
+from vswitchd.model.view import DeviceView, LabelView, T1View, T2View, View
 from vswitchd.restructure.steps import (
     ActivateT2,
     AdoptT1,
@@ -119,6 +119,23 @@ class Cluster:
             runs.append(Extent(device, last, size - last))
         assert last <= size, "an extent beyond the device"
         return tuple(runs)
+
+    def labels(self, sp: SpId) -> tuple[LabelView, ...]:
+        """What the labels of an SP's devices say."""
+        held = [one for each in self.sps.values() for one in each.t1s.values()]
+        return tuple(
+            LabelView(
+                device,
+                f"file:/{device}",
+                copies=2,
+                t1s=tuple(
+                    T1View(t1, epoch)
+                    for t1, epoch in held
+                    if any(extent.device == device for extent in t1.extents)
+                ),
+            )
+            for device in self.sps[sp].devices
+        )
 
     def apply(self, step: Step) -> None:
         """Carries out a step; AssertionError if an order is broken."""

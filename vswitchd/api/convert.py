@@ -27,6 +27,7 @@ from vswitchd.model.view import (
     CopyState,
     CopyView,
     DeviceView,
+    LabelView,
     ObjectKind,
     T1View,
     T2View,
@@ -231,7 +232,7 @@ def view_to_proto(view: View) -> vsm_pb2.View:
         term=view.term,
         mvsm_active=view.mvsm_active,
         devices=[device_view_to_proto(device) for device in view.devices],
-        t1s=[vsm_pb2.T1View(t1=t1_to_proto(v.t1), epoch=v.epoch) for v in view.t1s],
+        t1s=[_t1_view_to_proto(held) for held in view.t1s],
         t2s=[
             vsm_pb2.T2View(t2=t2_to_proto(v.t2), active=v.active, resync_percent=v.resync_percent)
             for v in view.t2s
@@ -244,6 +245,8 @@ def view_to_proto(view: View) -> vsm_pb2.View:
                 copied_bytes=copy.copied,
                 total_bytes=copy.total,
                 error=copy.error,
+                durable_bytes=copy.durable,
+                bytes_per_second=copy.rate,
             )
             for copy in view.copies
         ],
@@ -261,7 +264,41 @@ def _copy_from_proto(message: vsm_pb2.CopyView) -> CopyView:
         copied=message.copied_bytes,
         total=message.total_bytes,
         error=message.error,
+        durable=message.durable_bytes,
+        rate=message.bytes_per_second,
     )
+
+
+def label_to_proto(label: LabelView) -> vsm_pb2.DeviceLabel:
+    return vsm_pb2.DeviceLabel(
+        device_id=label.device,
+        uri=label.uri,
+        cluster_id=label.cluster,
+        generation=label.generation,
+        copies=label.copies,
+        t1s=[_t1_view_to_proto(held) for held in label.t1s],
+        error=label.error,
+    )
+
+
+def label_from_proto(message: vsm_pb2.DeviceLabel) -> LabelView:
+    return LabelView(
+        device=DeviceId(message.device_id),
+        uri=message.uri,
+        cluster=message.cluster_id,
+        generation=message.generation,
+        copies=message.copies,
+        t1s=tuple(map(_t1_view_from_proto, message.t1s)),
+        error=message.error,
+    )
+
+
+def _t1_view_to_proto(held: T1View) -> vsm_pb2.T1View:
+    return vsm_pb2.T1View(t1=t1_to_proto(held.t1), epoch=held.epoch)
+
+
+def _t1_view_from_proto(message: vsm_pb2.T1View) -> T1View:
+    return T1View(t1_from_proto(message.t1), message.epoch)
 
 
 def view_from_proto(message: vsm_pb2.View) -> View:
@@ -271,7 +308,7 @@ def view_from_proto(message: vsm_pb2.View) -> View:
         term=message.term,
         mvsm_active=message.mvsm_active,
         devices=tuple(device_view_from_proto(device) for device in message.devices),
-        t1s=tuple(T1View(t1_from_proto(v.t1), v.epoch) for v in message.t1s),
+        t1s=tuple(map(_t1_view_from_proto, message.t1s)),
         t2s=tuple(T2View(t2_from_proto(v.t2), v.active, v.resync_percent) for v in message.t2s),
         copies=tuple(_copy_from_proto(copy) for copy in message.copies),
         other_t1s=message.other_t1s,

@@ -12,10 +12,12 @@ from vswitchd.controller.health import conditions
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.layout import print_volume
-from vswitchd.model.objects import DeviceId, SpId, Volume
+from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
 from vswitchd.model.view import View
-from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord
+from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord, VersionRecord
 from vswitchd.restructure.codec import decode_plan, describe
+from vswitchd.restructure.diff import changes
+from vswitchd.restructure.preview import preview
 from vswitchd.restructure.steps import Copy
 from vswitchd.rpc import device_pb2, operation_pb2, processor_pb2, volume_pb2
 
@@ -35,44 +37,74 @@ def page(items: Sequence[T], size: int, token: str) -> tuple[Sequence[T], str]:
     return items[start:end], str(end) if end < len(items) else ""
 
 
-def _stamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp
+def stamp(seconds: float) -> Timestamp:
+    """Seconds since the Unix epoch as a message."""
+    message = Timestamp()
+    message.FromNanoseconds(int(seconds * 1e9))
+    return message
 
 
-def operation_to_proto(record: OperationRecord) -> operation_pb2.Operation:
-    """An operation with its steps in words."""
+def operation_to_proto(
+    record: OperationRecord,
+    names: Mapping[DeviceId, str],
+    expected_pause: float,
+    rate: int = 0,
+) -> operation_pb2.Operation:
+    """An operation with its steps in words. `names`: what people call devices; `expected_pause`:
+    seconds that hosts may wait for a swap; `rate`: bytes per second that it copies lately."""
     plan = decode_plan(record.plan)
+    shown = preview(plan)
     current = next((g for g in plan.groups if g[1] > record.cursor), (0, 0))
-    ended = record.state not in ("running", "undoing")
+    running = record.state in ("running", "undoing")
     steps = []
-    for index, step in enumerate(plan.steps):
+    for index, (step, seen) in enumerate(zip(plan.steps, shown.steps, strict=True)):
         kind, sp, what, size = describe(step)
         if index < record.cursor or record.state == "done":
             state = operation_pb2.STEP_STATE_DONE
-        elif not ended and current[0] <= index < current[1]:
+        elif running and current[0] <= index < current[1]:
             state = operation_pb2.STEP_STATE_RUNNING
         else:
             state = operation_pb2.STEP_STATE_PENDING
         steps.append(
-            operation_pb2.OperationStep(kind=kind, sp=sp, object=what, state=state, copy_bytes=size)
+            operation_pb2.OperationStep(
+                kind=kind,
+                sp=sp,
+                object=what,
+                state=state,
+                copy_bytes=size,
+                redundancy=seen.redundancy,
+                expected_pause_seconds=expected_pause if seen.pause else 0.0,
+            )
         )
     message = operation_pb2.Operation(
-        operation_id=record.id if record.state != "planned" else "",
+        operation_id=record.id,
         kind=record.kind,
         volume=record.volume_name,
         state=operation_pb2.OperationState.Value(f"OPERATION_STATE_{record.state.upper()}"),
         steps=steps,
         copied_bytes=record.copied,
         total_bytes=sum(step.bytes for step in plan.steps if isinstance(step, Copy)),
-        created=_stamp(record.created),
+        created=stamp(record.created),
         request_id=record.request_id,
         base_version=plan.base.version if plan.base else 0,
         waiting_for=record.waiting_for,
+        target_version=shown.target.version if shown.target else 0,
+        no_return_step=plan.no_return,
+        undone_by=shown.undone_by,
+        reserved=[
+            operation_pb2.Reservation(sp=sp, device_id=device, bytes=size)
+            for (sp, device), size in sorted(shown.reserved.items())
+        ],
+        layout_before=print_volume(plan.base, names) if plan.base else "",
+        layout_after=print_volume(shown.target, names) if shown.target else "",
+        options=operation_pb2.OperationOptions(
+            priority=record.priority, bytes_per_second=record.rate, adaptive=record.adaptive
+        ),
+        bytes_per_second=rate,
+        requested_by=record.requested_by,
     )
-    if record.ended is not None:
-        message.ended.CopyFrom(_stamp(record.ended))
+    if record.ended is not None and record.state != "planned":
+        message.ended.CopyFrom(stamp(record.ended))
     if record.error_code:
         message.error.code = record.error_code
         message.error.message = record.error
@@ -112,6 +144,32 @@ def volume_message(
     )
 
 
+def history_message(
+    volume_id: VolumeId, rows: Sequence[VersionRecord], names: Mapping[DeviceId, str]
+) -> volume_pb2.VolumeHistory:
+    """Every version of a volume, with what each changed."""
+    history = volume_pb2.VolumeHistory(volume_id=volume_id)
+    before: Volume | None = None
+    for row in rows:
+        volume = row.volume
+        version = history.versions.add(
+            version=row.version,
+            at=stamp(row.at),
+            who=row.who,
+            why=row.why,
+            changes=changes(before, volume, names),
+            deleted=volume is None,
+        )
+        if volume is not None:
+            history.name = volume.name
+            version.layout = print_volume(volume, names)
+            version.size = volume.size
+            version.serving.extend(volume.serving)
+            version.owner = volume.owner
+        before = volume
+    return history
+
+
 def nbd_uri(address: str, volume: str) -> str:
     """The URI of a volume at an SP's NBD address."""
     if address.startswith("unix:"):
@@ -120,9 +178,9 @@ def nbd_uri(address: str, volume: str) -> str:
 
 
 def processor_message(
-    record: ProcessorRecord, registry: Registry, view: View | None
+    record: ProcessorRecord, registry: Registry, view: View | None, *, drained: bool, volumes: int
 ) -> processor_pb2.Processor:
-    """An SP as administrators see it."""
+    """An SP as administrators see it; `volumes` have something there."""
     return processor_pb2.Processor(
         sp=record.sp,
         up=registry.is_up(record.sp),
@@ -134,6 +192,8 @@ def processor_message(
         t1_objects=len(view.t1s) if view else 0,
         t2_objects=sum(t2.active for t2 in view.t2s) if view else 0,
         version=record.version,
+        drained=drained,
+        volumes=volumes,
     )
 
 

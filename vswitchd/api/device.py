@@ -8,6 +8,7 @@ import grpc
 
 from vswitchd.api.convert_public import device_message, page
 from vswitchd.api.errors import servicer_errors
+from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.service import Service
 from vswitchd.model.objects import SpId
 from vswitchd.rpc import device_pb2, device_pb2_grpc
@@ -18,14 +19,15 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     """device.proto over the controller's `Service`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, inventory: Inventory) -> None:
         self._service = service
+        self._inventory = inventory
 
     @servicer_errors
     async def AddDevice(
         self, request: device_pb2.AddDeviceRequest, _: Context
     ) -> device_pb2.Device:
-        record = await self._service.add_device(
+        record = await self._inventory.add_device(
             SpId(request.sp), request.uri, request.size, request.name, direct=request.direct
         )
         return device_message(record, self._service.collector.last)
@@ -34,7 +36,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     async def GetDevice(
         self, request: device_pb2.GetDeviceRequest, _: Context
     ) -> device_pb2.Device:
-        record = await self._service.device(request.name)
+        record = await self._inventory.device(request.name)
         return device_message(record, await self._service.collector.collect())
 
     @servicer_errors
@@ -53,5 +55,5 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
     async def RemoveDevice(
         self, request: device_pb2.RemoveDeviceRequest, _: Context
     ) -> device_pb2.Device:
-        record = await self._service.remove_device(request.name, SpId(request.sp))
+        record = await self._inventory.remove_device(request.name, SpId(request.sp))
         return device_message(record, self._service.collector.last)

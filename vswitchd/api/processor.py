@@ -8,6 +8,8 @@ import grpc
 
 from vswitchd.api.convert_public import page, processor_message
 from vswitchd.api.errors import servicer_errors
+from vswitchd.controller.drainer import concerns
+from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service
 from vswitchd.model.objects import SpId
@@ -20,13 +22,20 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class ProcessorServicer(processor_pb2_grpc.ProcessorServiceServicer):
     """processor.proto over the controller's `Service`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, inventory: Inventory) -> None:
         self._service = service
+        self._inventory = inventory
 
-    def _message(self, sp: SpId) -> processor_pb2.Processor:
-        registry = self._service.registry
-        view = self._service.collector.last.get(sp)
-        return processor_message(registry.record(sp), registry, view)
+    async def _message(self, sp: SpId) -> processor_pb2.Processor:
+        service = self._service
+        volumes = await service.store.volumes()
+        return processor_message(
+            service.registry.record(sp),
+            service.registry,
+            service.collector.last.get(sp),
+            drained=sp in await service.store.drained(),
+            volumes=sum(concerns(volume, sp) for volume in volumes),
+        )
 
     @servicer_errors
     async def GetProcessor(
@@ -34,7 +43,21 @@ class ProcessorServicer(processor_pb2_grpc.ProcessorServiceServicer):
     ) -> processor_pb2.Processor:
         self._service.registry.record(SpId(request.sp))
         await self._service.collector.collect()
-        return self._message(SpId(request.sp))
+        return await self._message(SpId(request.sp))
+
+    @servicer_errors
+    async def DrainProcessor(
+        self, request: processor_pb2.DrainProcessorRequest, _: Context
+    ) -> processor_pb2.Processor:
+        await self._inventory.drain(SpId(request.sp), request.keep_serving)
+        return await self._message(SpId(request.sp))
+
+    @servicer_errors
+    async def UndrainProcessor(
+        self, request: processor_pb2.UndrainProcessorRequest, _: Context
+    ) -> processor_pb2.Processor:
+        await self._inventory.drain(SpId(request.sp), None)
+        return await self._message(SpId(request.sp))
 
     @servicer_errors
     async def ListProcessors(
@@ -45,7 +68,7 @@ class ProcessorServicer(processor_pb2_grpc.ProcessorServiceServicer):
             sorted(self._service.registry.records), request.page_size, request.page_token
         )
         return processor_pb2.ListProcessorsResponse(
-            processors=[self._message(sp) for sp in sps], next_page_token=token
+            processors=[await self._message(sp) for sp in sps], next_page_token=token
         )
 
     @servicer_errors
@@ -54,8 +77,8 @@ class ProcessorServicer(processor_pb2_grpc.ProcessorServiceServicer):
     ) -> processor_pb2.Processor:
         sp = SpId(request.sp)
         self._service.registry.record(sp)
-        message = self._message(sp)
-        await self._service.remove_processor(sp)
+        message = await self._message(sp)
+        await self._inventory.remove_processor(sp)
         return message
 
 

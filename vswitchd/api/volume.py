@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
 
-from vswitchd.api.convert_public import operation_to_proto, page, volume_message
+from vswitchd.api.convert_public import history_message, page, volume_message
 from vswitchd.api.errors import servicer_errors
+from vswitchd.api.operation import operation_message, options
 from vswitchd.controller.service import Service
 from vswitchd.model.objects import DeviceId, SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import View
@@ -26,16 +27,18 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
         self._service = service
 
     async def _change(
-        self, kind: str, request: Any, what: requests.Request
+        self,
+        kind: str,
+        request: Any,
+        context: Context,
+        what: requests.Request | Callable[[Volume], Awaitable[requests.Request]],
     ) -> operation_pb2.Operation:
-        record = await self._service.change(
-            kind, request.name, what, request.request_id, request.dry_run
-        )
-        return operation_to_proto(record)
+        record = await self._service.change(kind, request.name, what, options(request, context))
+        return await operation_message(self._service, record)
 
     @servicer_errors
     async def CreateVolume(
-        self, request: volume_pb2.CreateVolumeRequest, _: Context
+        self, request: volume_pb2.CreateVolumeRequest, context: Context
     ) -> operation_pb2.Operation:
         def make(volume: VolumeId) -> requests.Create:
             return requests.Create(
@@ -47,59 +50,87 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
                 place_on=tuple(SpId(sp) for sp in request.place_on),
             )
 
-        record = await self._service.create(request.request_id, request.dry_run, make)
-        return operation_to_proto(record)
+        record = await self._service.create(make, options(request, context))
+        return await operation_message(self._service, record)
 
     @servicer_errors
     async def DeleteVolume(
-        self, request: volume_pb2.DeleteVolumeRequest, _: Context
+        self, request: volume_pb2.DeleteVolumeRequest, context: Context
     ) -> operation_pb2.Operation:
-        return await self._change("delete", request, requests.Delete())
+        return await self._change("delete", request, context, requests.Delete())
 
     @servicer_errors
     async def GrowVolume(
-        self, request: volume_pb2.GrowVolumeRequest, _: Context
+        self, request: volume_pb2.GrowVolumeRequest, context: Context
     ) -> operation_pb2.Operation:
-        return await self._change("grow", request, requests.Grow(request.size))
+        return await self._change("grow", request, context, requests.Grow(request.size))
 
     @servicer_errors
     async def AddMirrorLeg(
-        self, request: volume_pb2.AddMirrorLegRequest, _: Context
+        self, request: volume_pb2.AddMirrorLegRequest, context: Context
     ) -> operation_pb2.Operation:
         sp = SpId(request.sp) if request.sp else None
-        return await self._change("mirror_add", request, requests.AddLeg(request.layout, sp))
+        return await self._change(
+            "mirror_add", request, context, requests.AddLeg(request.layout, sp)
+        )
 
     @servicer_errors
     async def RemoveMirrorLeg(
-        self, request: volume_pb2.RemoveMirrorLegRequest, _: Context
+        self, request: volume_pb2.RemoveMirrorLegRequest, context: Context
     ) -> operation_pb2.Operation:
-        return await self._change("mirror_remove", request, requests.RemoveLeg(request.leg))
+        return await self._change(
+            "mirror_remove", request, context, requests.RemoveLeg(request.leg)
+        )
 
     @servicer_errors
     async def MoveVolume(
-        self, request: volume_pb2.MoveVolumeRequest, _: Context
+        self, request: volume_pb2.MoveVolumeRequest, context: Context
     ) -> operation_pb2.Operation:
         t1 = T1Id(request.t1_id) if request.t1_id else None
         move = requests.Move(SpId(request.from_sp), SpId(request.to_sp), t1)
-        return await self._change("move", request, move)
+        return await self._change("move", request, context, move)
 
     @servicer_errors
     async def ServeVolume(
-        self, request: volume_pb2.ServeVolumeRequest, _: Context
+        self, request: volume_pb2.ServeVolumeRequest, context: Context
     ) -> operation_pb2.Operation:
-        return await self._change("serve", request, requests.Serve(SpId(request.sp)))
+        return await self._change("serve", request, context, requests.Serve(SpId(request.sp)))
 
     @servicer_errors
     async def UnserveVolume(
-        self, request: volume_pb2.UnserveVolumeRequest, _: Context
+        self, request: volume_pb2.UnserveVolumeRequest, context: Context
     ) -> operation_pb2.Operation:
-        return await self._change("unserve", request, requests.Unserve(SpId(request.sp)))
+        return await self._change("unserve", request, context, requests.Unserve(SpId(request.sp)))
 
     @servicer_errors
     async def ChangeLayout(
-        self, request: volume_pb2.ChangeLayoutRequest, _: Context
+        self, request: volume_pb2.ChangeLayoutRequest, context: Context
     ) -> operation_pb2.Operation:
-        return await self._change("relayout", request, requests.Relayout(request.layout))
+        return await self._change("relayout", request, context, requests.Relayout(request.layout))
+
+    @servicer_errors
+    async def ApplyPlan(
+        self, request: volume_pb2.ApplyPlanRequest, context: Context
+    ) -> operation_pb2.Operation:
+        record = await self._service.apply(request.name, request.plan_id, options(request, context))
+        return await operation_message(self._service, record)
+
+    @servicer_errors
+    async def RestoreVolume(
+        self, request: volume_pb2.RestoreVolumeRequest, context: Context
+    ) -> operation_pb2.Operation:
+        async def earlier(volume: Volume) -> requests.Request:
+            return requests.Restore(await self._service.version(volume, request.version))
+
+        return await self._change("restore", request, context, earlier)
+
+    @servicer_errors
+    async def GetVolumeHistory(
+        self, request: volume_pb2.GetVolumeHistoryRequest, _: Context
+    ) -> volume_pb2.VolumeHistory:
+        volume_id, rows = await self._service.history(request.name)
+        names = {DeviceId(d.id): d.name for d in await self._service.store.devices()}
+        return history_message(volume_id, rows, names)
 
     @servicer_errors
     async def GetVolume(

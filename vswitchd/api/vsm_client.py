@@ -12,7 +12,7 @@ from vswitchd.api import convert
 from vswitchd.api.errors import from_rpc
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, DeviceView, View
+from vswitchd.model.view import Affected, DeviceView, LabelView, View
 from vswitchd.ports import ProcessorRecord
 from vswitchd.rpc import vsm_pb2, vsm_pb2_grpc
 
@@ -144,13 +144,39 @@ class VsmProcessor:
         request = vsm_pb2.DropReferenceRequest(caller=self._caller, volume_id=volume, t1_id=t1)
         await self._call(self._stub.DropReference, request)
 
-    async def start_copy(self, volume: VolumeId, path: Path) -> None:
-        request = vsm_pb2.CopyRequest(caller=self._caller, volume_id=volume, path=path)
+    async def start_copy(
+        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+    ) -> None:
+        request = vsm_pb2.StartCopyRequest(
+            caller=self._caller,
+            volume_id=volume,
+            path=path,
+            start_bytes=start,
+            bytes_per_second=rate,
+            adaptive=adaptive,
+        )
         await self._call(self._stub.StartCopy, request)
 
+    async def throttle_copy(
+        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None:
+        request = vsm_pb2.ThrottleCopyRequest(
+            caller=self._caller,
+            volume_id=volume,
+            path=path,
+            bytes_per_second=rate,
+            adaptive=adaptive,
+        )
+        await self._call(self._stub.ThrottleCopy, request)
+
     async def stop_copy(self, volume: VolumeId, path: Path) -> None:
-        request = vsm_pb2.CopyRequest(caller=self._caller, volume_id=volume, path=path)
+        request = vsm_pb2.StopCopyRequest(caller=self._caller, volume_id=volume, path=path)
         await self._call(self._stub.StopCopy, request)
+
+    async def labels(self) -> tuple[LabelView, ...]:
+        request = vsm_pb2.GetLabelsRequest(caller=self._caller)
+        answer = await self._call(self._stub.GetLabels, request, LONG)
+        return tuple(convert.label_from_proto(label) for label in answer.labels)
 
     async def activate_mvsm(self) -> None:
         await self._call(self._stub.ActivateMvsm, vsm_pb2.MvsmRequest(caller=self._caller))

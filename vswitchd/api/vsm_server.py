@@ -127,18 +127,41 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
         return ACK
 
     @carried_out
-    async def StartCopy(self, request: vsm_pb2.CopyRequest, _: Context) -> vsm_pb2.Ack:
+    async def StartCopy(self, request: vsm_pb2.StartCopyRequest, _: Context) -> vsm_pb2.Ack:
         await self._vsm.start_copy(
-            _caller(request), VolumeId(request.volume_id), tuple(request.path)
+            _caller(request),
+            VolumeId(request.volume_id),
+            tuple(request.path),
+            start=request.start_bytes,
+            rate=request.bytes_per_second,
+            adaptive=request.adaptive,
         )
         return ACK
 
     @carried_out
-    async def StopCopy(self, request: vsm_pb2.CopyRequest, _: Context) -> vsm_pb2.Ack:
+    async def ThrottleCopy(self, request: vsm_pb2.ThrottleCopyRequest, _: Context) -> vsm_pb2.Ack:
+        await self._vsm.throttle_copy(
+            _caller(request),
+            VolumeId(request.volume_id),
+            tuple(request.path),
+            rate=request.bytes_per_second,
+            adaptive=request.adaptive,
+        )
+        return ACK
+
+    @carried_out
+    async def StopCopy(self, request: vsm_pb2.StopCopyRequest, _: Context) -> vsm_pb2.Ack:
         await self._vsm.stop_copy(
             _caller(request), VolumeId(request.volume_id), tuple(request.path)
         )
         return ACK
+
+    @servicer_errors
+    async def GetLabels(
+        self, request: vsm_pb2.GetLabelsRequest, _: Context
+    ) -> vsm_pb2.GetLabelsResponse:
+        labels = await self._vsm.labels(_caller(request))
+        return vsm_pb2.GetLabelsResponse(labels=map(convert.label_to_proto, labels))
 
     @carried_out
     async def ActivateMvsm(self, request: vsm_pb2.MvsmRequest, _: Context) -> vsm_pb2.Ack:

@@ -20,8 +20,10 @@ from vswitchd.api.processor import ProcessorServicer, RegistryServicer
 from vswitchd.api.volume import VolumeServicer
 from vswitchd.api.vsm_client import SERVER_OPTIONS, VsmProcessors
 from vswitchd.controller.collector import Collector
+from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
 from vswitchd.controller.health import Check, checks
+from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.metrics import Metrics
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
@@ -96,15 +98,22 @@ async def _run(args: argparse.Namespace) -> None:
     registry = Registry(store, processors, clock, logger, lambda _: reconciler.wake())
     collector = Collector(registry, logger)
     executor = Executor(
-        store, registry, clock, logger, lambda step, s: metrics.step.labels(step).observe(s)
+        store,
+        registry,
+        clock,
+        logger,
+        lambda step, s: metrics.step.labels(step).observe(s),
+        settings.copies_at_once,
     )
     planner = Planner(store, registry, collector)
     turns = Turns()
     service = Service(store, registry, collector, planner, executor, turns, clock, logger)
+    inventory = Inventory(store, registry, collector, executor, service.planning)
+    drainer = Drainer(service, clock, logger)
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
     await registry.start()
     await executor.resume()
-    server = await make_server(service)
+    server = await make_server(service, inventory)
     host = settings.listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(settings.listen)
@@ -120,6 +129,7 @@ async def _run(args: argparse.Namespace) -> None:
     tasks = [
         asyncio.create_task(registry.run()),
         asyncio.create_task(reconciler.run()),
+        asyncio.create_task(drainer.run()),
         asyncio.create_task(_gauges(metrics, service)),
     ]
     endpoints.write(api=f"{host}:{port}", metrics=bound)
@@ -141,12 +151,14 @@ async def _run(args: argparse.Namespace) -> None:
         logger.info("ended")
 
 
-async def make_server(service: Service) -> grpc.aio.Server:
+async def make_server(service: Service, inventory: Inventory) -> grpc.aio.Server:
     """The public API with health and reflection, not started."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), server)
-    device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(service), server)
-    processor_pb2_grpc.add_ProcessorServiceServicer_to_server(ProcessorServicer(service), server)
+    device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(service, inventory), server)
+    processor_pb2_grpc.add_ProcessorServiceServicer_to_server(
+        ProcessorServicer(service, inventory), server
+    )
     operation_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(service), server)
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(service), server)
     cluster_pb2_grpc.add_RegistryServiceServicer_to_server(

@@ -34,12 +34,16 @@ def drift(
     volume: Volume | None,
     peers: Mapping[SpId, str],
     views: Collection[View],
+    ledger: Collection[T1Id],
 ) -> Drift:
     """The difference for a volume that no operation is changing; `volume` None: the store has
     none. A T1 object that some tree in `views` still refers to here is left for a later look:
-    references go first."""
+    references go first. What the `ledger` does not know is not ours to remove: the store may have
+    been brought back from an old copy, or the device from another cluster's hands."""
     serves = volume is not None and view.sp in volume.serving
-    remove = not serves and bool(view.t2s_of(volume_id))
+    trees = view.t2s_of(volume_id)
+    ours = volume is not None or any(t1 in ledger for held in trees for t1 in held.t2.homes)
+    remove = bool(trees) and not serves and ours
     homes = {t1.id: t1.home for t1 in volume.t1s} if volume is not None else {}
     referred = {
         t1
@@ -55,7 +59,9 @@ def drift(
         leftovers=tuple(
             held.t1.id
             for held in view.t1s_of(volume_id)
-            if homes.get(held.t1.id) != view.sp and held.t1.id not in referred
+            if homes.get(held.t1.id) != view.sp
+            and held.t1.id not in referred
+            and held.t1.id in ledger
         ),
     )
 

@@ -1,8 +1,9 @@
 """Carrying plans out: journalled, step by step, retried, undone where they can't go on.
 
-    running --(all steps done)--------------------------------------> done
-       |                                                 +----------> failed
-       +--(a step fails, or cancelled; before no_return)--> undoing -+----------> cancelled
+               (paused) <----> running --(all steps done)---------------------> done
+                   |              |                               +-----------> failed
+    cancelled, or a step fails,   +-----------------> undoing ----+
+    before no_return                                              +-----------> cancelled
 
 An open operation is in `Executor.live` until its end is journalled, whatever happens: as long
 as it is there nobody else touches its volume.
@@ -11,72 +12,49 @@ as it is there nobody else touches its volume.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
 
+from vswitchd.controller.carrier import Carrier
+from vswitchd.controller.copying import Copying, Slots
+from vswitchd.controller.live import (
+    CANCEL,
+    CANCELLED,
+    DONE,
+    FAILED,
+    JOURNAL,
+    OPEN,
+    PAUSE,
+    PAUSED,
+    RUN,
+    RUNNING,
+    UNDOING,
+    CancelledError,
+    Live,
+    PausedError,
+)
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import T2, Volume
-from vswitchd.model.view import CopyState
 from vswitchd.ports import Clock, OperationRecord, Store
 from vswitchd.restructure import vcm
 from vswitchd.restructure.codec import decode_plan, describe, encode_plan
-from vswitchd.restructure.steps import (
-    ActivateT2,
-    AdoptT1,
-    AwaitSync,
-    Commit,
-    Copy,
-    DeleteT1,
-    DropReference,
-    FenceT1,
-    Forget,
-    Plan,
-    PutT1,
-    RemoveT2,
-    StageT2,
-    Step,
-)
+from vswitchd.restructure.steps import ActivateT2, FenceT1, pause_points
 
 #: Seconds between tries of a step whose SP does not answer.
 FIRST_RETRY = 0.05
 LAST_RETRY = 1.0
-#: Seconds between looks at a copy or a resync.
-LOOK = 0.1
+#: Copies that run at once, in all volumes together.
+COPIES = 4
+#: How many of the last pauses are remembered.
+PAUSES = 256
 
-RUNNING, UNDOING, DONE, FAILED, CANCELLED = "running", "undoing", "done", "failed", "cancelled"
-OPEN = (RUNNING, UNDOING)
 #: What a later try may find otherwise: an SP away, a drain that took long, ...
 _PASSING = (Kind.UNREACHABLE, Kind.TIMEOUT)
 #: ... a term that changed, an SP that is not known yet, a store that can't be written now.
 _PASSING_CODES = ("VS3023", "VS2040", "VS9031")
-
-
-class _CancelledError(Exception):
-    """The operation is to be undone because somebody asked for it."""
-
-
-@dataclass
-class Live:
-    """An operation under way.
-
-    `begun`: the end of the group that runs; `doom`: the error that the group's steps give up
-    for; `waits`: what each step that waits waits for; `changed` is set and replaced at every
-    change.
-    """
-
-    record: OperationRecord
-    plan: Plan
-    cancel: bool = False
-    copied: int = 0
-    finished_copies: int = 0
-    begun: int = 0
-    doom: VsError | None = None
-    waits: dict[int, str] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Executor:
@@ -89,6 +67,7 @@ class Executor:
         clock: Clock,
         log: FilteringBoundLogger,
         step_done: Callable[[str, float], None],
+        copies: int = COPIES,
     ) -> None:
         """`step_done` is told each step's kind and seconds."""
         self._store = store
@@ -96,8 +75,14 @@ class Executor:
         self._clock = clock
         self._log = log
         self._step_done = step_done
+        self._carrier = Carrier(
+            store, registry, Copying(registry, clock, Slots(copies), self._checkpoint)
+        )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.live: dict[str, Live] = {}
+        #: Seconds from the first fence to the first activation, of the last swaps of trees: more
+        #: than any host's I/O waited for them.
+        self.pauses: deque[float] = deque(maxlen=PAUSES)
 
     async def resume(self) -> None:
         """Takes up what was open when the controller ended."""
@@ -108,7 +93,8 @@ class Executor:
 
     def start(self, record: OperationRecord) -> None:
         """Begins or goes on with a journalled operation."""
-        live = Live(record, decode_plan(record.plan), copied=record.copied)
+        plan = decode_plan(record.plan)
+        live = Live(record, plan, pause_points(plan), copied=record.copied)
         live.finished_copies = record.copied
         # What a former controller may have begun counts as begun.
         live.begun = next((end for _, end in live.plan.groups if end > record.cursor), 0)
@@ -122,28 +108,74 @@ class Executor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def cancel(self, record: OperationRecord) -> None:
+    # What is asked of an operation while it runs; durable when the call returns.
+
+    async def cancel(self, operation: str) -> None:
         """Has an operation undone; VsError if there is no way back any more."""
-        live = self.live.get(record.id)
-        if live is None or record.state != RUNNING:
-            raise VsError(
-                "VS3050", Kind.PRECONDITION, f"operation {record.id} is {record.state} already"
-            )
-        if live.begun > live.plan.no_return or live.plan.no_return == 0:
+        live = self._open(operation)
+        if not live.can_undo:
             raise VsError(
                 "VS3051",
                 Kind.PRECONDITION,
-                f"operation {record.id} has passed the step from which it can only go on; "
+                f"operation {operation} has passed the step from which it can only go on; "
                 "it will end by itself",
             )
-        live.cancel = True
+        was = live.record.wish
+        # At once, so that no step past `no_return` begins while the journal is written.
+        live.record = replace(live.record, wish=CANCEL)
+        try:
+            await self._write(live, wish=CANCEL)
+        except VsError:
+            if live.record.state != UNDOING:
+                live.record = replace(live.record, wish=was)
+            raise
+
+    async def pause(self, operation: str) -> None:
+        """Has an operation rest at the next point where hosts don't wait."""
+        live = self._open(operation)
+        if live.record.wish == CANCEL:
+            raise self._is(live, "is being cancelled")
+        await self._write(live, wish=PAUSE)
+
+    async def unpause(self, operation: str) -> None:
+        """Has an operation go on."""
+        live = self._open(operation)
+        if live.record.wish == CANCEL:
+            raise self._is(live, "is being cancelled")
+        await self._write(live, wish=RUN)
+
+    async def throttle(
+        self, operation: str, rate: int | None, adaptive: bool | None, priority: int | None
+    ) -> None:
+        """Changes an operation's limits; None: as it is."""
+        live = self._open(operation, UNDOING)
+        was = live.record
+        await self._write(
+            live,
+            rate=was.rate if rate is None else rate,
+            adaptive=was.adaptive if adaptive is None else adaptive,
+            priority=was.priority if priority is None else priority,
+        )
+
+    def _open(self, operation: str, *more: str) -> Live:
+        live = self.live.get(operation)
+        if live is None or live.record.state not in (RUNNING, PAUSED, *more):
+            state = "over" if live is None else live.record.state
+            raise VsError("VS3050", Kind.PRECONDITION, f"operation {operation} is {state} already")
+        return live
+
+    @staticmethod
+    def _is(live: Live, what: str) -> VsError:
+        return VsError("VS3050", Kind.PRECONDITION, f"operation {live.record.id} {what} already")
+
+    # The work.
 
     async def _run(self, live: Live) -> None:
         log = self._log.bind(operation=live.record.id, kind=live.record.kind)
         try:
             try:
                 await self._steps(live)
-            except _CancelledError:
+            except CancelledError:
                 log.info("operation_cancelled")
                 await self._undo(live, "VS3052", "cancelled on request")
             except VsError as error:
@@ -158,45 +190,55 @@ class Executor:
             # A fault, or another controller's hand in the journal. It stays open and in `live`,
             # so that its volume is left alone; a restart goes on from the journal.
             log.exception("operation_stuck")
-            self._wait_for(live, -1, f"{error}; the controller's log says more, restart it")
+            self._wait_for(live, JOURNAL, f"{error}; the controller's log says more, restart it")
             return
         del self._tasks[live.record.id], self.live[live.record.id]
         live.changed.set()
 
     async def _undo(self, live: Live, code: str, message: str) -> None:
+        stored = None
+
         async def turn_back() -> None:
-            plan = vcm.undo(live.plan, await self._stored(live), self._registry.peers)
-            record = replace(
-                live.record,
+            nonlocal stored
+            stored = await self._store.volume(live.record.volume)
+            plan = vcm.undo(live.plan, stored, self._registry.peers)
+            await self._write(
+                live,
                 state=UNDOING,
                 plan=encode_plan(plan),
                 cursor=0,
+                checkpoint=0,
                 error_code=code,
                 error=message,
                 waiting_for="",
             )
-            await self._store.update_operation(record, expect_cursor=live.record.cursor)
-            live.record, live.plan = record, plan
+            live.plan, live.pause_points = plan, frozenset()
             live.waits.clear()
 
         await self._insist(live, turn_back)
-        self._tell(live)
+        live.tell()
         await self._steps(live)
 
-    async def _stored(self, live: Live) -> Volume | None:
-        return await self._store.volume(live.record.volume)
+    async def _write(self, live: Live, **changes: object) -> None:
+        """Durable first, then in memory."""
+        async with live.writing:
+            record = replace(live.record, **changes)  # type: ignore[arg-type]
+            await self._store.update_operation(record, expect_cursor=live.record.cursor)
+            # Not `record`: what it waits for, or a wish to cancel, may have come meanwhile.
+            live.record = replace(live.record, **changes)  # type: ignore[arg-type]
+        live.tell()
 
     async def _journal(self, live: Live, **changes: object) -> None:
-        """Durable first, then in memory."""
+        """Writes for as long as it takes."""
 
         async def write() -> None:
-            record = replace(live.record, waiting_for="", **changes)  # type: ignore[arg-type]
-            await self._store.update_operation(record, expect_cursor=live.record.cursor)
-            live.record = record
+            await self._write(live, waiting_for="", **changes)
             live.waits.clear()
 
         await self._insist(live, write)
-        self._tell(live)
+
+    async def _checkpoint(self, live: Live, durable: int) -> None:
+        await self._insist(live, lambda: self._write(live, checkpoint=durable))
 
     async def _insist(self, live: Live, work: Callable[[], Awaitable[None]]) -> None:
         """Has the journal written, for as long as the store takes; a cursor that another has
@@ -208,23 +250,13 @@ class Executor:
             except VsError as error:
                 if error.kind is Kind.STALE:
                     raise
-                self._wait_for(live, -1, error.message)
+                self._wait_for(live, JOURNAL, error.message)
             await self._clock.sleep(delay)
             delay = min(delay * 2, LAST_RETRY)
 
-    def _tell(self, live: Live) -> None:
-        live.changed.set()
-        live.changed = asyncio.Event()
-
     def _wait_for(self, live: Live, index: int, what: str) -> None:
-        """Shows what a step waits for (-1: the journal); nothing if it goes on."""
-        if live.waits.get(index, "") == what:
-            return
-        live.waits[index] = what
-        shown = "; ".join(dict.fromkeys(text for text in live.waits.values() if text))
-        live.record = replace(live.record, waiting_for=shown)
-        self._tell(live)
-        if what:
+        """Shows and logs what a step waits for; nothing if it goes on."""
+        if live.wait_for(index, what) and what:
             kind, sp, object_, _ = (
                 describe(live.plan.steps[index]) if index >= 0 else ("journal", "", "", 0)
             )
@@ -239,38 +271,70 @@ class Executor:
 
     async def _steps(self, live: Live) -> None:
         """Group after group from the cursor on; the cursor moves when all of one is done."""
+        fenced_at: float | None = None
         for start, end in live.plan.groups:
             if end <= live.record.cursor:
                 continue
-            self._heed_cancel(live, start)
-            live.begun, live.doom = end, None
-            results = await asyncio.gather(
-                *(self._until_done(live, index) for index in range(start, end)),
-                return_exceptions=True,
-            )
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-            await self._journal(live, cursor=end, copied=live.copied)
-        self._heed_cancel(live, len(live.plan.steps))
+            steps = live.plan.steps[start:end]
+            while True:
+                await self._heed(live, start)
+                live.begun, live.doom = end, None
+                if fenced_at is None and any(isinstance(step, FenceT1) for step in steps):
+                    fenced_at = self._clock.monotonic()
+                try:
+                    await self._group(live, start, end)
+                    break
+                except PausedError:
+                    live.begun = start
+            if fenced_at is not None and any(isinstance(step, ActivateT2) for step in steps):
+                self.pauses.append(self._clock.monotonic() - fenced_at)
+                fenced_at = None
+            await self._journal(live, cursor=end, copied=live.copied, checkpoint=0)
+        await self._heed(live, len(live.plan.steps))
         live.begun = len(live.plan.steps) + 1
 
-    def _heed_cancel(self, live: Live, index: int) -> None:
-        """Turns back between groups, if no step past `no_return` has begun."""
-        running = live.record.state == RUNNING
-        if live.cancel and running and live.plan.no_return > 0 and index <= live.plan.no_return:
-            raise _CancelledError
+    async def _group(self, live: Live, start: int, end: int) -> None:
+        results = await asyncio.gather(
+            *(self._until_done(live, index) for index in range(start, end)),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _heed(self, live: Live, index: int) -> None:
+        """Turns back between groups, if no step past `no_return` has begun; rests where hosts
+        don't wait for what follows."""
+        if live.record.state == UNDOING:
+            return
+        self._heed_cancel(live, index)
+        if live.record.wish != PAUSE or index not in live.pause_points:
+            return
+        await self._journal(live, state=PAUSED)
+        self._log.info("operation_paused", operation=live.record.id)
+        while live.record.wish == PAUSE:
+            changed = live.changed
+            if live.record.wish == PAUSE:
+                await changed.wait()
+        await self._journal(live, state=RUNNING)
+        self._heed_cancel(live, index)
+
+    @staticmethod
+    def _heed_cancel(live: Live, index: int) -> None:
+        way_back = 0 < live.plan.no_return >= index
+        if live.record.wish == CANCEL and way_back:
+            raise CancelledError
 
     async def _until_done(self, live: Live, index: int) -> None:
         """Tries a step until it is done. An error that time won't mend is raised where there
         is a way back, by all steps of the group; past that, the operation waits and shows for
         what."""
         step = live.plan.steps[index]
-        way_back = index < live.plan.no_return and live.record.state == RUNNING
+        way_back = index < live.plan.no_return and live.record.state != UNDOING
         delay, begun = FIRST_RETRY, self._clock.monotonic()
         while True:
             try:
-                await self._do(live, step, index)
+                await self._carrier.carry_out(live, step, index)
             except VsError as error:
                 passing = error.kind in _PASSING or error.code in _PASSING_CODES
                 if way_back and not passing and live.doom is None:
@@ -278,96 +342,11 @@ class Executor:
                 if live.doom is not None:
                     raise live.doom from None
                 self._wait_for(live, index, error.message)
-                if live.cancel and way_back:
-                    raise _CancelledError from None
+                if live.record.wish == CANCEL and way_back:
+                    raise CancelledError from None
                 await self._clock.sleep(delay)
                 delay = min(delay * 2, LAST_RETRY)
             else:
                 self._wait_for(live, index, "")
                 self._step_done(describe(step)[0], self._clock.monotonic() - begun)
                 return
-
-    async def _do(self, live: Live, step: Step, index: int) -> None:
-        at = self._registry.processor
-        match step:
-            case PutT1(t1, epoch):
-                await at(t1.home).put_t1(t1, epoch)
-            case FenceT1(sp, t1_id, epoch):
-                await at(sp).fence_t1(t1_id, epoch)
-            case AdoptT1(t1, epoch):
-                await at(t1.home).adopt_t1(t1, epoch)
-            case DeleteT1(sp, t1_id):
-                await at(sp).delete_t1(t1_id)
-            case StageT2(t2):
-                await at(t2.sp).stage_t2(self._readdressed(t2))
-            case Commit(volume):
-                await self._commit(live, volume)
-            case ActivateT2(sp, volume_id, version):
-                await at(sp).activate_t2(volume_id, version)
-            case RemoveT2(sp, volume_id):
-                await at(sp).remove_t2(volume_id)
-            case DropReference(sp, volume_id, t1_id):
-                await at(sp).drop_reference(volume_id, t1_id)
-            case AwaitSync():
-                await self._await_sync(step)
-            case Copy():
-                await self._copy(live, step, index)
-            case Forget(volume_id):
-                await self._store.delete_volume(volume_id)
-
-    def _readdressed(self, t2: T2) -> T2:
-        """With the addresses of now: an SP may have come back elsewhere since the plan."""
-        now = self._registry.peers
-        return replace(t2, peers={sp: now.get(sp, address) for sp, address in t2.peers.items()})
-
-    async def _commit(self, live: Live, volume: Volume) -> None:
-        stored = await self._stored(live)
-        if stored is not None and stored.version >= volume.version:
-            return
-        await self._store.put_volume(
-            volume,
-            expect_version=None if stored is None else stored.version,
-            why=f"{live.record.kind} ({live.record.id})",
-        )
-
-    async def _await_sync(self, step: AwaitSync) -> None:
-        view = await self._registry.processor(step.sp).view(step.volume)
-        held = view.t2(step.volume)
-        if held is None or held.resync_percent < 100:
-            how = "not served yet" if held is None else f"{held.resync_percent}%"
-            raise VsError(
-                "VS5021", Kind.TIMEOUT, f"waiting for the resync of the mirror's legs: {how}"
-            )
-
-    async def _copy(self, live: Live, step: Copy, index: int) -> None:
-        """Follows a copy; one that its owner has forgotten (it restarted) begins anew."""
-        owner = self._registry.processor(step.sp)
-        await owner.start_copy(step.volume, step.path)
-        while True:
-            view = await owner.view(step.volume)
-            copy = next(
-                (c for c in view.copies if c.volume == step.volume and c.path == step.path), None
-            )
-            if copy is None:
-                live.copied = live.finished_copies
-                await owner.start_copy(step.volume, step.path)
-            elif copy.state is CopyState.FAILED:
-                raise VsError(
-                    "VS9040",
-                    Kind.INTERNAL,
-                    f"the copy onto leg {list(step.path)} failed: {copy.error}; look at the "
-                    "devices of that leg",
-                )
-            elif copy.state is CopyState.DONE:
-                live.finished_copies += copy.total
-                live.copied = live.finished_copies
-                return
-            else:
-                live.copied = live.finished_copies + copy.copied
-                self._wait_for(live, index, "")
-                self._tell(live)
-            if live.cancel:
-                with contextlib.suppress(VsError):
-                    await owner.stop_copy(step.volume, step.path)
-                raise _CancelledError
-            await self._clock.sleep(LOOK)

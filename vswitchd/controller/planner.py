@@ -9,13 +9,15 @@ from dataclasses import replace
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import DeviceId, Extent, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.objects import DeviceId, Extent, SpId, Volume, VolumeId
 from vswitchd.model.view import Affected, View
 from vswitchd.ports import Store
 from vswitchd.restructure import vbm, vcm
+from vswitchd.restructure.collected import require_agreement, view_of
+from vswitchd.restructure.preview import taken
 from vswitchd.restructure.requests import Request
 from vswitchd.restructure.space import less
-from vswitchd.restructure.steps import Plan, PutT1
+from vswitchd.restructure.steps import Plan
 
 
 def without(views: dict[SpId, View], reserved: Sequence[Extent]) -> list[View]:
@@ -45,7 +47,7 @@ def cut(free: tuple[Extent, ...], reserved: Sequence[Extent]) -> tuple[Extent, .
 
 def planned_extents(plan: Plan) -> list[Extent]:
     """What a plan takes."""
-    return [extent for step in plan.steps if isinstance(step, PutT1) for extent in step.t1.extents]
+    return [extent for _, extent in taken(plan)]
 
 
 class Planner:
@@ -67,11 +69,32 @@ class Planner:
         request can't be."""
         views = without(await self._collector.collect(volume_id), reserved)
         names = {DeviceId(d.id): d.name for d in await self._store.devices()}
-        stages = vbm.restructure(volume, views, request, lambda: secrets.token_hex(5), names)
+        drained = await self._store.drained()
+        stages = vbm.restructure(
+            volume, views, request, lambda: secrets.token_hex(5), names, drained.keys()
+        )
         answers: list[tuple[Affected, ...]] = []
         for asked in vcm.transitions(volume, stages):
             answers.append(() if asked is None else await self._determine(*asked))
         return vcm.plan(volume, stages, answers, self._registry.peers)
+
+    async def confirm(self, volume_id: VolumeId, plan: Plan, reserved: Sequence[Extent]) -> None:
+        """VsError unless a plan that was made a while ago, for the volume as it still is, can be
+        carried out as it is: the SPs hold what it begins with, and what it takes is free."""
+        views = without(await self._collector.collect(volume_id), reserved)
+        if plan.base is not None:
+            require_agreement(plan.base, views)
+        for sp, extent in taken(plan):
+            device = view_of(views, sp).device(extent.device)
+            run = extent.offset, extent.offset + extent.length
+            free = [] if device is None else device.free
+            if less([run], ((one.offset, one.offset + one.length) for one in free)):
+                raise VsError(
+                    "VS3076",
+                    Kind.STALE,
+                    f"the space that the plan takes on device {extent.device} of SP {sp} is in "
+                    "use by now; ask for a new plan",
+                )
 
     async def _determine(
         self, current: Volume | None, target: Volume | None
@@ -84,8 +107,3 @@ class Planner:
                 "no SP is master now, so nothing can be restructured; start an SP or try again",
             )
         return await self._registry.processor(master).determine(current, target)
-
-
-def t1_ids(volume: Volume) -> set[T1Id]:
-    """Every T1 object that a volume holds."""
-    return {t1.id for t1 in volume.t1s}

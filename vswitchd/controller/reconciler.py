@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
@@ -12,7 +12,7 @@ from vswitchd.controller.drift import drift, volumes_at
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.turns import Turns
 from vswitchd.errors import VsError
-from vswitchd.model.objects import SpId, Volume, VolumeId
+from vswitchd.model.objects import SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import View
 from vswitchd.ports import Clock, DeviceRecord, Store
 
@@ -66,9 +66,11 @@ class Reconciler:
         views = await self._collector.collect()
         devices = await self._store.devices()
         volumes = {volume.id: volume for volume in await self._store.volumes()}
+        ledger = await self._store.ledger()
         await asyncio.gather(
-            *(self._processor(view, views, devices, volumes) for view in views.values())
+            *(self._processor(view, views, devices, volumes, ledger) for view in views.values())
         )
+        await self._close_ledger(ledger, views)
 
     async def _processor(
         self,
@@ -76,14 +78,17 @@ class Reconciler:
         views: Mapping[SpId, View],
         devices: Sequence[DeviceRecord],
         volumes: Mapping[VolumeId, Volume],
+        ledger: Collection[T1Id],
     ) -> None:
         for device in devices:
             await self._try(self._device(view, device), sp=view.sp, device=device.id)
         for volume_id in volumes_at(view, volumes.values()):
             # A first look without the lock: nearly always there is nothing to do.
             peers = self._registry.peers
-            if drift(view, volume_id, volumes.get(volume_id), peers, views.values()):
-                await self._try(self._volume(view, views, volume_id), sp=view.sp, volume=volume_id)
+            if drift(view, volume_id, volumes.get(volume_id), peers, views.values(), ledger):
+                await self._try(
+                    self._volume(view, views, volume_id, ledger), sp=view.sp, volume=volume_id
+                )
 
     async def _try(self, work: Coroutine[None, None, None], **what: str) -> None:
         try:
@@ -100,7 +105,13 @@ class Reconciler:
             )
             self._log.info("device_reopened", sp=view.sp, device=record.id)
 
-    async def _volume(self, view: View, views: Mapping[SpId, View], volume_id: VolumeId) -> None:
+    async def _volume(
+        self,
+        view: View,
+        views: Mapping[SpId, View],
+        volume_id: VolumeId,
+        ledger: Collection[T1Id],
+    ) -> None:
         """Judged by the store as it is now. While this has the volume's turn no request on it
         begins; and an operation that has ended since the view was made is in the store, as it
         is seen to be idle before the store is read. So what is not there now is a leftover,
@@ -109,7 +120,7 @@ class Reconciler:
             if volume_id in self._busy():
                 return
             volume = await self._store.volume(volume_id)
-            found = drift(view, volume_id, volume, self._registry.peers, views.values())
+            found = drift(view, volume_id, volume, self._registry.peers, views.values(), ledger)
             at = self._registry.processor(view.sp)
             if found.push is not None:
                 version = found.push.version
@@ -122,3 +133,24 @@ class Reconciler:
             for t1 in found.leftovers:
                 await at.delete_t1(t1)
                 self._log.info("leftover_removed", sp=view.sp, t1=t1)
+
+    async def _close_ledger(self, ledger: Collection[T1Id], views: Mapping[SpId, View]) -> None:
+        """Takes out of the ledger what can't be anywhere: no volume has it, no open operation
+        may make it, every SP there is was asked afresh and holds it in no label, and no tree
+        refers to it."""
+        volumes = {volume.id: volume for volume in await self._store.volumes()}
+        idle = set(ledger) - {t1.id for volume in volumes.values() for t1 in volume.t1s}
+        if not idle or self._busy() or set(views) != set(self._registry.records):
+            return
+        seen = {t1 for view in views.values() for held in view.t2s for t1 in held.t2.homes}
+        for sp in sorted(self._registry.records):
+            try:
+                labels = await self._registry.processor(sp).labels()
+            except VsError:
+                return
+            if any(label.error for label in labels):
+                return
+            seen |= {held.t1.id for label in labels for held in label.t1s}
+        # An operation that has begun meanwhile has entered what it makes after `ledger` was read.
+        if idle - seen and not self._busy():
+            await self._store.forget_t1s(idle - seen)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.controller.collector import Collector
-from vswitchd.controller.executor import OPEN, Executor
+from vswitchd.controller.executor import Executor
+from vswitchd.controller.live import OPEN, PLANNED, RUNNING
 from vswitchd.controller.planner import Planner, planned_extents
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.turns import Turns
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.layout import parse_layout, places
-from vswitchd.model.objects import DeviceId, Extent, SpId, Volume, VolumeId
-from vswitchd.ports import Clock, DeviceRecord, OperationRecord, Store
-from vswitchd.restructure.codec import describe, encode_plan
+from vswitchd.model.objects import Extent, SpId, Volume, VolumeId
+from vswitchd.ports import Clock, OperationRecord, Store, VersionRecord
+from vswitchd.restructure import vcm
+from vswitchd.restructure.codec import decode_plan, encode_plan
 from vswitchd.restructure.requests import (
     AddLeg,
     Create,
+    Evacuate,
     Move,
     Relayout,
     Request,
@@ -29,7 +32,46 @@ from vswitchd.restructure.requests import (
     Unserve,
 )
 
-PLANNED = "planned"
+#: Seconds that a swap is expected to take as long as none has been measured.
+PAUSE = 0.02
+#: An operation's priority when nobody says another, of 0 to MAX_PRIORITY.
+PRIORITY = 5
+MAX_PRIORITY = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a request is to be carried out. `rate`: bytes per second of its copies, 0 for no limit;
+    None: as usual."""
+
+    request_id: str = ""
+    dry_run: bool = False
+    who: str = ""
+    rate: int = 0
+    adaptive: bool | None = None
+    priority: int | None = None
+
+    def __post_init__(self) -> None:
+        check_priority(self.priority)
+
+
+def check_priority(priority: int | None) -> None:
+    """VsError VS1051 unless it is one."""
+    if priority is not None and not 0 <= priority <= MAX_PRIORITY:
+        raise VsError(
+            "VS1051", Kind.INVALID, f"the priority {priority} is not one of 0 to {MAX_PRIORITY}"
+        )
+
+
+def stale_plan(record: OperationRecord, volume: Volume | None) -> VsError:
+    """What the plan was made for is not there any more."""
+    now = "is gone" if volume is None else f"is at version {volume.version}"
+    return VsError(
+        "VS3075",
+        Kind.STALE,
+        f"plan {record.id} was made for another version: volume {record.volume_name} {now}; "
+        "ask for a new plan and look at it",
+    )
 
 
 def named(request: Request) -> list[SpId]:
@@ -44,7 +86,7 @@ def named(request: Request) -> list[SpId]:
             found = []
         case Move(from_sp, to_sp):
             return [from_sp, to_sp]
-        case Serve(sp) | Unserve(sp):
+        case Serve(sp) | Unserve(sp) | Evacuate(sp):
             return [sp]
         case _:
             return []
@@ -54,7 +96,7 @@ def named(request: Request) -> list[SpId]:
 
 
 class Service:
-    """Requests are planned one at a time, so that no two plans take the same extents."""
+    """Volumes and the operations that change them."""
 
     def __init__(
         self,
@@ -75,7 +117,8 @@ class Service:
         self._turns = turns
         self._clock = clock
         self._log = log
-        self._planning = asyncio.Lock()
+        #: Requests are planned one at a time, so that no two plans take the same extents.
+        self.planning = asyncio.Lock()
 
     def busy(self) -> set[VolumeId]:
         """Volumes with an open operation."""
@@ -94,47 +137,134 @@ class Service:
             f"there is no volume {name!r}; `vswitchctl volume list` shows what there is",
         )
 
-    async def create(
-        self, request_id: str, dry_run: bool, make: Callable[[VolumeId], Create]
-    ) -> OperationRecord:
+    async def version(self, volume: Volume, version: int) -> Volume:
+        """The volume as it was then; VsError if its history has no such version."""
+        rows = await self.store.history(volume.id)
+        for row in rows:
+            if row.version == version and row.volume is not None:
+                return row.volume
+        raise VsError(
+            "VS2046",
+            Kind.NOT_FOUND,
+            f"volume {volume.name} has no version {version}; `vswitchctl volume history "
+            f"{volume.name}` shows those it had",
+        )
+
+    async def history(self, name: str) -> tuple[VolumeId, Sequence[VersionRecord]]:
+        """Every version of a volume, by its name, or by its id if it is deleted."""
+        for volume in await self.store.volumes():
+            if name in (volume.name, volume.id):
+                return volume.id, await self.store.history(volume.id)
+        if rows := await self.store.history(VolumeId(name)):
+            return VolumeId(name), rows
+        raise VsError(
+            "VS2041",
+            Kind.NOT_FOUND,
+            f"there is no volume {name!r}; `vswitchctl volume list` shows what there is, and of "
+            "one that is deleted the history is found by its id",
+        )
+
+    async def create(self, make: Callable[[VolumeId], Create], options: Options) -> OperationRecord:
         """Makes a new volume."""
         request = make(VolumeId(str(uuid.uuid4())))
-        async with self._planning:
-            if (known := await self._known(request_id)) is not None:
+        async with self.planning:
+            if (known := await self._known(options.request_id)) is not None:
                 return known
-            names = {volume.name for volume in await self.store.volumes()}
-            names |= {live.record.volume_name for live in self.executor.live.values()}
-            if request.name in names:
-                raise VsError(
-                    "VS2030",
-                    Kind.EXISTS,
-                    f"there is a volume {request.name} already; choose another name",
-                )
-            return await self._go(
-                "create", None, request.id, request.name, request, request_id, dry_run
-            )
+            await self._require_free(request.name)
+            return await self._go("create", None, request.id, request.name, request, options)
 
     async def change(
-        self, kind: str, name: str, request: Request, request_id: str, dry_run: bool
+        self,
+        kind: str,
+        name: str,
+        request: Request | Callable[[Volume], Awaitable[Request]],
+        options: Options,
     ) -> OperationRecord:
-        """Restructures or deletes a volume."""
-        if (known := await self._known(request_id)) is not None:
+        """Restructures or deletes a volume. The request may be made of the volume as it is
+        when its turn has come."""
+        if (known := await self._known(options.request_id)) is not None:
             return known
         turn = self._turns.of((await self.volume(name)).id)
-        async with turn, self._planning:
-            if (known := await self._known(request_id)) is not None:
+        async with turn, self.planning:
+            if (known := await self._known(options.request_id)) is not None:
                 return known
             volume = await self.volume(name)
-            for live in self.executor.live.values():
-                if live.record.volume == volume.id:
-                    raise VsError(
-                        "VS3060",
-                        Kind.PRECONDITION,
-                        f"operation {live.record.id} ({live.record.kind}) is changing volume "
-                        f"{name}; wait for it (`vswitchctl operation watch {live.record.id}`) "
-                        "or cancel it",
-                    )
-            return await self._go(kind, volume, volume.id, name, request, request_id, dry_run)
+            self._require_idle(volume)
+            what = await request(volume) if callable(request) else request
+            return await self._go(kind, volume, volume.id, name, what, options)
+
+    async def apply(self, name: str, plan_id: str, options: Options) -> OperationRecord:
+        """Carries out a plan that was shown, exactly; VsError STALE if what it was made for has
+        changed since."""
+        if (known := await self._known(options.request_id)) is not None:
+            return known
+        turn = self._turns.of((await self._planned(name, plan_id)).volume)
+        async with turn, self.planning:
+            if (known := await self._known(options.request_id)) is not None:
+                return known
+            record = await self._planned(name, plan_id)
+            volume = await self.store.volume(record.volume)
+            if volume is not None:
+                self._require_idle(volume)
+            plan = decode_plan(record.plan)
+            if plan.base != volume:
+                raise stale_plan(record, volume)
+            if volume is None:
+                await self._require_free(name)
+            await self._planner.confirm(record.volume, plan, self._reserved())
+            record = replace(
+                record,
+                request_id=options.request_id,
+                state=RUNNING,
+                created=self._clock.wall(),
+                ended=None,
+                requested_by=options.who or record.requested_by,
+                rate=options.rate or record.rate,
+                adaptive=record.adaptive if options.adaptive is None else options.adaptive,
+                priority=record.priority if options.priority is None else options.priority,
+            )
+            await self.store.update_operation(
+                record, expect_cursor=0, creates=list(vcm.created(plan))
+            )
+            self._start(record)
+            return record
+
+    async def _planned(self, name: str, plan_id: str) -> OperationRecord:
+        record = await self.store.operation(plan_id)
+        if record is None or record.volume_name != name:
+            raise VsError(
+                "VS2045",
+                Kind.NOT_FOUND,
+                f"there is no plan {plan_id!r} for volume {name}; plans are forgotten in time, so "
+                "ask for a new one (--dry-run)",
+            )
+        if record.state != PLANNED:
+            raise VsError(
+                "VS3077",
+                Kind.PRECONDITION,
+                f"plan {plan_id} has been applied already; `vswitchctl operation show {plan_id}` "
+                "shows what came of it",
+            )
+        return record
+
+    async def _require_free(self, name: str) -> None:
+        names = {volume.name for volume in await self.store.volumes()}
+        names |= {live.record.volume_name for live in self.executor.live.values()}
+        if name in names:
+            raise VsError(
+                "VS2030", Kind.EXISTS, f"there is a volume {name} already; choose another name"
+            )
+
+    def _require_idle(self, volume: Volume) -> None:
+        for live in self.executor.live.values():
+            if live.record.volume == volume.id:
+                raise VsError(
+                    "VS3060",
+                    Kind.PRECONDITION,
+                    f"operation {live.record.id} ({live.record.kind}) is changing volume "
+                    f"{volume.name}; wait for it (`vswitchctl operation watch {live.record.id}`) "
+                    "or cancel it",
+                )
 
     async def _known(self, request_id: str) -> OperationRecord | None:
         if not request_id:
@@ -149,30 +279,45 @@ class Service:
         volume_id: VolumeId,
         name: str,
         request: Request,
-        request_id: str,
-        dry_run: bool,
+        options: Options,
     ) -> OperationRecord:
         for sp in named(request):
             self.registry.record(sp)
         plan = await self._planner.plan(volume_id, volume, request, self._reserved())
+        now = self._clock.wall()
         record = OperationRecord(
             id=f"op-{uuid.uuid4().hex[:12]}",
-            request_id=request_id,
+            # What is only shown does not use the request's id up.
+            request_id="" if options.dry_run else options.request_id,
             kind=kind,
             volume=volume_id,
             volume_name=name,
-            state=PLANNED if dry_run else "running",
+            state=PLANNED if options.dry_run else RUNNING,
             plan=encode_plan(plan),
             cursor=0,
             copied=0,
-            created=self._clock.wall(),
+            created=now,
+            ended=now if options.dry_run else None,
+            requested_by=options.who,
+            rate=options.rate,
+            adaptive=options.adaptive is not False,
+            priority=PRIORITY if options.priority is None else options.priority,
         )
-        if dry_run:
-            return record
-        record = await self.store.add_operation(record)
-        self._log.info("operation_started", operation=record.id, kind=kind, volume=name)
-        self.executor.start(record)
+        if options.dry_run:
+            return await self.store.add_operation(record)
+        record = await self.store.add_operation(record, list(vcm.created(plan)))
+        self._start(record)
         return record
+
+    def _start(self, record: OperationRecord) -> None:
+        self._log.info(
+            "operation_started",
+            operation=record.id,
+            kind=record.kind,
+            volume=record.volume_name,
+            who=record.requested_by,
+        )
+        self.executor.start(record)
 
     def _reserved(self) -> list[Extent]:
         return [
@@ -185,6 +330,17 @@ class Service:
         """The record with what is newer in memory."""
         live = self.executor.live.get(record.id)
         return record if live is None else replace(live.record, copied=live.copied)
+
+    def rate(self, record: OperationRecord) -> int:
+        """Bytes per second that its copy moves lately."""
+        live = self.executor.live.get(record.id)
+        return 0 if live is None else live.rate
+
+    def expected_pause(self) -> float:
+        """Seconds that hosts' I/O may wait for a swap of trees: what the longest but a hundredth
+        of the last ones took."""
+        measured = sorted(self.executor.pauses)
+        return measured[len(measured) * 99 // 100] if measured else PAUSE
 
     async def operations(self, *, open_only: bool = False) -> list[OperationRecord]:
         """All that the store keeps, or those that have not ended; oldest first."""
@@ -211,115 +367,6 @@ class Service:
                     await live.changed.wait()
             except TimeoutError:
                 pass
-
-    # Devices.
-
-    async def add_device(
-        self, sp: SpId, uri: str, size: int, name: str, *, direct: bool
-    ) -> DeviceRecord:
-        """Gives an SP a device, or a known device another path. With `direct` that SP goes
-        past the page cache there."""
-        async with self._planning:
-            known = {record.id: record for record in await self.store.devices()}
-            name = name or uri.rstrip("/").rpartition("/")[2].partition("?")[0] or uri
-            for record in known.values():
-                if record.name == name and record.paths.get(sp) not in (None, uri):
-                    raise VsError(
-                        "VS2031",
-                        Kind.EXISTS,
-                        f"there is a device {name} already; choose another --name",
-                    )
-            fresh = DeviceId(str(uuid.uuid4()))
-            view = await self.registry.processor(sp).add_device(uri, size, fresh, direct=direct)
-            old = known.get(view.id)
-            if old is None:
-                past_cache = [sp] if direct else []
-                record = DeviceRecord(view.id, name, view.size, view.unit, {sp: uri}, past_cache)
-            else:
-                past_cache = sorted({*old.direct} - {sp} | ({sp} if direct else set()))
-                record = replace(old, paths={**old.paths, sp: uri}, direct=past_cache)
-            try:
-                await self.store.put_device(record)
-            except VsError:
-                await self.registry.processor(sp).remove_device(view.id)
-                raise
-            await self.collector.collect()
-            return record
-
-    async def device(self, name: str) -> DeviceRecord:
-        """By name or id."""
-        for record in await self.store.devices():
-            if name in (record.name, record.id):
-                return record
-        raise VsError(
-            "VS2043",
-            Kind.NOT_FOUND,
-            f"there is no device {name!r}; `vswitchctl device list` shows what there is",
-        )
-
-    async def remove_device(self, name: str, sp: SpId) -> DeviceRecord:
-        """Takes an SP's path to a device away; the last path only from an unused device."""
-        async with self._planning:
-            record = await self.device(name)
-            if sp not in record.paths:
-                raise VsError(
-                    "VS2044", Kind.NOT_FOUND, f"SP {sp} has no path to device {record.name}"
-                )
-            self._not_in_use(sp)
-            for volume in await self.store.volumes():
-                for t1 in volume.t1s:
-                    here = any(extent.device == record.id for extent in t1.extents)
-                    if here and (t1.home == sp or len(record.paths) == 1):
-                        raise VsError(
-                            "VS3061",
-                            Kind.PRECONDITION,
-                            f"device {record.name} holds T1 object {t1.id} of volume "
-                            f"{volume.name}; move it away first",
-                        )
-            await self.registry.processor(sp).remove_device(record.id)
-            paths = {other: uri for other, uri in record.paths.items() if other != sp}
-            past_cache = [other for other in record.direct if other != sp]
-            record = replace(record, paths=paths, direct=past_cache)
-            if paths:
-                await self.store.put_device(record)
-            else:
-                await self.store.delete_device(record.id)
-            return record
-
-    # SPs.
-
-    async def remove_processor(self, sp: SpId) -> None:
-        """Forgets an SP that holds nothing."""
-        async with self._planning:
-            self.registry.record(sp)
-            self._not_in_use(sp)
-            for volume in await self.store.volumes():
-                if sp in volume.serving or any(t1.home == sp for t1 in volume.t1s):
-                    raise VsError(
-                        "VS3062",
-                        Kind.PRECONDITION,
-                        f"SP {sp} holds objects of volume {volume.name}; move and unserve it first",
-                    )
-            for device in await self.store.devices():
-                if sp in device.paths:
-                    raise VsError(
-                        "VS3063",
-                        Kind.PRECONDITION,
-                        f"SP {sp} has device {device.name}; remove that first",
-                    )
-            await self.registry.forget(sp)
-
-    def _not_in_use(self, sp: SpId) -> None:
-        """VsError while an open operation has a step at the SP."""
-        for live in self.executor.live.values():
-            if any(describe(step)[1] == sp for step in live.plan.steps):
-                raise VsError(
-                    "VS3064",
-                    Kind.PRECONDITION,
-                    f"operation {live.record.id} ({live.record.kind} of volume "
-                    f"{live.record.volume_name}) works at SP {sp}; wait for it "
-                    f"(`vswitchctl operation watch {live.record.id}`) or cancel it",
-                )
 
     async def open_operations(self) -> list[OperationRecord]:
         """Those that have not ended."""

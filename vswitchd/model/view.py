@@ -51,13 +51,31 @@ class CopyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CopyView:
-    """A copy onto the write-only leg at `path`. Byte counts are of the leg's own space."""
+    """A copy onto the write-only leg at `path`. Byte counts are of the leg's own space; `durable`
+    of them, from its beginning, are there and flushed; `rate` is bytes per second lately."""
 
     volume: VolumeId
     path: Path
     state: CopyState
     copied: int
     total: int
+    error: str = ""
+    durable: int = 0
+    rate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LabelView:
+    """What a device's label says, read afresh: every T1 object in it, whatever SP is its home by
+    it. `copies` of the label's two can be read; `generation` rises with every write; `error` says
+    why neither can."""
+
+    device: DeviceId
+    uri: str
+    cluster: str = ""
+    generation: int = 0
+    copies: int = 0
+    t1s: tuple[T1View, ...] = ()
     error: str = ""
 
 

@@ -26,7 +26,7 @@ from vswitchd.model.objects import (
     VolumeId,
     walk,
 )
-from vswitchd.model.view import Affected, CopyView, DeviceView, T1View, T2View, View
+from vswitchd.model.view import Affected, CopyView, DeviceView, LabelView, T1View, T2View, View
 from vswitchd.processor.state import State
 from vswitchd.restructure.mvsm import determine
 
@@ -56,9 +56,15 @@ class EngineCalls(Protocol):
     async def t2_remove(self, volume: VolumeId) -> None: ...
     async def resync_percents(self, volume: VolumeId | None = None) -> dict[VolumeId, int]: ...
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None: ...
-    async def copy_start(self, volume: VolumeId, path: Path) -> None: ...
+    async def copy_start(
+        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+    ) -> None: ...
+    async def copy_throttle(
+        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None: ...
     async def copy_stop(self, volume: VolumeId, path: Path) -> None: ...
     async def copies(self) -> tuple[CopyView, ...]: ...
+    async def labels(self) -> tuple[LabelView, ...]: ...
 
 
 #: The allocation unit told of a device that is down, until it can be asked.
@@ -211,6 +217,18 @@ class Vsm:
         known = {device.id for device in found}
         return (*found, *(device for device in self._down.values() if device.id not in known))
 
+    async def labels(self, caller: Caller) -> tuple[LabelView, ...]:
+        """What its devices' labels say; those that are not open say why."""
+        self.check_cluster(caller)
+        found = await self._engine.labels()
+        known = {label.device for label in found}
+        down = (
+            LabelView(view.id, view.uri, error=view.error)
+            for view in self._down.values()
+            if view.id not in known
+        )
+        return (*found, *down)
+
     # What it is told.
 
     async def add_device(
@@ -344,11 +362,30 @@ class Vsm:
             await self._engine.reference_drop(volume, t1)
         self._log.info("drop_reference", t1=t1, volume_id=volume)
 
-    async def start_copy(self, caller: Caller, volume: VolumeId, path: Path) -> None:
-        """Copies onto the write-only leg at `path`."""
+    async def start_copy(
+        self,
+        caller: Caller,
+        volume: VolumeId,
+        path: Path,
+        *,
+        start: int,
+        rate: int,
+        adaptive: bool,
+    ) -> None:
+        """Copies onto the write-only leg at `path` what lies from `start` on: an earlier copy has
+        made the bytes before it durable there. At most `rate` bytes per second (0: no limit);
+        `adaptive`: less while hosts' latency suffers. One that runs takes the new limits."""
         async with self._turn(caller, volume):
-            await self._engine.copy_start(volume, path)
-        self._log.info("start_copy", volume=volume, path=path)
+            await self._engine.copy_start(volume, path, start=start, rate=rate, adaptive=adaptive)
+        self._log.info("start_copy", volume=volume, path=path, start=start, rate=rate)
+
+    async def throttle_copy(
+        self, caller: Caller, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None:
+        """Changes the limits of a copy that runs."""
+        async with self._turn(caller, volume):
+            await self._engine.copy_throttle(volume, path, rate=rate, adaptive=adaptive)
+        self._log.info("throttle_copy", volume=volume, path=path, rate=rate, adaptive=adaptive)
 
     async def stop_copy(self, caller: Caller, volume: VolumeId, path: Path) -> None:
         """Ends a copy."""

@@ -189,6 +189,8 @@ class Placement:
     def _candidates(self, place: Place) -> list[SpId]:
         if place.sp is None:
             return self._eligible()
+        if place.sp in self._space.drained:
+            raise drained_error(SpId(place.sp))
         if place.sp not in self._space.sps():
             raise VsError(
                 "VS3010",
@@ -224,6 +226,16 @@ class Placement:
             f"no room for {format_size(size)} on {place.sp or 'any SP'}; free: {free}; "
             "add a device or choose another place",
         )
+
+
+def drained_error(sp: SpId) -> VsError:
+    """Nothing new may go to the SP."""
+    return VsError(
+        "VS3078",
+        Kind.PRECONDITION,
+        f"SP {sp} is drained, so nothing new goes there; choose another, or `vswitchctl sp "
+        f"undrain {sp}`",
+    )
 
 
 def sized(layout: Layout, need: int) -> Layout:

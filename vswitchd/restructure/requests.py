@@ -79,7 +79,44 @@ class Relayout:
     layout: str
 
 
-Request: TypeAlias = Create | Delete | Grow | AddLeg | RemoveLeg | Move | Serve | Unserve | Relayout
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The volume takes the layout that `version` of it had."""
+
+    version: Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Evacuate:
+    """All that `sp` has of the volume goes elsewhere. `keep_serving`: hosts may go on connecting
+    there, if another SP is owner then."""
+
+    sp: SpId
+    keep_serving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recover:
+    """The volume's trees are made anew from what the SPs hold, under a version and epoch above
+    all that any of them has."""
+
+    epoch: int
+
+
+Request: TypeAlias = (
+    Create
+    | Delete
+    | Grow
+    | AddLeg
+    | RemoveLeg
+    | Move
+    | Serve
+    | Unserve
+    | Relayout
+    | Restore
+    | Evacuate
+    | Recover
+)
 
 
 @dataclass(frozen=True, slots=True)

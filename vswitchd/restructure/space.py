@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from vswitchd.model.objects import DeviceId, Extent, SpId
 from vswitchd.model.view import DeviceView, View
@@ -15,10 +15,11 @@ class Space:
     """Free runs of every device that is up, by device. Runs that are taken are gone.
 
     A device that several SPs reach is one device: only what all of their views call free
-    is used.
+    is used. At a `drained` SP there is no room.
     """
 
-    def __init__(self, views: Iterable[View]) -> None:
+    def __init__(self, views: Iterable[View], drained: Collection[SpId] = ()) -> None:
+        self.drained = frozenset(drained)
         self._runs: dict[DeviceId, list[Run]] = {}
         self._units: dict[DeviceId, int] = {}
         self._reach: dict[SpId, list[DeviceId]] = {}
@@ -26,7 +27,8 @@ class Space:
         for view in sorted(views, key=lambda v: v.sp):
             self._objects[view.sp] = len(view.t1s) + view.other_t1s
             up = [device for device in view.devices if device.up]
-            self._reach[view.sp] = sorted(device.id for device in up)
+            if view.sp not in self.drained:
+                self._reach[view.sp] = sorted(device.id for device in up)
             for device in up:
                 runs = _aligned(device)
                 known = self._runs.get(device.id)
@@ -34,7 +36,7 @@ class Space:
                 self._units[device.id] = device.unit
 
     def sps(self) -> list[SpId]:
-        """Every SP that was heard."""
+        """Every SP that was heard and that may hold something."""
         return sorted(self._reach)
 
     def devices(self, sp: SpId) -> list[DeviceId]:

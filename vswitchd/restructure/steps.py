@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from vswitchd.model.objects import T1, T2, Path, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.objects import T1, T2, Hole, Path, SpId, T1Id, Volume, VolumeId, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +140,22 @@ class Plan:
     steps: tuple[Step, ...]
     no_return: int
     groups: tuple[tuple[int, int], ...] = ()
+
+
+def pause_points(plan: Plan) -> frozenset[int]:
+    """Indices before which a plan may rest for as long as it likes: no host's I/O waits there,
+    neither for trees that are being swapped nor for a range that is out."""
+    points: set[int] = set()
+    swapping = out = False
+    for start, end in plan.groups:
+        steps = plan.steps[start:end]
+        activating = any(isinstance(step, ActivateT2) for step in steps)
+        if not (swapping or out or activating):
+            points.add(start)
+        for step in steps:
+            if isinstance(step, Commit):
+                out = any(isinstance(node, Hole) for _, node in walk(step.volume.root))
+        swapping = not activating and (
+            swapping or any(isinstance(step, FenceT1 | Commit) for step in steps)
+        )
+    return frozenset(points)

@@ -6,9 +6,8 @@ Each `Become` is one swap of trees, one version and one epoch above the one befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as with_fields
 
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.invariants import check, check_name
@@ -21,11 +20,9 @@ from vswitchd.model.objects import (
     Leg,
     LegState,
     Mirror,
-    Node,
     SpId,
     T1Id,
     Volume,
-    leaves,
     walk,
 )
 from vswitchd.model.view import View
@@ -36,25 +33,36 @@ from vswitchd.restructure.collected import (
     require_settled,
     view_of,
 )
+from vswitchd.restructure.evacuate import evacuate
 from vswitchd.restructure.grow import Grower
 from vswitchd.restructure.legs import remove_leg
-from vswitchd.restructure.placement import Placement, check_size, layout_size, sized
+from vswitchd.restructure.placement import (
+    Placement,
+    check_size,
+    drained_error,
+    layout_size,
+    sized,
+)
 from vswitchd.restructure.requests import (
     AddLeg,
     Become,
-    CopyOnto,
     Create,
     Delete,
+    Evacuate,
     Grow,
     Move,
+    Recover,
     Relayout,
     RemoveLeg,
     Request,
+    Restore,
     Serve,
     Stage,
     Unserve,
 )
+from vswitchd.restructure.restored import restored
 from vswitchd.restructure.space import Space
+from vswitchd.restructure.stages import copied, following, handed_over, last, rehomed
 
 
 def restructure(
@@ -63,14 +71,15 @@ def restructure(
     request: Request,
     new_id: Callable[[], str],
     device_names: Mapping[DeviceId, str] | None = None,
+    drained: Collection[SpId] = (),
 ) -> tuple[Stage, ...]:
     """The target states that fulfil the request, in order; none if it is fulfilled already.
 
     `volume`: as the store has it, None for a create; `views`: of every SP that is up;
     `new_id`: a fresh random id in hexadecimal at each call; `device_names`: what people
-    call devices in layouts, beside their ids.
+    call devices in layouts, beside their ids; `drained`: SPs that are to hold nothing new.
     """
-    work = _Work(tuple(views), new_id, device_names or {})
+    work = _Work(tuple(views), new_id, device_names or {}, frozenset(drained))
     if isinstance(request, Create):
         stages = work.create(request)
     elif volume is None:
@@ -91,15 +100,16 @@ class _Work:
     views: tuple[View, ...]
     new_id: Callable[[], str]
     names: Mapping[DeviceId, str]
+    drained: frozenset[SpId]
 
     def change(self, volume: Volume, request: Request) -> list[Stage]:
-        if isinstance(request, Delete):
+        if isinstance(request, Delete | Recover):
             require_reachable(volume, self.views)
-            return [Become(None)]
+            return [Become(None if isinstance(request, Delete) else following(volume))]
         held = require_agreement(volume, self.views)
         match request:
             case RemoveLeg(leg):
-                return [Become(_next(volume, root=remove_leg(volume, leg)))]
+                return [Become(following(volume, root=remove_leg(volume, leg)))]
             case Serve(sp):
                 return self.serve(volume, sp)
             case Unserve(sp):
@@ -114,6 +124,12 @@ class _Work:
                 return self.move(volume, request)
             case Relayout(layout):
                 return self.relayout(volume, parse_layout(layout))
+            case Restore(version):
+                return self.relayout(volume, restored(version, volume.size))
+            case Evacuate(sp):
+                space = Space(self.views, {*self.drained, sp})
+                placement = Placement(volume.id, space, self.new_id, self.names)
+                return evacuate(volume, request, self.views, space, placement)
         raise AssertionError(request)
 
     def create(self, request: Create) -> list[Stage]:
@@ -123,8 +139,13 @@ class _Work:
         check_size(size)
         for sp in (*request.serving, *request.place_on):
             view_of(self.views, sp)
+            self._not_drained(sp)
         placement = Placement(
-            request.id, Space(self.views), self.new_id, self.names, request.place_on
+            request.id,
+            Space(self.views, self.drained),
+            self.new_id,
+            self.names,
+            request.place_on,
         )
         root = placement.place(sized(layout, size))
         homes = [t1.home for t1 in placement.t1s]
@@ -135,11 +156,12 @@ class _Work:
 
     def serve(self, volume: Volume, sp: SpId) -> list[Stage]:
         view_of(self.views, sp)
+        self._not_drained(sp)
         if sp in volume.serving:
             raise VsError(
                 "VS2014", Kind.EXISTS, f"SP {sp} serves volume {volume.name} already; nothing to do"
             )
-        return [Become(_next(volume, serving=tuple(sorted((*volume.serving, sp)))))]
+        return [Become(following(volume, serving=tuple(sorted((*volume.serving, sp)))))]
 
     def unserve(self, volume: Volume, sp: SpId) -> list[Stage]:
         rest = tuple(other for other in volume.serving if other != sp)
@@ -156,12 +178,7 @@ class _Work:
                 f"SP {sp} is the last that serves volume {volume.name}; let another serve it "
                 "first, or delete the volume",
             )
-        if sp != volume.owner:
-            return [Become(_next(volume, serving=rest))]
-        homes = {t1.home for t1 in volume.t1s}
-        heir = min(rest, key=lambda other: (other not in homes, other))
-        handed = _next(volume, owner=heir)
-        return [Become(handed), Become(_next(handed, serving=rest))]
+        return handed_over(volume, sp)
 
     def grow(self, volume: Volume, size: int, held: Mapping[T1Id, T1]) -> list[Stage]:
         check_size(size)
@@ -176,7 +193,7 @@ class _Work:
         grower = Grower({t1.id: t1 for t1 in volume.t1s}, held, placement)
         root = grower.grow(volume.root, size)
         t1s = (*grower.t1s.values(), *placement.t1s)
-        return [Become(_next(volume, size=size, root=root, t1s=t1s))]
+        return [Become(following(volume, size=size, root=root, t1s=t1s))]
 
     def add_leg(self, volume: Volume, request: AddLeg) -> list[Stage]:
         layout = parse_layout(request.layout) if request.layout else Place()
@@ -188,10 +205,11 @@ class _Work:
                 root = Mirror((*legs, leg))
             case _:
                 root = Mirror((Leg(volume.root), leg))
-        return _copied(_next(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
+        return copied(following(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
 
     def move(self, volume: Volume, request: Move) -> list[Stage]:
         target = view_of(self.views, request.to_sp)
+        self._not_drained(request.to_sp)
         chosen = self._chosen(volume, request)
         up = {device.id for device in target.devices if device.up}
         shared = [t1 for t1 in chosen if all(extent.device in up for extent in t1.extents)]
@@ -200,9 +218,9 @@ class _Work:
         # What copies comes first: it can be undone until its old legs leave.
         if apart:
             stages += self._by_twins(volume, apart, request.to_sp)
-            volume = _last(stages)
+            volume = last(stages)
         if shared:
-            stages += _rehomed(volume, shared, request.to_sp)
+            stages += rehomed(volume, {t1.id: request.to_sp for t1 in shared})
         return stages
 
     def relayout(self, volume: Volume, layout: Layout) -> list[Stage]:
@@ -212,8 +230,8 @@ class _Work:
         placement = self._placement(volume)
         twin = placement.place(wanted)
         root = Mirror((Leg(volume.root), Leg(twin, LegState.WRITE_ONLY)))
-        stages = _copied(_next(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
-        return [*stages, Become(_next(_last(stages), root=twin))]
+        stages = copied(following(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
+        return [*stages, Become(following(last(stages), root=twin))]
 
     def _by_twins(self, volume: Volume, chosen: Iterable[T1], to_sp: SpId) -> list[Stage]:
         placement = self._placement(volume)
@@ -223,8 +241,8 @@ class _Work:
             assert isinstance(twin, Leaf)
             by_old[t1.id] = twin
         root = twins.beside(volume.root, by_old)
-        stages = _copied(_next(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
-        return [*stages, Become(_next(_last(stages), root=twins.in_place(volume.root, by_old)))]
+        stages = copied(following(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
+        return [*stages, Become(following(last(stages), root=twins.in_place(volume.root, by_old)))]
 
     def _chosen(self, volume: Volume, request: Move) -> list[T1]:
         if request.from_sp == request.to_sp:
@@ -244,53 +262,10 @@ class _Work:
             )
         return chosen
 
+    def _not_drained(self, sp: SpId) -> None:
+        if sp in self.drained:
+            raise drained_error(sp)
+
     def _placement(self, volume: Volume) -> Placement:
-        return Placement(volume.id, Space(self.views), self.new_id, self.names)
-
-
-def _next(
-    volume: Volume,
-    *,
-    size: int | None = None,
-    root: Node | None = None,
-    t1s: tuple[T1, ...] | None = None,
-    serving: tuple[SpId, ...] | None = None,
-    owner: SpId | None = None,
-) -> Volume:
-    """The volume one version and epoch on. With a new root and no `t1s`, only those T1
-    objects stay that the root refers to."""
-    tree = volume.root if root is None else root
-    if t1s is None:
-        used = {leaf.t1 for leaf in leaves(tree)}
-        t1s = tuple(t1 for t1 in volume.t1s if t1.id in used)
-    return with_fields(
-        volume,
-        size=volume.size if size is None else size,
-        version=volume.version + 1,
-        epoch=volume.epoch + 1,
-        root=tree,
-        t1s=t1s,
-        serving=volume.serving if serving is None else serving,
-        owner=volume.owner if owner is None else owner,
-    )
-
-
-def _copied(volume: Volume) -> list[Stage]:
-    """A volume with write-only legs, their copies, then all of them in sync."""
-    copies = [CopyOnto(path) for path in twins.write_only(volume.root)]
-    return [Become(volume), *copies, Become(_next(volume, root=twins.in_sync(volume.root)))]
-
-
-def _last(stages: list[Stage]) -> Volume:
-    last = stages[-1]
-    assert isinstance(last, Become) and last.volume is not None
-    return last.volume
-
-
-def _rehomed(volume: Volume, chosen: Iterable[T1], to_sp: SpId) -> list[Stage]:
-    """Claims 14 to 18: trees without the references, then trees with them at the new home."""
-    moved = {t1.id for t1 in chosen}
-    holes = {t1.id: Hole(t1.size) for t1 in volume.t1s if t1.id in moved}
-    out = _next(volume, root=twins.in_place(volume.root, holes), t1s=volume.t1s)
-    t1s = tuple(with_fields(t1, home=to_sp) if t1.id in moved else t1 for t1 in volume.t1s)
-    return [Become(out), Become(_next(out, root=volume.root, t1s=t1s))]
+        space = Space(self.views, self.drained)
+        return Placement(volume.id, space, self.new_id, self.names)

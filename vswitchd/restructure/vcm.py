@@ -98,6 +98,16 @@ def plan(
     return draft.plan(base)
 
 
+def created(plan: Plan) -> dict[T1Id, SpId]:
+    """The T1 objects that a plan creates, and where."""
+    known = frozenset() if plan.base is None else _ids(plan.base)
+    return {
+        step.t1.id: step.t1.home
+        for step in plan.steps
+        if isinstance(step, PutT1) and step.t1.id not in known
+    }
+
+
 def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
     """The plan that takes back one that has not passed `no_return`, wherever it stands.
 
@@ -108,11 +118,7 @@ def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
     """
     draft = _Draft()
     base = done.base
-    created = {
-        step.t1.id: step.t1.home
-        for step in done.steps
-        if isinstance(step, PutT1) and (base is None or step.t1.id not in _ids(base))
-    }
+    new = created(done)
     staged = {step.t2.sp for step in done.steps if isinstance(step, StageT2)}
     if base is None:
         volume = next(step.volume for step in done.steps if isinstance(step, Commit))
@@ -131,7 +137,7 @@ def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
         draft.add(Commit(target))
         _activate(draft, target, order)
         draft.group(RemoveT2(sp, base.id) for sp in sorted(staged - set(base.serving)))
-    draft.group(DeleteT1(home, t1) for t1, home in sorted(created.items()))
+    draft.group(DeleteT1(home, t1) for t1, home in sorted(new.items()))
     if base is None:
         draft.add(Forget(volume.id))
     draft.no_return = 0

@@ -28,25 +28,27 @@ class _OperationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operat
     DESCRIPTOR: _descriptor.EnumDescriptor
     OPERATION_STATE_UNSPECIFIED: _OperationState.ValueType  # 0
     OPERATION_STATE_PLANNED: _OperationState.ValueType  # 1
-    """A dry run: shown, not started."""
+    """A dry run: shown, not started; ApplyPlan starts it."""
     OPERATION_STATE_RUNNING: _OperationState.ValueType  # 2
     OPERATION_STATE_UNDOING: _OperationState.ValueType  # 3
     OPERATION_STATE_DONE: _OperationState.ValueType  # 4
     OPERATION_STATE_FAILED: _OperationState.ValueType  # 5
     """Ended without effect; `error` says why."""
     OPERATION_STATE_CANCELLED: _OperationState.ValueType  # 6
+    OPERATION_STATE_PAUSED: _OperationState.ValueType  # 7
 
 class OperationState(_OperationState, metaclass=_OperationStateEnumTypeWrapper): ...
 
 OPERATION_STATE_UNSPECIFIED: OperationState.ValueType  # 0
 OPERATION_STATE_PLANNED: OperationState.ValueType  # 1
-"""A dry run: shown, not started."""
+"""A dry run: shown, not started; ApplyPlan starts it."""
 OPERATION_STATE_RUNNING: OperationState.ValueType  # 2
 OPERATION_STATE_UNDOING: OperationState.ValueType  # 3
 OPERATION_STATE_DONE: OperationState.ValueType  # 4
 OPERATION_STATE_FAILED: OperationState.ValueType  # 5
 """Ended without effect; `error` says why."""
 OPERATION_STATE_CANCELLED: OperationState.ValueType  # 6
+OPERATION_STATE_PAUSED: OperationState.ValueType  # 7
 Global___OperationState: _TypeAlias = OperationState  # noqa: Y015
 
 class _StepState:
@@ -77,6 +79,8 @@ class OperationStep(_message.Message):
     OBJECT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     COPY_BYTES_FIELD_NUMBER: _builtins.int
+    REDUNDANCY_FIELD_NUMBER: _builtins.int
+    EXPECTED_PAUSE_SECONDS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """The step's kind: put_t1, stage_t2, fence_t1, commit, activate_t2, copy, ..."""
     sp: _builtins.str
@@ -85,6 +89,10 @@ class OperationStep(_message.Message):
     """The object it acts on, in words."""
     state: Global___StepState.ValueType
     copy_bytes: _builtins.int
+    redundancy: _builtins.int
+    """In how many places every byte of the volume is in sync while the step runs; 0 before it exists."""
+    expected_pause_seconds: _builtins.float
+    """How long hosts' I/O is expected to wait for this step; 0: not at all."""
     def __init__(
         self,
         *,
@@ -93,14 +101,80 @@ class OperationStep(_message.Message):
         object: _builtins.str = ...,
         state: Global___StepState.ValueType = ...,
         copy_bytes: _builtins.int = ...,
+        redundancy: _builtins.int = ...,
+        expected_pause_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes", b"copy_bytes", "kind", b"kind", "object", b"object", "sp", b"sp", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_bytes", b"copy_bytes", "expected_pause_seconds", b"expected_pause_seconds", "kind", b"kind", "object", b"object", "redundancy", b"redundancy", "sp", b"sp", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OperationStep: _TypeAlias = OperationStep  # noqa: Y015
+
+@_typing.final
+class Reservation(_message.Message):
+    """What a plan takes of a device before anything else is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SP_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    sp: _builtins.str
+    device_id: _builtins.str
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        sp: _builtins.str = ...,
+        device_id: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "device_id", b"device_id", "sp", b"sp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class OperationOptions(_message.Message):
+    """How an operation is carried out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    """0 to 9; of the copies that wait for their turn the highest goes first. Absent: 5."""
+    bytes_per_second: _builtins.int
+    """Most bytes that its copies move in a second; 0: no limit."""
+    adaptive: _builtins.bool
+    """Copies back off while hosts' latency suffers. Absent: true."""
+    def __init__(
+        self,
+        *,
+        priority: _builtins.int | None = ...,
+        bytes_per_second: _builtins.int = ...,
+        adaptive: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adaptive", b"_adaptive", "_priority", b"_priority", "adaptive", b"adaptive", "priority", b"priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adaptive", b"_adaptive", "_priority", b"_priority", "adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adaptive: _TypeAlias = _typing.Literal["adaptive"]  # noqa: Y015
+    _WhichOneofArgType__adaptive: _TypeAlias = _typing.Literal["_adaptive", b"_adaptive"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adaptive) -> _WhichOneofReturnType__adaptive | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___OperationOptions: _TypeAlias = OperationOptions  # noqa: Y015
 
 @_typing.final
 class OperationError(_message.Message):
@@ -142,9 +216,20 @@ class Operation(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     BASE_VERSION_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    TARGET_VERSION_FIELD_NUMBER: _builtins.int
+    NO_RETURN_STEP_FIELD_NUMBER: _builtins.int
+    UNDONE_BY_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    LAYOUT_BEFORE_FIELD_NUMBER: _builtins.int
+    LAYOUT_AFTER_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     kind: _builtins.str
-    """create, delete, grow, mirror_add, mirror_remove, move, serve, unserve, relayout"""
+    """create, delete, grow, mirror_add, mirror_remove, move, serve, unserve, relayout, restore,
+    evacuate, recover
+    """
     volume: _builtins.str
     state: Global___OperationState.ValueType
     copied_bytes: _builtins.int
@@ -153,6 +238,17 @@ class Operation(_message.Message):
     base_version: _builtins.int
     waiting_for: _builtins.str
     """What it waits for, in words; empty while it makes progress."""
+    target_version: _builtins.int
+    """The version that it makes; 0: the volume goes."""
+    no_return_step: _builtins.int
+    """Steps before this index can be undone; those from it on are carried through."""
+    undone_by: _builtins.str
+    """What takes it back when it is done, in words."""
+    layout_before: _builtins.str
+    layout_after: _builtins.str
+    bytes_per_second: _builtins.int
+    """Of the copy that runs, lately."""
+    requested_by: _builtins.str
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationStep]: ...
     @_builtins.property
@@ -161,6 +257,10 @@ class Operation(_message.Message):
     def ended(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def error(self) -> Global___OperationError: ...
+    @_builtins.property
+    def reserved(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]: ...
+    @_builtins.property
+    def options(self) -> Global___OperationOptions: ...
     def __init__(
         self,
         *,
@@ -177,10 +277,19 @@ class Operation(_message.Message):
         request_id: _builtins.str = ...,
         base_version: _builtins.int = ...,
         waiting_for: _builtins.str = ...,
+        target_version: _builtins.int = ...,
+        no_return_step: _builtins.int = ...,
+        undone_by: _builtins.str = ...,
+        reserved: _abc.Iterable[Global___Reservation] | None = ...,
+        layout_before: _builtins.str = ...,
+        layout_after: _builtins.str = ...,
+        options: Global___OperationOptions | None = ...,
+        bytes_per_second: _builtins.int = ...,
+        requested_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "ended", b"ended", "error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "ended", b"ended", "error", b"error", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "copied_bytes", b"copied_bytes", "created", b"created", "ended", b"ended", "error", b"error", "kind", b"kind", "operation_id", b"operation_id", "request_id", b"request_id", "state", b"state", "steps", b"steps", "total_bytes", b"total_bytes", "volume", b"volume", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "bytes_per_second", b"bytes_per_second", "copied_bytes", b"copied_bytes", "created", b"created", "ended", b"ended", "error", b"error", "kind", b"kind", "layout_after", b"layout_after", "layout_before", b"layout_before", "no_return_step", b"no_return_step", "operation_id", b"operation_id", "options", b"options", "request_id", b"request_id", "requested_by", b"requested_by", "reserved", b"reserved", "state", b"state", "steps", b"steps", "target_version", b"target_version", "total_bytes", b"total_bytes", "undone_by", b"undone_by", "volume", b"volume", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,6 +332,84 @@ class CancelOperationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelOperationRequest: _TypeAlias = CancelOperationRequest  # noqa: Y015
+
+@_typing.final
+class PauseOperationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseOperationRequest: _TypeAlias = PauseOperationRequest  # noqa: Y015
+
+@_typing.final
+class ResumeOperationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeOperationRequest: _TypeAlias = ResumeOperationRequest  # noqa: Y015
+
+@_typing.final
+class ThrottleOperationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    priority: _builtins.int
+    """What is absent stays as it is."""
+    bytes_per_second: _builtins.int
+    adaptive: _builtins.bool
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        priority: _builtins.int | None = ...,
+        bytes_per_second: _builtins.int | None = ...,
+        adaptive: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adaptive", b"_adaptive", "_bytes_per_second", b"_bytes_per_second", "_priority", b"_priority", "adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "priority", b"priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adaptive", b"_adaptive", "_bytes_per_second", b"_bytes_per_second", "_priority", b"_priority", "adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "operation_id", b"operation_id", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adaptive: _TypeAlias = _typing.Literal["adaptive"]  # noqa: Y015
+    _WhichOneofArgType__adaptive: _TypeAlias = _typing.Literal["_adaptive", b"_adaptive"]  # noqa: Y015
+    _WhichOneofReturnType__bytes_per_second: _TypeAlias = _typing.Literal["bytes_per_second"]  # noqa: Y015
+    _WhichOneofArgType__bytes_per_second: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adaptive) -> _WhichOneofReturnType__adaptive | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_per_second) -> _WhichOneofReturnType__bytes_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___ThrottleOperationRequest: _TypeAlias = ThrottleOperationRequest  # noqa: Y015
 
 @_typing.final
 class ListOperationsRequest(_message.Message):

@@ -54,6 +54,21 @@ class OperationServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_operation__pb2.CancelOperationRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
                 _registered_method=True)
+        self.PauseOperation = channel.unary_unary(
+                '/vswitchd.v1.OperationService/PauseOperation',
+                request_serializer=vswitchd_dot_v1_dot_operation__pb2.PauseOperationRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ResumeOperation = channel.unary_unary(
+                '/vswitchd.v1.OperationService/ResumeOperation',
+                request_serializer=vswitchd_dot_v1_dot_operation__pb2.ResumeOperationRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ThrottleOperation = channel.unary_unary(
+                '/vswitchd.v1.OperationService/ThrottleOperation',
+                request_serializer=vswitchd_dot_v1_dot_operation__pb2.ThrottleOperationRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
 
 
 class OperationServiceServicer:
@@ -85,6 +100,26 @@ class OperationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseOperation(self, request, context):
+        """Stops at the next point where hosts don't wait; a copy stops at its last checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeOperation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ThrottleOperation(self, request, context):
+        """Changes an operation's limits while it runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +141,21 @@ def add_OperationServiceServicer_to_server(servicer, server):
             'CancelOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOperation,
                     request_deserializer=vswitchd_dot_v1_dot_operation__pb2.CancelOperationRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'PauseOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseOperation,
+                    request_deserializer=vswitchd_dot_v1_dot_operation__pb2.PauseOperationRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'ResumeOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeOperation,
+                    request_deserializer=vswitchd_dot_v1_dot_operation__pb2.ResumeOperationRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'ThrottleOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ThrottleOperation,
+                    request_deserializer=vswitchd_dot_v1_dot_operation__pb2.ThrottleOperationRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
             ),
     }
@@ -216,6 +266,87 @@ class OperationService:
             target,
             '/vswitchd.v1.OperationService/CancelOperation',
             vswitchd_dot_v1_dot_operation__pb2.CancelOperationRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.OperationService/PauseOperation',
+            vswitchd_dot_v1_dot_operation__pb2.PauseOperationRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.OperationService/ResumeOperation',
+            vswitchd_dot_v1_dot_operation__pb2.ResumeOperationRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ThrottleOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.OperationService/ThrottleOperation',
+            vswitchd_dot_v1_dot_operation__pb2.ThrottleOperationRequest.SerializeToString,
             vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
             options,
             channel_credentials,

@@ -37,6 +37,11 @@ class OperationServiceStub:
     """Streams the operation whenever it changes; ends when it has ended."""
     CancelOperation: _grpc.UnaryUnaryMultiCallable[_operation_pb2.CancelOperationRequest, _operation_pb2.Operation]
     """Undoes what was done, where the plan still allows it."""
+    PauseOperation: _grpc.UnaryUnaryMultiCallable[_operation_pb2.PauseOperationRequest, _operation_pb2.Operation]
+    """Stops at the next point where hosts don't wait; a copy stops at its last checkpoint."""
+    ResumeOperation: _grpc.UnaryUnaryMultiCallable[_operation_pb2.ResumeOperationRequest, _operation_pb2.Operation]
+    ThrottleOperation: _grpc.UnaryUnaryMultiCallable[_operation_pb2.ThrottleOperationRequest, _operation_pb2.Operation]
+    """Changes an operation's limits while it runs."""
 
 @_typing.type_check_only
 class OperationServiceAsyncStub(OperationServiceStub):
@@ -47,6 +52,11 @@ class OperationServiceAsyncStub(OperationServiceStub):
     """Streams the operation whenever it changes; ends when it has ended."""
     CancelOperation: _aio.UnaryUnaryMultiCallable[_operation_pb2.CancelOperationRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     """Undoes what was done, where the plan still allows it."""
+    PauseOperation: _aio.UnaryUnaryMultiCallable[_operation_pb2.PauseOperationRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    """Stops at the next point where hosts don't wait; a copy stops at its last checkpoint."""
+    ResumeOperation: _aio.UnaryUnaryMultiCallable[_operation_pb2.ResumeOperationRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    ThrottleOperation: _aio.UnaryUnaryMultiCallable[_operation_pb2.ThrottleOperationRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    """Changes an operation's limits while it runs."""
 
 class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +88,28 @@ class OperationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
         """Undoes what was done, where the plan still allows it."""
+
+    @_abc_1.abstractmethod
+    def PauseOperation(
+        self,
+        request: _operation_pb2.PauseOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
+        """Stops at the next point where hosts don't wait; a copy stops at its last checkpoint."""
+
+    @_abc_1.abstractmethod
+    def ResumeOperation(
+        self,
+        request: _operation_pb2.ResumeOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]: ...
+
+    @_abc_1.abstractmethod
+    def ThrottleOperation(
+        self,
+        request: _operation_pb2.ThrottleOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
+        """Changes an operation's limits while it runs."""
 
 def add_OperationServiceServicer_to_server(servicer: OperationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvswitchd/v1/processor.proto\x12\x0bvswitchd.v1\"\xc1\x01\n\tProcessor\x12\n\n\x02sp\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x0e\n\x06master\x18\x03 \x01(\x08\x12\x13\n\x0bvsm_address\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x13\n\x0bnbd_address\x18\x06 \x01(\t\x12\x13\n\x0bincarnation\x18\x07 \x01(\t\x12\x12\n\nt1_objects\x18\x08 \x01(\r\x12\x12\n\nt2_objects\x18\t \x01(\r\x12\x0f\n\x07version\x18\n \x01(\t\"!\n\x13GetProcessorRequest\x12\n\n\x02sp\x18\x01 \x01(\t\">\n\x15ListProcessorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x16ListProcessorsResponse\x12*\n\nprocessors\x18\x01 \x03(\x0b\x32\x16.vswitchd.v1.Processor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x16RemoveProcessorRequest\x12\n\n\x02sp\x18\x01 \x01(\t2\x87\x02\n\x10ProcessorService\x12H\n\x0cGetProcessor\x12 .vswitchd.v1.GetProcessorRequest\x1a\x16.vswitchd.v1.Processor\x12Y\n\x0eListProcessors\x12\".vswitchd.v1.ListProcessorsRequest\x1a#.vswitchd.v1.ListProcessorsResponse\x12N\n\x0fRemoveProcessor\x12#.vswitchd.v1.RemoveProcessorRequest\x1a\x16.vswitchd.v1.Processorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvswitchd/v1/processor.proto\x12\x0bvswitchd.v1\"\xe3\x01\n\tProcessor\x12\n\n\x02sp\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x0e\n\x06master\x18\x03 \x01(\x08\x12\x13\n\x0bvsm_address\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x13\n\x0bnbd_address\x18\x06 \x01(\t\x12\x13\n\x0bincarnation\x18\x07 \x01(\t\x12\x12\n\nt1_objects\x18\x08 \x01(\r\x12\x12\n\nt2_objects\x18\t \x01(\r\x12\x0f\n\x07version\x18\n \x01(\t\x12\x0f\n\x07\x64rained\x18\x0b \x01(\x08\x12\x0f\n\x07volumes\x18\x0c \x01(\r\"9\n\x15\x44rainProcessorRequest\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x14\n\x0ckeep_serving\x18\x02 \x01(\x08\"%\n\x17UndrainProcessorRequest\x12\n\n\x02sp\x18\x01 \x01(\t\"!\n\x13GetProcessorRequest\x12\n\n\x02sp\x18\x01 \x01(\t\">\n\x15ListProcessorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x16ListProcessorsResponse\x12*\n\nprocessors\x18\x01 \x03(\x0b\x32\x16.vswitchd.v1.Processor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x16RemoveProcessorRequest\x12\n\n\x02sp\x18\x01 \x01(\t2\xa7\x03\n\x10ProcessorService\x12H\n\x0cGetProcessor\x12 .vswitchd.v1.GetProcessorRequest\x1a\x16.vswitchd.v1.Processor\x12Y\n\x0eListProcessors\x12\".vswitchd.v1.ListProcessorsRequest\x1a#.vswitchd.v1.ListProcessorsResponse\x12L\n\x0e\x44rainProcessor\x12\".vswitchd.v1.DrainProcessorRequest\x1a\x16.vswitchd.v1.Processor\x12P\n\x10UndrainProcessor\x12$.vswitchd.v1.UndrainProcessorRequest\x1a\x16.vswitchd.v1.Processor\x12N\n\x0fRemoveProcessor\x12#.vswitchd.v1.RemoveProcessorRequest\x1a\x16.vswitchd.v1.Processorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vswitchd.v1.processor_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROCESSOR']._serialized_start=45
-  _globals['_PROCESSOR']._serialized_end=238
-  _globals['_GETPROCESSORREQUEST']._serialized_start=240
-  _globals['_GETPROCESSORREQUEST']._serialized_end=273
-  _globals['_LISTPROCESSORSREQUEST']._serialized_start=275
-  _globals['_LISTPROCESSORSREQUEST']._serialized_end=337
-  _globals['_LISTPROCESSORSRESPONSE']._serialized_start=339
-  _globals['_LISTPROCESSORSRESPONSE']._serialized_end=432
-  _globals['_REMOVEPROCESSORREQUEST']._serialized_start=434
-  _globals['_REMOVEPROCESSORREQUEST']._serialized_end=470
-  _globals['_PROCESSORSERVICE']._serialized_start=473
-  _globals['_PROCESSORSERVICE']._serialized_end=736
+  _globals['_PROCESSOR']._serialized_end=272
+  _globals['_DRAINPROCESSORREQUEST']._serialized_start=274
+  _globals['_DRAINPROCESSORREQUEST']._serialized_end=331
+  _globals['_UNDRAINPROCESSORREQUEST']._serialized_start=333
+  _globals['_UNDRAINPROCESSORREQUEST']._serialized_end=370
+  _globals['_GETPROCESSORREQUEST']._serialized_start=372
+  _globals['_GETPROCESSORREQUEST']._serialized_end=405
+  _globals['_LISTPROCESSORSREQUEST']._serialized_start=407
+  _globals['_LISTPROCESSORSREQUEST']._serialized_end=469
+  _globals['_LISTPROCESSORSRESPONSE']._serialized_start=471
+  _globals['_LISTPROCESSORSRESPONSE']._serialized_end=564
+  _globals['_REMOVEPROCESSORREQUEST']._serialized_start=566
+  _globals['_REMOVEPROCESSORREQUEST']._serialized_end=602
+  _globals['_PROCESSORSERVICE']._serialized_start=605
+  _globals['_PROCESSORSERVICE']._serialized_end=1028
 # @@protoc_insertion_point(module_scope)

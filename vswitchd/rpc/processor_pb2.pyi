@@ -32,6 +32,8 @@ class Processor(_message.Message):
     T1_OBJECTS_FIELD_NUMBER: _builtins.int
     T2_OBJECTS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     up: _builtins.bool
     master: _builtins.bool
@@ -44,6 +46,10 @@ class Processor(_message.Message):
     t1_objects: _builtins.int
     t2_objects: _builtins.int
     version: _builtins.str
+    drained: _builtins.bool
+    """Nothing new is put here, and what is here is moved away."""
+    volumes: _builtins.int
+    """How many volumes still have something here."""
     def __init__(
         self,
         *,
@@ -57,14 +63,58 @@ class Processor(_message.Message):
         t1_objects: _builtins.int = ...,
         t2_objects: _builtins.int = ...,
         version: _builtins.str = ...,
+        drained: _builtins.bool = ...,
+        volumes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "master", b"master", "nbd_address", b"nbd_address", "peer_address", b"peer_address", "sp", b"sp", "t1_objects", b"t1_objects", "t2_objects", b"t2_objects", "up", b"up", "version", b"version", "vsm_address", b"vsm_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drained", b"drained", "incarnation", b"incarnation", "master", b"master", "nbd_address", b"nbd_address", "peer_address", b"peer_address", "sp", b"sp", "t1_objects", b"t1_objects", "t2_objects", b"t2_objects", "up", b"up", "version", b"version", "volumes", b"volumes", "vsm_address", b"vsm_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Processor: _TypeAlias = Processor  # noqa: Y015
+
+@_typing.final
+class DrainProcessorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SP_FIELD_NUMBER: _builtins.int
+    KEEP_SERVING_FIELD_NUMBER: _builtins.int
+    sp: _builtins.str
+    keep_serving: _builtins.bool
+    """Hosts may go on connecting here."""
+    def __init__(
+        self,
+        *,
+        sp: _builtins.str = ...,
+        keep_serving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_serving", b"keep_serving", "sp", b"sp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainProcessorRequest: _TypeAlias = DrainProcessorRequest  # noqa: Y015
+
+@_typing.final
+class UndrainProcessorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SP_FIELD_NUMBER: _builtins.int
+    sp: _builtins.str
+    def __init__(
+        self,
+        *,
+        sp: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sp", b"sp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainProcessorRequest: _TypeAlias = UndrainProcessorRequest  # noqa: Y015
 
 @_typing.final
 class GetProcessorRequest(_message.Message):

@@ -44,6 +44,16 @@ class ProcessorServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_processor__pb2.ListProcessorsRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_processor__pb2.ListProcessorsResponse.FromString,
                 _registered_method=True)
+        self.DrainProcessor = channel.unary_unary(
+                '/vswitchd.v1.ProcessorService/DrainProcessor',
+                request_serializer=vswitchd_dot_v1_dot_processor__pb2.DrainProcessorRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_processor__pb2.Processor.FromString,
+                _registered_method=True)
+        self.UndrainProcessor = channel.unary_unary(
+                '/vswitchd.v1.ProcessorService/UndrainProcessor',
+                request_serializer=vswitchd_dot_v1_dot_processor__pb2.UndrainProcessorRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_processor__pb2.Processor.FromString,
+                _registered_method=True)
         self.RemoveProcessor = channel.unary_unary(
                 '/vswitchd.v1.ProcessorService/RemoveProcessor',
                 request_serializer=vswitchd_dot_v1_dot_processor__pb2.RemoveProcessorRequest.SerializeToString,
@@ -66,9 +76,23 @@ class ProcessorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RemoveProcessor(self, request, context):
+    def DrainProcessor(self, request, context):
         """Forgets an SP. Refused while it homes a T1 object or serves a volume.
+        Moves all that an SP holds to others, and keeps new objects away from it; goes on by itself.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainProcessor(self, request, context):
+        """Lets an SP hold objects again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveProcessor(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -85,6 +109,16 @@ def add_ProcessorServiceServicer_to_server(servicer, server):
                     servicer.ListProcessors,
                     request_deserializer=vswitchd_dot_v1_dot_processor__pb2.ListProcessorsRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_processor__pb2.ListProcessorsResponse.SerializeToString,
+            ),
+            'DrainProcessor': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainProcessor,
+                    request_deserializer=vswitchd_dot_v1_dot_processor__pb2.DrainProcessorRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_processor__pb2.Processor.SerializeToString,
+            ),
+            'UndrainProcessor': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainProcessor,
+                    request_deserializer=vswitchd_dot_v1_dot_processor__pb2.UndrainProcessorRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_processor__pb2.Processor.SerializeToString,
             ),
             'RemoveProcessor': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveProcessor,
@@ -146,6 +180,60 @@ class ProcessorService:
             '/vswitchd.v1.ProcessorService/ListProcessors',
             vswitchd_dot_v1_dot_processor__pb2.ListProcessorsRequest.SerializeToString,
             vswitchd_dot_v1_dot_processor__pb2.ListProcessorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainProcessor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.ProcessorService/DrainProcessor',
+            vswitchd_dot_v1_dot_processor__pb2.DrainProcessorRequest.SerializeToString,
+            vswitchd_dot_v1_dot_processor__pb2.Processor.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainProcessor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.ProcessorService/UndrainProcessor',
+            vswitchd_dot_v1_dot_processor__pb2.UndrainProcessorRequest.SerializeToString,
+            vswitchd_dot_v1_dot_processor__pb2.Processor.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,16 +33,26 @@ class ProcessorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ProcessorServiceAsyncStub: ...
     GetProcessor: _grpc.UnaryUnaryMultiCallable[_processor_pb2.GetProcessorRequest, _processor_pb2.Processor]
     ListProcessors: _grpc.UnaryUnaryMultiCallable[_processor_pb2.ListProcessorsRequest, _processor_pb2.ListProcessorsResponse]
+    DrainProcessor: _grpc.UnaryUnaryMultiCallable[_processor_pb2.DrainProcessorRequest, _processor_pb2.Processor]
+    """Forgets an SP. Refused while it homes a T1 object or serves a volume.
+    Moves all that an SP holds to others, and keeps new objects away from it; goes on by itself.
+    """
+    UndrainProcessor: _grpc.UnaryUnaryMultiCallable[_processor_pb2.UndrainProcessorRequest, _processor_pb2.Processor]
+    """Lets an SP hold objects again."""
     RemoveProcessor: _grpc.UnaryUnaryMultiCallable[_processor_pb2.RemoveProcessorRequest, _processor_pb2.Processor]
-    """Forgets an SP. Refused while it homes a T1 object or serves a volume."""
 
 @_typing.type_check_only
 class ProcessorServiceAsyncStub(ProcessorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProcessor: _aio.UnaryUnaryMultiCallable[_processor_pb2.GetProcessorRequest, _processor_pb2.Processor]  # type: ignore[assignment]
     ListProcessors: _aio.UnaryUnaryMultiCallable[_processor_pb2.ListProcessorsRequest, _processor_pb2.ListProcessorsResponse]  # type: ignore[assignment]
+    DrainProcessor: _aio.UnaryUnaryMultiCallable[_processor_pb2.DrainProcessorRequest, _processor_pb2.Processor]  # type: ignore[assignment]
+    """Forgets an SP. Refused while it homes a T1 object or serves a volume.
+    Moves all that an SP holds to others, and keeps new objects away from it; goes on by itself.
+    """
+    UndrainProcessor: _aio.UnaryUnaryMultiCallable[_processor_pb2.UndrainProcessorRequest, _processor_pb2.Processor]  # type: ignore[assignment]
+    """Lets an SP hold objects again."""
     RemoveProcessor: _aio.UnaryUnaryMultiCallable[_processor_pb2.RemoveProcessorRequest, _processor_pb2.Processor]  # type: ignore[assignment]
-    """Forgets an SP. Refused while it homes a T1 object or serves a volume."""
 
 class ProcessorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -60,11 +70,28 @@ class ProcessorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_processor_pb2.ListProcessorsResponse, _abc.Awaitable[_processor_pb2.ListProcessorsResponse]]: ...
 
     @_abc_1.abstractmethod
+    def DrainProcessor(
+        self,
+        request: _processor_pb2.DrainProcessorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_processor_pb2.Processor, _abc.Awaitable[_processor_pb2.Processor]]:
+        """Forgets an SP. Refused while it homes a T1 object or serves a volume.
+        Moves all that an SP holds to others, and keeps new objects away from it; goes on by itself.
+        """
+
+    @_abc_1.abstractmethod
+    def UndrainProcessor(
+        self,
+        request: _processor_pb2.UndrainProcessorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_processor_pb2.Processor, _abc.Awaitable[_processor_pb2.Processor]]:
+        """Lets an SP hold objects again."""
+
+    @_abc_1.abstractmethod
     def RemoveProcessor(
         self,
         request: _processor_pb2.RemoveProcessorRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_processor_pb2.Processor, _abc.Awaitable[_processor_pb2.Processor]]:
-        """Forgets an SP. Refused while it homes a T1 object or serves a volume."""
+    ) -> _typing.Union[_processor_pb2.Processor, _abc.Awaitable[_processor_pb2.Processor]]: ...
 
 def add_ProcessorServiceServicer_to_server(servicer: ProcessorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

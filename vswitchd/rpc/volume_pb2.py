@@ -22,45 +22,56 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from vswitchd.rpc import common_pb2 as vswitchd_dot_v1_dot_common__pb2
 from vswitchd.rpc import operation_pb2 as vswitchd_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vswitchd/v1/volume.proto\x12\x0bvswitchd.v1\x1a\x18vswitchd/v1/common.proto\x1a\x1bvswitchd/v1/operation.proto\"\xcc\x01\n\x06Volume\x12)\n\x06record\x18\x01 \x01(\x0b\x32\x19.vswitchd.v1.VolumeRecord\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.vswitchd.v1.VolumeState\x12\x0e\n\x06layout\x18\x03 \x01(\t\x12\x14\n\x0coperation_id\x18\x04 \x01(\t\x12\"\n\x03t2s\x18\x05 \x03(\x0b\x32\x15.vswitchd.v1.T2Object\x12\x10\n\x08nbd_uris\x18\x06 \x03(\t\x12\x12\n\nconditions\x18\x07 \x03(\t\"\x89\x01\n\x13\x43reateVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\x0f\n\x07serving\x18\x06 \x03(\t\x12\x10\n\x08place_on\x18\x07 \x03(\t\"H\n\x13\x44\x65leteVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\"T\n\x11GrowVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\"d\n\x13\x41\x64\x64MirrorLegRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06layout\x18\x04 \x01(\t\x12\n\n\x02sp\x18\x05 \x01(\t\"X\n\x16RemoveMirrorLegRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0b\n\x03leg\x18\x04 \x01(\t\"u\n\x11MoveVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x66rom_sp\x18\x04 \x01(\t\x12\r\n\x05to_sp\x18\x05 \x01(\t\x12\r\n\x05t1_id\x18\x06 \x01(\t\"S\n\x12ServeVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\n\n\x02sp\x18\x04 \x01(\t\"U\n\x14UnserveVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\n\n\x02sp\x18\x04 \x01(\t\"X\n\x13\x43hangeLayoutRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06layout\x18\x04 \x01(\t\" \n\x10GetVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListVolumesResponse\x12$\n\x07volumes\x18\x01 \x03(\x0b\x32\x13.vswitchd.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xaf\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VOLUME_STATE_CREATING\x10\x01\x12\x17\n\x13VOLUME_STATE_ONLINE\x10\x02\x12\x19\n\x15VOLUME_STATE_DEGRADED\x10\x03\x12\x18\n\x14VOLUME_STATE_OFFLINE\x10\x04\x12\x19\n\x15VOLUME_STATE_DELETING\x10\x05\x32\xba\x06\n\rVolumeService\x12H\n\x0c\x43reateVolume\x12 .vswitchd.v1.CreateVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12H\n\x0c\x44\x65leteVolume\x12 .vswitchd.v1.DeleteVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12\x44\n\nGrowVolume\x12\x1e.vswitchd.v1.GrowVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12H\n\x0c\x41\x64\x64MirrorLeg\x12 .vswitchd.v1.AddMirrorLegRequest\x1a\x16.vswitchd.v1.Operation\x12N\n\x0fRemoveMirrorLeg\x12#.vswitchd.v1.RemoveMirrorLegRequest\x1a\x16.vswitchd.v1.Operation\x12\x44\n\nMoveVolume\x12\x1e.vswitchd.v1.MoveVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12\x46\n\x0bServeVolume\x12\x1f.vswitchd.v1.ServeVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12J\n\rUnserveVolume\x12!.vswitchd.v1.UnserveVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12H\n\x0c\x43hangeLayout\x12 .vswitchd.v1.ChangeLayoutRequest\x1a\x16.vswitchd.v1.Operation\x12?\n\tGetVolume\x12\x1d.vswitchd.v1.GetVolumeRequest\x1a\x13.vswitchd.v1.Volume\x12P\n\x0bListVolumes\x12\x1f.vswitchd.v1.ListVolumesRequest\x1a .vswitchd.v1.ListVolumesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vswitchd/v1/volume.proto\x12\x0bvswitchd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vswitchd/v1/common.proto\x1a\x1bvswitchd/v1/operation.proto\"\xcc\x01\n\x06Volume\x12)\n\x06record\x18\x01 \x01(\x0b\x32\x19.vswitchd.v1.VolumeRecord\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.vswitchd.v1.VolumeState\x12\x0e\n\x06layout\x18\x03 \x01(\t\x12\x14\n\x0coperation_id\x18\x04 \x01(\t\x12\"\n\x03t2s\x18\x05 \x03(\x0b\x32\x15.vswitchd.v1.T2Object\x12\x10\n\x08nbd_uris\x18\x06 \x03(\t\x12\x12\n\nconditions\x18\x07 \x03(\t\"\xb9\x01\n\x13\x43reateVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\x0f\n\x07serving\x18\x06 \x03(\t\x12\x10\n\x08place_on\x18\x07 \x03(\t\"x\n\x13\x44\x65leteVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\"\x84\x01\n\x11GrowVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x0c\n\x04size\x18\x04 \x01(\x04\"\x94\x01\n\x13\x41\x64\x64MirrorLegRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x0e\n\x06layout\x18\x04 \x01(\t\x12\n\n\x02sp\x18\x05 \x01(\t\"\x88\x01\n\x16RemoveMirrorLegRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x0b\n\x03leg\x18\x04 \x01(\t\"\xa5\x01\n\x11MoveVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x0f\n\x07\x66rom_sp\x18\x04 \x01(\t\x12\r\n\x05to_sp\x18\x05 \x01(\t\x12\r\n\x05t1_id\x18\x06 \x01(\t\"\x83\x01\n\x12ServeVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\n\n\x02sp\x18\x04 \x01(\t\"\x85\x01\n\x14UnserveVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\n\n\x02sp\x18\x04 \x01(\t\"\x88\x01\n\x13\x43hangeLayoutRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x0e\n\x06layout\x18\x04 \x01(\t\"u\n\x10\x41pplyPlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07plan_id\x18\x04 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\"\x8a\x01\n\x14RestoreVolumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\x07options\x18\x0f \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x0f\n\x07version\x18\x04 \x01(\x04\"\'\n\x17GetVolumeHistoryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xc2\x01\n\rVolumeVersion\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03who\x18\x03 \x01(\t\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0e\n\x06layout\x18\x05 \x01(\t\x12\x0c\n\x04size\x18\x06 \x01(\x04\x12\x0f\n\x07serving\x18\x07 \x03(\t\x12\r\n\x05owner\x18\x08 \x01(\t\x12\x0f\n\x07\x63hanges\x18\t \x03(\t\x12\x0f\n\x07\x64\x65leted\x18\n \x01(\x08\"^\n\rVolumeHistory\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.vswitchd.v1.VolumeVersion\" \n\x10GetVolumeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListVolumesResponse\x12$\n\x07volumes\x18\x01 \x03(\x0b\x32\x13.vswitchd.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xaf\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VOLUME_STATE_CREATING\x10\x01\x12\x17\n\x13VOLUME_STATE_ONLINE\x10\x02\x12\x19\n\x15VOLUME_STATE_DEGRADED\x10\x03\x12\x18\n\x14VOLUME_STATE_OFFLINE\x10\x04\x12\x19\n\x15VOLUME_STATE_DELETING\x10\x05\x32\xa0\x08\n\rVolumeService\x12H\n\x0c\x43reateVolume\x12 .vswitchd.v1.CreateVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12H\n\x0c\x44\x65leteVolume\x12 .vswitchd.v1.DeleteVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12\x44\n\nGrowVolume\x12\x1e.vswitchd.v1.GrowVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12H\n\x0c\x41\x64\x64MirrorLeg\x12 .vswitchd.v1.AddMirrorLegRequest\x1a\x16.vswitchd.v1.Operation\x12N\n\x0fRemoveMirrorLeg\x12#.vswitchd.v1.RemoveMirrorLegRequest\x1a\x16.vswitchd.v1.Operation\x12\x44\n\nMoveVolume\x12\x1e.vswitchd.v1.MoveVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12\x46\n\x0bServeVolume\x12\x1f.vswitchd.v1.ServeVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12J\n\rUnserveVolume\x12!.vswitchd.v1.UnserveVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12H\n\x0c\x43hangeLayout\x12 .vswitchd.v1.ChangeLayoutRequest\x1a\x16.vswitchd.v1.Operation\x12\x42\n\tApplyPlan\x12\x1d.vswitchd.v1.ApplyPlanRequest\x1a\x16.vswitchd.v1.Operation\x12J\n\rRestoreVolume\x12!.vswitchd.v1.RestoreVolumeRequest\x1a\x16.vswitchd.v1.Operation\x12T\n\x10GetVolumeHistory\x12$.vswitchd.v1.GetVolumeHistoryRequest\x1a\x1a.vswitchd.v1.VolumeHistory\x12?\n\tGetVolume\x12\x1d.vswitchd.v1.GetVolumeRequest\x1a\x13.vswitchd.v1.Volume\x12P\n\x0bListVolumes\x12\x1f.vswitchd.v1.ListVolumesRequest\x1a .vswitchd.v1.ListVolumesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vswitchd.v1.volume_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VOLUMESTATE']._serialized_start=1358
-  _globals['_VOLUMESTATE']._serialized_end=1533
-  _globals['_VOLUME']._serialized_start=97
-  _globals['_VOLUME']._serialized_end=301
-  _globals['_CREATEVOLUMEREQUEST']._serialized_start=304
-  _globals['_CREATEVOLUMEREQUEST']._serialized_end=441
-  _globals['_DELETEVOLUMEREQUEST']._serialized_start=443
-  _globals['_DELETEVOLUMEREQUEST']._serialized_end=515
-  _globals['_GROWVOLUMEREQUEST']._serialized_start=517
-  _globals['_GROWVOLUMEREQUEST']._serialized_end=601
-  _globals['_ADDMIRRORLEGREQUEST']._serialized_start=603
-  _globals['_ADDMIRRORLEGREQUEST']._serialized_end=703
-  _globals['_REMOVEMIRRORLEGREQUEST']._serialized_start=705
-  _globals['_REMOVEMIRRORLEGREQUEST']._serialized_end=793
-  _globals['_MOVEVOLUMEREQUEST']._serialized_start=795
-  _globals['_MOVEVOLUMEREQUEST']._serialized_end=912
-  _globals['_SERVEVOLUMEREQUEST']._serialized_start=914
-  _globals['_SERVEVOLUMEREQUEST']._serialized_end=997
-  _globals['_UNSERVEVOLUMEREQUEST']._serialized_start=999
-  _globals['_UNSERVEVOLUMEREQUEST']._serialized_end=1084
-  _globals['_CHANGELAYOUTREQUEST']._serialized_start=1086
-  _globals['_CHANGELAYOUTREQUEST']._serialized_end=1174
-  _globals['_GETVOLUMEREQUEST']._serialized_start=1176
-  _globals['_GETVOLUMEREQUEST']._serialized_end=1208
-  _globals['_LISTVOLUMESREQUEST']._serialized_start=1210
-  _globals['_LISTVOLUMESREQUEST']._serialized_end=1269
-  _globals['_LISTVOLUMESRESPONSE']._serialized_start=1271
-  _globals['_LISTVOLUMESRESPONSE']._serialized_end=1355
-  _globals['_VOLUMESERVICE']._serialized_start=1536
-  _globals['_VOLUMESERVICE']._serialized_end=2362
+  _globals['_VOLUMESTATE']._serialized_start=2424
+  _globals['_VOLUMESTATE']._serialized_end=2599
+  _globals['_VOLUME']._serialized_start=130
+  _globals['_VOLUME']._serialized_end=334
+  _globals['_CREATEVOLUMEREQUEST']._serialized_start=337
+  _globals['_CREATEVOLUMEREQUEST']._serialized_end=522
+  _globals['_DELETEVOLUMEREQUEST']._serialized_start=524
+  _globals['_DELETEVOLUMEREQUEST']._serialized_end=644
+  _globals['_GROWVOLUMEREQUEST']._serialized_start=647
+  _globals['_GROWVOLUMEREQUEST']._serialized_end=779
+  _globals['_ADDMIRRORLEGREQUEST']._serialized_start=782
+  _globals['_ADDMIRRORLEGREQUEST']._serialized_end=930
+  _globals['_REMOVEMIRRORLEGREQUEST']._serialized_start=933
+  _globals['_REMOVEMIRRORLEGREQUEST']._serialized_end=1069
+  _globals['_MOVEVOLUMEREQUEST']._serialized_start=1072
+  _globals['_MOVEVOLUMEREQUEST']._serialized_end=1237
+  _globals['_SERVEVOLUMEREQUEST']._serialized_start=1240
+  _globals['_SERVEVOLUMEREQUEST']._serialized_end=1371
+  _globals['_UNSERVEVOLUMEREQUEST']._serialized_start=1374
+  _globals['_UNSERVEVOLUMEREQUEST']._serialized_end=1507
+  _globals['_CHANGELAYOUTREQUEST']._serialized_start=1510
+  _globals['_CHANGELAYOUTREQUEST']._serialized_end=1646
+  _globals['_APPLYPLANREQUEST']._serialized_start=1648
+  _globals['_APPLYPLANREQUEST']._serialized_end=1765
+  _globals['_RESTOREVOLUMEREQUEST']._serialized_start=1768
+  _globals['_RESTOREVOLUMEREQUEST']._serialized_end=1906
+  _globals['_GETVOLUMEHISTORYREQUEST']._serialized_start=1908
+  _globals['_GETVOLUMEHISTORYREQUEST']._serialized_end=1947
+  _globals['_VOLUMEVERSION']._serialized_start=1950
+  _globals['_VOLUMEVERSION']._serialized_end=2144
+  _globals['_VOLUMEHISTORY']._serialized_start=2146
+  _globals['_VOLUMEHISTORY']._serialized_end=2240
+  _globals['_GETVOLUMEREQUEST']._serialized_start=2242
+  _globals['_GETVOLUMEREQUEST']._serialized_end=2274
+  _globals['_LISTVOLUMESREQUEST']._serialized_start=2276
+  _globals['_LISTVOLUMESREQUEST']._serialized_end=2335
+  _globals['_LISTVOLUMESRESPONSE']._serialized_start=2337
+  _globals['_LISTVOLUMESRESPONSE']._serialized_end=2421
+  _globals['_VOLUMESERVICE']._serialized_start=2602
+  _globals['_VOLUMESERVICE']._serialized_end=3658
 # @@protoc_insertion_point(module_scope)

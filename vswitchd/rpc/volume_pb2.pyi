@@ -8,9 +8,11 @@ with `dry_run` nothing is changed and the Operation holds the plan alone.
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from vswitchd.rpc import common_pb2 as _common_pb2
+from vswitchd.rpc import operation_pb2 as _operation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -103,6 +105,7 @@ class CreateVolumeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
@@ -113,6 +116,8 @@ class CreateVolumeRequest(_message.Message):
     size: _builtins.int
     layout: _builtins.str
     """Layout language; empty: one extent run on the SP with most room."""
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     @_builtins.property
     def serving(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """SPs that serve it. Empty: the homes of its T1 objects."""
@@ -127,14 +132,15 @@ class CreateVolumeRequest(_message.Message):
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         size: _builtins.int = ...,
         layout: _builtins.str = ...,
         serving: _abc.Iterable[_builtins.str] | None = ...,
         place_on: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "layout", b"layout", "name", b"name", "place_on", b"place_on", "request_id", b"request_id", "serving", b"serving", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "layout", b"layout", "name", b"name", "options", b"options", "place_on", b"place_on", "request_id", b"request_id", "serving", b"serving", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,19 +153,23 @@ class DeleteVolumeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     dry_run: _builtins.bool
     name: _builtins.str
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -172,23 +182,27 @@ class GrowVolumeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     dry_run: _builtins.bool
     name: _builtins.str
     size: _builtins.int
     """The new size in bytes, above the present one."""
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         size: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "request_id", b"request_id", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "request_id", b"request_id", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,6 +215,7 @@ class AddMirrorLegRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     SP_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -210,18 +225,21 @@ class AddMirrorLegRequest(_message.Message):
     """Layout of the new leg; empty: a single T1 object on an SP that holds none of the volume."""
     sp: _builtins.str
     """SP for the new leg where `layout` does not say."""
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         layout: _builtins.str = ...,
         sp: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "layout", b"layout", "name", b"name", "request_id", b"request_id", "sp", b"sp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "layout", b"layout", "name", b"name", "options", b"options", "request_id", b"request_id", "sp", b"sp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,23 +252,27 @@ class RemoveMirrorLegRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     LEG_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     dry_run: _builtins.bool
     name: _builtins.str
     leg: _builtins.str
     """One of: the SP that homes the whole leg, or a T1 id in it, or the leg's index ("0")."""
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         leg: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "leg", b"leg", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "leg", b"leg", "name", b"name", "options", b"options", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,6 +285,7 @@ class MoveVolumeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     FROM_SP_FIELD_NUMBER: _builtins.int
     TO_SP_FIELD_NUMBER: _builtins.int
     T1_ID_FIELD_NUMBER: _builtins.int
@@ -273,19 +296,22 @@ class MoveVolumeRequest(_message.Message):
     to_sp: _builtins.str
     t1_id: _builtins.str
     """One T1 object; empty: all of the volume's on `from_sp`."""
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         from_sp: _builtins.str = ...,
         to_sp: _builtins.str = ...,
         t1_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "from_sp", b"from_sp", "name", b"name", "request_id", b"request_id", "t1_id", b"t1_id", "to_sp", b"to_sp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "from_sp", b"from_sp", "name", b"name", "options", b"options", "request_id", b"request_id", "t1_id", b"t1_id", "to_sp", b"to_sp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,22 +324,26 @@ class ServeVolumeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     SP_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     dry_run: _builtins.bool
     name: _builtins.str
     sp: _builtins.str
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         sp: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "request_id", b"request_id", "sp", b"sp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "request_id", b"request_id", "sp", b"sp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,22 +356,26 @@ class UnserveVolumeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     SP_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     dry_run: _builtins.bool
     name: _builtins.str
     sp: _builtins.str
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         sp: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "request_id", b"request_id", "sp", b"sp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "request_id", b"request_id", "sp", b"sp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,26 +388,191 @@ class ChangeLayoutRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     dry_run: _builtins.bool
     name: _builtins.str
     layout: _builtins.str
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
         layout: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "layout", b"layout", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "layout", b"layout", "name", b"name", "options", b"options", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeLayoutRequest: _TypeAlias = ChangeLayoutRequest  # noqa: Y015
+
+@_typing.final
+class ApplyPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    name: _builtins.str
+    plan_id: _builtins.str
+    """The operation_id of the dry run."""
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "options", b"options", "plan_id", b"plan_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyPlanRequest: _TypeAlias = ApplyPlanRequest  # noqa: Y015
+
+@_typing.final
+class RestoreVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    dry_run: _builtins.bool
+    name: _builtins.str
+    version: _builtins.int
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreVolumeRequest: _TypeAlias = RestoreVolumeRequest  # noqa: Y015
+
+@_typing.final
+class GetVolumeHistoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A volume's name, or its id if it is deleted."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVolumeHistoryRequest: _TypeAlias = GetVolumeHistoryRequest  # noqa: Y015
+
+@_typing.final
+class VolumeVersion(_message.Message):
+    """One version of a volume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    who: _builtins.str
+    why: _builtins.str
+    layout: _builtins.str
+    size: _builtins.int
+    owner: _builtins.str
+    deleted: _builtins.bool
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def serving(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is otherwise than in the version before, a sentence each."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+        layout: _builtins.str = ...,
+        size: _builtins.int = ...,
+        serving: _abc.Iterable[_builtins.str] | None = ...,
+        owner: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "changes", b"changes", "deleted", b"deleted", "layout", b"layout", "owner", b"owner", "serving", b"serving", "size", b"size", "version", b"version", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeVersion: _TypeAlias = VolumeVersion  # noqa: Y015
+
+@_typing.final
+class VolumeHistory(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeVersion]: ...
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        versions: _abc.Iterable[Global___VolumeVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "versions", b"versions", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeHistory: _TypeAlias = VolumeHistory  # noqa: Y015
 
 @_typing.final
 class GetVolumeRequest(_message.Message):

@@ -80,6 +80,21 @@ class VolumeServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.ChangeLayoutRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
                 _registered_method=True)
+        self.ApplyPlan = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/ApplyPlan',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.ApplyPlanRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
+        self.RestoreVolume = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/RestoreVolume',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.RestoreVolumeRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
+        self.GetVolumeHistory = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/GetVolumeHistory',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeHistoryRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_volume__pb2.VolumeHistory.FromString,
+                _registered_method=True)
         self.GetVolume = channel.unary_unary(
                 '/vswitchd.v1.VolumeService/GetVolume',
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeRequest.SerializeToString,
@@ -149,6 +164,27 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyPlan(self, request, context):
+        """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreVolume(self, request, context):
+        """Gives a volume the layout that an earlier version had.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVolumeHistory(self, request, context):
+        """Every version of a volume, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -208,6 +244,21 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.ChangeLayout,
                     request_deserializer=vswitchd_dot_v1_dot_volume__pb2.ChangeLayoutRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'ApplyPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyPlan,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.ApplyPlanRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'RestoreVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreVolume,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.RestoreVolumeRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'GetVolumeHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVolumeHistory,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeHistoryRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_volume__pb2.VolumeHistory.SerializeToString,
             ),
             'GetVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVolume,
@@ -463,6 +514,87 @@ class VolumeService:
             '/vswitchd.v1.VolumeService/ChangeLayout',
             vswitchd_dot_v1_dot_volume__pb2.ChangeLayoutRequest.SerializeToString,
             vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/ApplyPlan',
+            vswitchd_dot_v1_dot_volume__pb2.ApplyPlanRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/RestoreVolume',
+            vswitchd_dot_v1_dot_volume__pb2.RestoreVolumeRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVolumeHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/GetVolumeHistory',
+            vswitchd_dot_v1_dot_volume__pb2.GetVolumeHistoryRequest.SerializeToString,
+            vswitchd_dot_v1_dot_volume__pb2.VolumeHistory.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,12 @@ class VolumeServiceStub:
     ServeVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ServeVolumeRequest, _operation_pb2.Operation]
     UnserveVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]
     ChangeLayout: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ChangeLayoutRequest, _operation_pb2.Operation]
+    ApplyPlan: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ApplyPlanRequest, _operation_pb2.Operation]
+    """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since."""
+    RestoreVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.RestoreVolumeRequest, _operation_pb2.Operation]
+    """Gives a volume the layout that an earlier version had."""
+    GetVolumeHistory: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeHistoryRequest, _volume_pb2.VolumeHistory]
+    """Every version of a volume, oldest first."""
     GetVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeRequest, _volume_pb2.Volume]
     ListVolumes: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ListVolumesRequest, _volume_pb2.ListVolumesResponse]
 
@@ -58,6 +64,12 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     ServeVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.ServeVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     UnserveVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     ChangeLayout: _aio.UnaryUnaryMultiCallable[_volume_pb2.ChangeLayoutRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    ApplyPlan: _aio.UnaryUnaryMultiCallable[_volume_pb2.ApplyPlanRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since."""
+    RestoreVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.RestoreVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    """Gives a volume the layout that an earlier version had."""
+    GetVolumeHistory: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeHistoryRequest, _volume_pb2.VolumeHistory]  # type: ignore[assignment]
+    """Every version of a volume, oldest first."""
     GetVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeRequest, _volume_pb2.Volume]  # type: ignore[assignment]
     ListVolumes: _aio.UnaryUnaryMultiCallable[_volume_pb2.ListVolumesRequest, _volume_pb2.ListVolumesResponse]  # type: ignore[assignment]
 
@@ -124,6 +136,30 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _volume_pb2.ChangeLayoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]: ...
+
+    @_abc_1.abstractmethod
+    def ApplyPlan(
+        self,
+        request: _volume_pb2.ApplyPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
+        """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since."""
+
+    @_abc_1.abstractmethod
+    def RestoreVolume(
+        self,
+        request: _volume_pb2.RestoreVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
+        """Gives a volume the layout that an earlier version had."""
+
+    @_abc_1.abstractmethod
+    def GetVolumeHistory(
+        self,
+        request: _volume_pb2.GetVolumeHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeHistory, _abc.Awaitable[_volume_pb2.VolumeHistory]]:
+        """Every version of a volume, oldest first."""
 
     @_abc_1.abstractmethod
     def GetVolume(

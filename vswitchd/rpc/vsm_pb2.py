@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from vswitchd.rpc import common_pb2 as vswitchd_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vswitchd/v1/vsm.proto\x12\x0bvswitchd.v1\x1a\x18vswitchd/v1/common.proto\"*\n\x06\x43\x61ller\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x05\n\x03\x41\x63k\"H\n\x0eGetViewRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\"\xf2\x01\n\x04View\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x13\n\x0bmvsm_active\x18\x04 \x01(\x08\x12(\n\x07\x64\x65vices\x18\x05 \x03(\x0b\x32\x17.vswitchd.v1.DeviceView\x12 \n\x03t1s\x18\x06 \x03(\x0b\x32\x13.vswitchd.v1.T1View\x12 \n\x03t2s\x18\x07 \x03(\x0b\x32\x13.vswitchd.v1.T2View\x12%\n\x06\x63opies\x18\x08 \x03(\x0b\x32\x15.vswitchd.v1.CopyView\x12\x11\n\tother_t1s\x18\t \x01(\x04\"\xa1\x01\n\nDeviceView\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x17\n\x0f\x61llocation_unit\x18\x04 \x01(\x04\x12\n\n\x02up\x18\x05 \x01(\x08\x12!\n\x04\x66ree\x18\x06 \x03(\x0b\x32\x13.vswitchd.v1.Extent\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x0e\n\x06\x64irect\x18\x08 \x01(\x08\":\n\x06T1View\x12!\n\x02t1\x18\x01 \x01(\x0b\x32\x15.vswitchd.v1.T1Object\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"S\n\x06T2View\x12!\n\x02t2\x18\x01 \x01(\x0b\x32\x15.vswitchd.v1.T2Object\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x16\n\x0eresync_percent\x18\x03 \x01(\r\"\x8c\x01\n\x08\x43opyView\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x03(\r\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.vswitchd.v1.CopyState\x12\x14\n\x0c\x63opied_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"w\n\x12\x41\x64\x64SpDeviceRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x11\n\tdevice_id\x18\x04 \x01(\t\x12\x0e\n\x06\x64irect\x18\x05 \x01(\x08\"O\n\x15RemoveSpDeviceRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"e\n\x0cPutT1Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12!\n\x02t1\x18\x02 \x01(\x0b\x32\x15.vswitchd.v1.T1Object\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"S\n\x0e\x46\x65nceT1Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\r\n\x05t1_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"E\n\x0f\x44\x65leteT1Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\r\n\x05t1_id\x18\x02 \x01(\t\"X\n\x0eStageT2Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12!\n\x02t2\x18\x02 \x01(\x0b\x32\x15.vswitchd.v1.T2Object\"\\\n\x11\x41\x63tivateT2Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\"&\n\x12\x41\x63tivateT2Response\x12\x10\n\x08pause_us\x18\x01 \x01(\x04\"I\n\x0fRemoveT2Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\"]\n\x14\x44ropReferenceRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\r\n\x05t1_id\x18\x03 \x01(\t\"S\n\x0b\x43opyRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x03(\r\"2\n\x0bMvsmRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\"\x8e\x01\n\x10\x44\x65termineRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12*\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x19.vswitchd.v1.VolumeRecord\x12)\n\x06target\x18\x03 \x01(\x0b\x32\x19.vswitchd.v1.VolumeRecord\"{\n\x0e\x41\x66\x66\x65\x63tedObject\x12\n\n\x02sp\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.vswitchd.v1.ObjectKind\x12\x11\n\tobject_id\x18\x03 \x01(\t\x12#\n\x06\x63hange\x18\x04 \x01(\x0e\x32\x13.vswitchd.v1.Change\"B\n\x11\x44\x65termineResponse\x12-\n\x08\x61\x66\x66\x65\x63ted\x18\x01 \x03(\x0b\x32\x1b.vswitchd.v1.AffectedObject*k\n\tCopyState\x12\x1a\n\x16\x43OPY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OPY_STATE_RUNNING\x10\x01\x12\x13\n\x0f\x43OPY_STATE_DONE\x10\x02\x12\x15\n\x11\x43OPY_STATE_FAILED\x10\x03*Q\n\nObjectKind\x12\x1b\n\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECT_KIND_T1\x10\x01\x12\x12\n\x0eOBJECT_KIND_T2\x10\x02*Z\n\x06\x43hange\x12\x16\n\x12\x43HANGE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43HANGE_ADDED\x10\x01\x12\x12\n\x0e\x43HANGE_REMOVED\x10\x02\x12\x12\n\x0e\x43HANGE_CHANGED\x10\x03\x32\xfe\x07\n\nVsmService\x12\x39\n\x07GetView\x12\x1b.vswitchd.v1.GetViewRequest\x1a\x11.vswitchd.v1.View\x12G\n\x0b\x41\x64\x64SpDevice\x12\x1f.vswitchd.v1.AddSpDeviceRequest\x1a\x17.vswitchd.v1.DeviceView\x12\x46\n\x0eRemoveSpDevice\x12\".vswitchd.v1.RemoveSpDeviceRequest\x1a\x10.vswitchd.v1.Ack\x12\x34\n\x05PutT1\x12\x19.vswitchd.v1.PutT1Request\x1a\x10.vswitchd.v1.Ack\x12\x36\n\x07\x41\x64optT1\x12\x19.vswitchd.v1.PutT1Request\x1a\x10.vswitchd.v1.Ack\x12\x38\n\x07\x46\x65nceT1\x12\x1b.vswitchd.v1.FenceT1Request\x1a\x10.vswitchd.v1.Ack\x12:\n\x08\x44\x65leteT1\x12\x1c.vswitchd.v1.DeleteT1Request\x1a\x10.vswitchd.v1.Ack\x12\x38\n\x07StageT2\x12\x1b.vswitchd.v1.StageT2Request\x1a\x10.vswitchd.v1.Ack\x12M\n\nActivateT2\x12\x1e.vswitchd.v1.ActivateT2Request\x1a\x1f.vswitchd.v1.ActivateT2Response\x12:\n\x08RemoveT2\x12\x1c.vswitchd.v1.RemoveT2Request\x1a\x10.vswitchd.v1.Ack\x12\x44\n\rDropReference\x12!.vswitchd.v1.DropReferenceRequest\x1a\x10.vswitchd.v1.Ack\x12\x37\n\tStartCopy\x12\x18.vswitchd.v1.CopyRequest\x1a\x10.vswitchd.v1.Ack\x12\x36\n\x08StopCopy\x12\x18.vswitchd.v1.CopyRequest\x1a\x10.vswitchd.v1.Ack\x12:\n\x0c\x41\x63tivateMvsm\x12\x18.vswitchd.v1.MvsmRequest\x1a\x10.vswitchd.v1.Ack\x12<\n\x0e\x44\x65\x61\x63tivateMvsm\x12\x18.vswitchd.v1.MvsmRequest\x1a\x10.vswitchd.v1.Ack\x12J\n\tDetermine\x12\x1d.vswitchd.v1.DetermineRequest\x1a\x1e.vswitchd.v1.DetermineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vswitchd/v1/vsm.proto\x12\x0bvswitchd.v1\x1a\x18vswitchd/v1/common.proto\"*\n\x06\x43\x61ller\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x05\n\x03\x41\x63k\"H\n\x0eGetViewRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\"\xf2\x01\n\x04View\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x13\n\x0bmvsm_active\x18\x04 \x01(\x08\x12(\n\x07\x64\x65vices\x18\x05 \x03(\x0b\x32\x17.vswitchd.v1.DeviceView\x12 \n\x03t1s\x18\x06 \x03(\x0b\x32\x13.vswitchd.v1.T1View\x12 \n\x03t2s\x18\x07 \x03(\x0b\x32\x13.vswitchd.v1.T2View\x12%\n\x06\x63opies\x18\x08 \x03(\x0b\x32\x15.vswitchd.v1.CopyView\x12\x11\n\tother_t1s\x18\t \x01(\x04\"\xa1\x01\n\nDeviceView\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x17\n\x0f\x61llocation_unit\x18\x04 \x01(\x04\x12\n\n\x02up\x18\x05 \x01(\x08\x12!\n\x04\x66ree\x18\x06 \x03(\x0b\x32\x13.vswitchd.v1.Extent\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x0e\n\x06\x64irect\x18\x08 \x01(\x08\":\n\x06T1View\x12!\n\x02t1\x18\x01 \x01(\x0b\x32\x15.vswitchd.v1.T1Object\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"S\n\x06T2View\x12!\n\x02t2\x18\x01 \x01(\x0b\x32\x15.vswitchd.v1.T2Object\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x16\n\x0eresync_percent\x18\x03 \x01(\r\"\xbd\x01\n\x08\x43opyView\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x03(\r\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.vswitchd.v1.CopyState\x12\x14\n\x0c\x63opied_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x15\n\rdurable_bytes\x18\x07 \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\x08 \x01(\x04\"\x96\x01\n\x0b\x44\x65viceLabel\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x12\n\ncluster_id\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0e\n\x06\x63opies\x18\x05 \x01(\r\x12 \n\x03t1s\x18\x06 \x03(\x0b\x32\x13.vswitchd.v1.T1View\x12\r\n\x05\x65rror\x18\x07 \x01(\t\"w\n\x12\x41\x64\x64SpDeviceRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x11\n\tdevice_id\x18\x04 \x01(\t\x12\x0e\n\x06\x64irect\x18\x05 \x01(\x08\"O\n\x15RemoveSpDeviceRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"e\n\x0cPutT1Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12!\n\x02t1\x18\x02 \x01(\x0b\x32\x15.vswitchd.v1.T1Object\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"S\n\x0e\x46\x65nceT1Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\r\n\x05t1_id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"E\n\x0f\x44\x65leteT1Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\r\n\x05t1_id\x18\x02 \x01(\t\"X\n\x0eStageT2Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12!\n\x02t2\x18\x02 \x01(\x0b\x32\x15.vswitchd.v1.T2Object\"\\\n\x11\x41\x63tivateT2Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\"&\n\x12\x41\x63tivateT2Response\x12\x10\n\x08pause_us\x18\x01 \x01(\x04\"I\n\x0fRemoveT2Request\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\"]\n\x14\x44ropReferenceRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\r\n\x05t1_id\x18\x03 \x01(\t\"\x99\x01\n\x10StartCopyRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x03(\r\x12\x13\n\x0bstart_bytes\x18\x04 \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\x05 \x01(\x04\x12\x10\n\x08\x61\x64\x61ptive\x18\x06 \x01(\x08\"\x87\x01\n\x13ThrottleCopyRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x03(\r\x12\x18\n\x10\x62ytes_per_second\x18\x04 \x01(\x04\x12\x10\n\x08\x61\x64\x61ptive\x18\x05 \x01(\x08\"W\n\x0fStopCopyRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x03(\r\"7\n\x10GetLabelsRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\"=\n\x11GetLabelsResponse\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.vswitchd.v1.DeviceLabel\"2\n\x0bMvsmRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\"\x8e\x01\n\x10\x44\x65termineRequest\x12#\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x13.vswitchd.v1.Caller\x12*\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x19.vswitchd.v1.VolumeRecord\x12)\n\x06target\x18\x03 \x01(\x0b\x32\x19.vswitchd.v1.VolumeRecord\"{\n\x0e\x41\x66\x66\x65\x63tedObject\x12\n\n\x02sp\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.vswitchd.v1.ObjectKind\x12\x11\n\tobject_id\x18\x03 \x01(\t\x12#\n\x06\x63hange\x18\x04 \x01(\x0e\x32\x13.vswitchd.v1.Change\"B\n\x11\x44\x65termineResponse\x12-\n\x08\x61\x66\x66\x65\x63ted\x18\x01 \x03(\x0b\x32\x1b.vswitchd.v1.AffectedObject*k\n\tCopyState\x12\x1a\n\x16\x43OPY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OPY_STATE_RUNNING\x10\x01\x12\x13\n\x0f\x43OPY_STATE_DONE\x10\x02\x12\x15\n\x11\x43OPY_STATE_FAILED\x10\x03*Q\n\nObjectKind\x12\x1b\n\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eOBJECT_KIND_T1\x10\x01\x12\x12\n\x0eOBJECT_KIND_T2\x10\x02*Z\n\x06\x43hange\x12\x16\n\x12\x43HANGE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43HANGE_ADDED\x10\x01\x12\x12\n\x0e\x43HANGE_REMOVED\x10\x02\x12\x12\n\x0e\x43HANGE_CHANGED\x10\x03\x32\x97\t\n\nVsmService\x12\x39\n\x07GetView\x12\x1b.vswitchd.v1.GetViewRequest\x1a\x11.vswitchd.v1.View\x12G\n\x0b\x41\x64\x64SpDevice\x12\x1f.vswitchd.v1.AddSpDeviceRequest\x1a\x17.vswitchd.v1.DeviceView\x12\x46\n\x0eRemoveSpDevice\x12\".vswitchd.v1.RemoveSpDeviceRequest\x1a\x10.vswitchd.v1.Ack\x12\x34\n\x05PutT1\x12\x19.vswitchd.v1.PutT1Request\x1a\x10.vswitchd.v1.Ack\x12\x36\n\x07\x41\x64optT1\x12\x19.vswitchd.v1.PutT1Request\x1a\x10.vswitchd.v1.Ack\x12\x38\n\x07\x46\x65nceT1\x12\x1b.vswitchd.v1.FenceT1Request\x1a\x10.vswitchd.v1.Ack\x12:\n\x08\x44\x65leteT1\x12\x1c.vswitchd.v1.DeleteT1Request\x1a\x10.vswitchd.v1.Ack\x12\x38\n\x07StageT2\x12\x1b.vswitchd.v1.StageT2Request\x1a\x10.vswitchd.v1.Ack\x12M\n\nActivateT2\x12\x1e.vswitchd.v1.ActivateT2Request\x1a\x1f.vswitchd.v1.ActivateT2Response\x12:\n\x08RemoveT2\x12\x1c.vswitchd.v1.RemoveT2Request\x1a\x10.vswitchd.v1.Ack\x12\x44\n\rDropReference\x12!.vswitchd.v1.DropReferenceRequest\x1a\x10.vswitchd.v1.Ack\x12<\n\tStartCopy\x12\x1d.vswitchd.v1.StartCopyRequest\x1a\x10.vswitchd.v1.Ack\x12\x42\n\x0cThrottleCopy\x12 .vswitchd.v1.ThrottleCopyRequest\x1a\x10.vswitchd.v1.Ack\x12:\n\x08StopCopy\x12\x1c.vswitchd.v1.StopCopyRequest\x1a\x10.vswitchd.v1.Ack\x12J\n\tGetLabels\x12\x1d.vswitchd.v1.GetLabelsRequest\x1a\x1e.vswitchd.v1.GetLabelsResponse\x12:\n\x0c\x41\x63tivateMvsm\x12\x18.vswitchd.v1.MvsmRequest\x1a\x10.vswitchd.v1.Ack\x12<\n\x0e\x44\x65\x61\x63tivateMvsm\x12\x18.vswitchd.v1.MvsmRequest\x1a\x10.vswitchd.v1.Ack\x12J\n\tDetermine\x12\x1d.vswitchd.v1.DetermineRequest\x1a\x1e.vswitchd.v1.DetermineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vswitchd.v1.vsm_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COPYSTATE']._serialized_start=2216
-  _globals['_COPYSTATE']._serialized_end=2323
-  _globals['_OBJECTKIND']._serialized_start=2325
-  _globals['_OBJECTKIND']._serialized_end=2406
-  _globals['_CHANGE']._serialized_start=2408
-  _globals['_CHANGE']._serialized_end=2498
+  _globals['_COPYSTATE']._serialized_start=2836
+  _globals['_COPYSTATE']._serialized_end=2943
+  _globals['_OBJECTKIND']._serialized_start=2945
+  _globals['_OBJECTKIND']._serialized_end=3026
+  _globals['_CHANGE']._serialized_start=3028
+  _globals['_CHANGE']._serialized_end=3118
   _globals['_CALLER']._serialized_start=64
   _globals['_CALLER']._serialized_end=106
   _globals['_ACK']._serialized_start=108
@@ -53,37 +53,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_T2VIEW']._serialized_start=658
   _globals['_T2VIEW']._serialized_end=741
   _globals['_COPYVIEW']._serialized_start=744
-  _globals['_COPYVIEW']._serialized_end=884
-  _globals['_ADDSPDEVICEREQUEST']._serialized_start=886
-  _globals['_ADDSPDEVICEREQUEST']._serialized_end=1005
-  _globals['_REMOVESPDEVICEREQUEST']._serialized_start=1007
-  _globals['_REMOVESPDEVICEREQUEST']._serialized_end=1086
-  _globals['_PUTT1REQUEST']._serialized_start=1088
-  _globals['_PUTT1REQUEST']._serialized_end=1189
-  _globals['_FENCET1REQUEST']._serialized_start=1191
-  _globals['_FENCET1REQUEST']._serialized_end=1274
-  _globals['_DELETET1REQUEST']._serialized_start=1276
-  _globals['_DELETET1REQUEST']._serialized_end=1345
-  _globals['_STAGET2REQUEST']._serialized_start=1347
-  _globals['_STAGET2REQUEST']._serialized_end=1435
-  _globals['_ACTIVATET2REQUEST']._serialized_start=1437
-  _globals['_ACTIVATET2REQUEST']._serialized_end=1529
-  _globals['_ACTIVATET2RESPONSE']._serialized_start=1531
-  _globals['_ACTIVATET2RESPONSE']._serialized_end=1569
-  _globals['_REMOVET2REQUEST']._serialized_start=1571
-  _globals['_REMOVET2REQUEST']._serialized_end=1644
-  _globals['_DROPREFERENCEREQUEST']._serialized_start=1646
-  _globals['_DROPREFERENCEREQUEST']._serialized_end=1739
-  _globals['_COPYREQUEST']._serialized_start=1741
-  _globals['_COPYREQUEST']._serialized_end=1824
-  _globals['_MVSMREQUEST']._serialized_start=1826
-  _globals['_MVSMREQUEST']._serialized_end=1876
-  _globals['_DETERMINEREQUEST']._serialized_start=1879
-  _globals['_DETERMINEREQUEST']._serialized_end=2021
-  _globals['_AFFECTEDOBJECT']._serialized_start=2023
-  _globals['_AFFECTEDOBJECT']._serialized_end=2146
-  _globals['_DETERMINERESPONSE']._serialized_start=2148
-  _globals['_DETERMINERESPONSE']._serialized_end=2214
-  _globals['_VSMSERVICE']._serialized_start=2501
-  _globals['_VSMSERVICE']._serialized_end=3523
+  _globals['_COPYVIEW']._serialized_end=933
+  _globals['_DEVICELABEL']._serialized_start=936
+  _globals['_DEVICELABEL']._serialized_end=1086
+  _globals['_ADDSPDEVICEREQUEST']._serialized_start=1088
+  _globals['_ADDSPDEVICEREQUEST']._serialized_end=1207
+  _globals['_REMOVESPDEVICEREQUEST']._serialized_start=1209
+  _globals['_REMOVESPDEVICEREQUEST']._serialized_end=1288
+  _globals['_PUTT1REQUEST']._serialized_start=1290
+  _globals['_PUTT1REQUEST']._serialized_end=1391
+  _globals['_FENCET1REQUEST']._serialized_start=1393
+  _globals['_FENCET1REQUEST']._serialized_end=1476
+  _globals['_DELETET1REQUEST']._serialized_start=1478
+  _globals['_DELETET1REQUEST']._serialized_end=1547
+  _globals['_STAGET2REQUEST']._serialized_start=1549
+  _globals['_STAGET2REQUEST']._serialized_end=1637
+  _globals['_ACTIVATET2REQUEST']._serialized_start=1639
+  _globals['_ACTIVATET2REQUEST']._serialized_end=1731
+  _globals['_ACTIVATET2RESPONSE']._serialized_start=1733
+  _globals['_ACTIVATET2RESPONSE']._serialized_end=1771
+  _globals['_REMOVET2REQUEST']._serialized_start=1773
+  _globals['_REMOVET2REQUEST']._serialized_end=1846
+  _globals['_DROPREFERENCEREQUEST']._serialized_start=1848
+  _globals['_DROPREFERENCEREQUEST']._serialized_end=1941
+  _globals['_STARTCOPYREQUEST']._serialized_start=1944
+  _globals['_STARTCOPYREQUEST']._serialized_end=2097
+  _globals['_THROTTLECOPYREQUEST']._serialized_start=2100
+  _globals['_THROTTLECOPYREQUEST']._serialized_end=2235
+  _globals['_STOPCOPYREQUEST']._serialized_start=2237
+  _globals['_STOPCOPYREQUEST']._serialized_end=2324
+  _globals['_GETLABELSREQUEST']._serialized_start=2326
+  _globals['_GETLABELSREQUEST']._serialized_end=2381
+  _globals['_GETLABELSRESPONSE']._serialized_start=2383
+  _globals['_GETLABELSRESPONSE']._serialized_end=2444
+  _globals['_MVSMREQUEST']._serialized_start=2446
+  _globals['_MVSMREQUEST']._serialized_end=2496
+  _globals['_DETERMINEREQUEST']._serialized_start=2499
+  _globals['_DETERMINEREQUEST']._serialized_end=2641
+  _globals['_AFFECTEDOBJECT']._serialized_start=2643
+  _globals['_AFFECTEDOBJECT']._serialized_end=2766
+  _globals['_DETERMINERESPONSE']._serialized_start=2768
+  _globals['_DETERMINERESPONSE']._serialized_end=2834
+  _globals['_VSMSERVICE']._serialized_start=3121
+  _globals['_VSMSERVICE']._serialized_end=4296
 # @@protoc_insertion_point(module_scope)

@@ -292,11 +292,17 @@ class CopyView(_message.Message):
     COPIED_BYTES_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DURABLE_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     state: Global___CopyState.ValueType
     copied_bytes: _builtins.int
     total_bytes: _builtins.int
     error: _builtins.str
+    durable_bytes: _builtins.int
+    """From the leg's beginning so many bytes are on it and flushed: a later StartCopy may begin there."""
+    bytes_per_second: _builtins.int
+    """Lately."""
     @_builtins.property
     def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Child indices from the root to the write-only leg."""
@@ -310,14 +316,61 @@ class CopyView(_message.Message):
         copied_bytes: _builtins.int = ...,
         total_bytes: _builtins.int = ...,
         error: _builtins.str = ...,
+        durable_bytes: _builtins.int = ...,
+        bytes_per_second: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_bytes", b"copied_bytes", "error", b"error", "path", b"path", "state", b"state", "total_bytes", b"total_bytes", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "copied_bytes", b"copied_bytes", "durable_bytes", b"durable_bytes", "error", b"error", "path", b"path", "state", b"state", "total_bytes", b"total_bytes", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CopyView: _TypeAlias = CopyView  # noqa: Y015
+
+@_typing.final
+class DeviceLabel(_message.Message):
+    """One device's label, the newer of its copies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    T1S_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    uri: _builtins.str
+    cluster_id: _builtins.str
+    generation: _builtins.int
+    """Rises with every write of the label."""
+    copies: _builtins.int
+    """How many of the label's two copies can be read."""
+    error: _builtins.str
+    """Why the label can't be read; empty if it can."""
+    @_builtins.property
+    def t1s(self) -> _containers.RepeatedCompositeFieldContainer[Global___T1View]:
+        """Every T1 object in the label, whichever SP is its home by it."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        cluster_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        copies: _builtins.int = ...,
+        t1s: _abc.Iterable[Global___T1View] | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "copies", b"copies", "device_id", b"device_id", "error", b"error", "generation", b"generation", "t1s", b"t1s", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceLabel: _TypeAlias = DeviceLabel  # noqa: Y015
 
 @_typing.final
 class AddSpDeviceRequest(_message.Message):
@@ -571,7 +624,79 @@ class DropReferenceRequest(_message.Message):
 Global___DropReferenceRequest: _TypeAlias = DropReferenceRequest  # noqa: Y015
 
 @_typing.final
-class CopyRequest(_message.Message):
+class StartCopyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    START_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    start_bytes: _builtins.int
+    """So many bytes of the leg an earlier copy has made durable there."""
+    bytes_per_second: _builtins.int
+    """At most; 0: no limit."""
+    adaptive: _builtins.bool
+    """Back off while hosts' latency suffers."""
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        volume_id: _builtins.str = ...,
+        path: _abc.Iterable[_builtins.int] | None = ...,
+        start_bytes: _builtins.int = ...,
+        bytes_per_second: _builtins.int = ...,
+        adaptive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "path", b"path", "start_bytes", b"start_bytes", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCopyRequest: _TypeAlias = StartCopyRequest  # noqa: Y015
+
+@_typing.final
+class ThrottleCopyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    bytes_per_second: _builtins.int
+    adaptive: _builtins.bool
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        volume_id: _builtins.str = ...,
+        path: _abc.Iterable[_builtins.int] | None = ...,
+        bytes_per_second: _builtins.int = ...,
+        adaptive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "path", b"path", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThrottleCopyRequest: _TypeAlias = ThrottleCopyRequest  # noqa: Y015
+
+@_typing.final
+class StopCopyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CALLER_FIELD_NUMBER: _builtins.int
@@ -595,7 +720,47 @@ class CopyRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CopyRequest: _TypeAlias = CopyRequest  # noqa: Y015
+Global___StopCopyRequest: _TypeAlias = StopCopyRequest  # noqa: Y015
+
+@_typing.final
+class GetLabelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLabelsRequest: _TypeAlias = GetLabelsRequest  # noqa: Y015
+
+@_typing.final
+class GetLabelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceLabel]: ...
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[Global___DeviceLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLabelsResponse: _TypeAlias = GetLabelsResponse  # noqa: Y015
 
 @_typing.final
 class MvsmRequest(_message.Message):

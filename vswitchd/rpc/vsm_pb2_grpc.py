@@ -91,13 +91,23 @@ class VsmServiceStub:
                 _registered_method=True)
         self.StartCopy = channel.unary_unary(
                 '/vswitchd.v1.VsmService/StartCopy',
-                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.CopyRequest.SerializeToString,
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.StartCopyRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+                _registered_method=True)
+        self.ThrottleCopy = channel.unary_unary(
+                '/vswitchd.v1.VsmService/ThrottleCopy',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.ThrottleCopyRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
                 _registered_method=True)
         self.StopCopy = channel.unary_unary(
                 '/vswitchd.v1.VsmService/StopCopy',
-                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.CopyRequest.SerializeToString,
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.StopCopyRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+                _registered_method=True)
+        self.GetLabels = channel.unary_unary(
+                '/vswitchd.v1.VsmService/GetLabels',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.GetLabelsRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.GetLabelsResponse.FromString,
                 _registered_method=True)
         self.ActivateMvsm = channel.unary_unary(
                 '/vswitchd.v1.VsmService/ActivateMvsm',
@@ -202,8 +212,22 @@ class VsmServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ThrottleCopy(self, request, context):
+        """Changes the limits of a copy that runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopCopy(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLabels(self, request, context):
+        """What the labels of the devices say, read afresh.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -287,13 +311,23 @@ def add_VsmServiceServicer_to_server(servicer, server):
             ),
             'StartCopy': grpc.unary_unary_rpc_method_handler(
                     servicer.StartCopy,
-                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.CopyRequest.FromString,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.StartCopyRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
+            ),
+            'ThrottleCopy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ThrottleCopy,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.ThrottleCopyRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
             ),
             'StopCopy': grpc.unary_unary_rpc_method_handler(
                     servicer.StopCopy,
-                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.CopyRequest.FromString,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.StopCopyRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
+            ),
+            'GetLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLabels,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.GetLabelsRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.GetLabelsResponse.SerializeToString,
             ),
             'ActivateMvsm': grpc.unary_unary_rpc_method_handler(
                     servicer.ActivateMvsm,
@@ -633,7 +667,34 @@ class VsmService:
             request,
             target,
             '/vswitchd.v1.VsmService/StartCopy',
-            vswitchd_dot_v1_dot_vsm__pb2.CopyRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.StartCopyRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ThrottleCopy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/ThrottleCopy',
+            vswitchd_dot_v1_dot_vsm__pb2.ThrottleCopyRequest.SerializeToString,
             vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
             options,
             channel_credentials,
@@ -660,8 +721,35 @@ class VsmService:
             request,
             target,
             '/vswitchd.v1.VsmService/StopCopy',
-            vswitchd_dot_v1_dot_vsm__pb2.CopyRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.StopCopyRequest.SerializeToString,
             vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/GetLabels',
+            vswitchd_dot_v1_dot_vsm__pb2.GetLabelsRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.GetLabelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

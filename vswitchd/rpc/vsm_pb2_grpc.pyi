@@ -56,9 +56,13 @@ class VsmServiceStub:
     """Takes the volume out of service here: drains, flushes, forgets."""
     DropReference: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.DropReferenceRequest, _vsm_pb2.Ack]
     """Closes the remote reference to a T1 object that no active T2 object here uses."""
-    StartCopy: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.CopyRequest, _vsm_pb2.Ack]
+    StartCopy: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.StartCopyRequest, _vsm_pb2.Ack]
     """Copies a mirror's in-sync legs onto its write-only leg; progress is in the view."""
-    StopCopy: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.CopyRequest, _vsm_pb2.Ack]
+    ThrottleCopy: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.ThrottleCopyRequest, _vsm_pb2.Ack]
+    """Changes the limits of a copy that runs."""
+    StopCopy: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.StopCopyRequest, _vsm_pb2.Ack]
+    GetLabels: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.GetLabelsRequest, _vsm_pb2.GetLabelsResponse]
+    """What the labels of the devices say, read afresh."""
     ActivateMvsm: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.MvsmRequest, _vsm_pb2.Ack]
     DeactivateMvsm: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.MvsmRequest, _vsm_pb2.Ack]
     Determine: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.DetermineRequest, _vsm_pb2.DetermineResponse]
@@ -89,9 +93,13 @@ class VsmServiceAsyncStub(VsmServiceStub):
     """Takes the volume out of service here: drains, flushes, forgets."""
     DropReference: _aio.UnaryUnaryMultiCallable[_vsm_pb2.DropReferenceRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
     """Closes the remote reference to a T1 object that no active T2 object here uses."""
-    StartCopy: _aio.UnaryUnaryMultiCallable[_vsm_pb2.CopyRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    StartCopy: _aio.UnaryUnaryMultiCallable[_vsm_pb2.StartCopyRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
     """Copies a mirror's in-sync legs onto its write-only leg; progress is in the view."""
-    StopCopy: _aio.UnaryUnaryMultiCallable[_vsm_pb2.CopyRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    ThrottleCopy: _aio.UnaryUnaryMultiCallable[_vsm_pb2.ThrottleCopyRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    """Changes the limits of a copy that runs."""
+    StopCopy: _aio.UnaryUnaryMultiCallable[_vsm_pb2.StopCopyRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    GetLabels: _aio.UnaryUnaryMultiCallable[_vsm_pb2.GetLabelsRequest, _vsm_pb2.GetLabelsResponse]  # type: ignore[assignment]
+    """What the labels of the devices say, read afresh."""
     ActivateMvsm: _aio.UnaryUnaryMultiCallable[_vsm_pb2.MvsmRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
     DeactivateMvsm: _aio.UnaryUnaryMultiCallable[_vsm_pb2.MvsmRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
     Determine: _aio.UnaryUnaryMultiCallable[_vsm_pb2.DetermineRequest, _vsm_pb2.DetermineResponse]  # type: ignore[assignment]
@@ -189,17 +197,33 @@ class VsmServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def StartCopy(
         self,
-        request: _vsm_pb2.CopyRequest,
+        request: _vsm_pb2.StartCopyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
         """Copies a mirror's in-sync legs onto its write-only leg; progress is in the view."""
 
     @_abc_1.abstractmethod
+    def ThrottleCopy(
+        self,
+        request: _vsm_pb2.ThrottleCopyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
+        """Changes the limits of a copy that runs."""
+
+    @_abc_1.abstractmethod
     def StopCopy(
         self,
-        request: _vsm_pb2.CopyRequest,
+        request: _vsm_pb2.StopCopyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]: ...
+
+    @_abc_1.abstractmethod
+    def GetLabels(
+        self,
+        request: _vsm_pb2.GetLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.GetLabelsResponse, _abc.Awaitable[_vsm_pb2.GetLabelsResponse]]:
+        """What the labels of the devices say, read afresh."""
 
     @_abc_1.abstractmethod
     def ActivateMvsm(

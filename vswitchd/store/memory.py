@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from time import time
 
-from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
-from vswitchd.ports import ENDED_KEPT, DeviceRecord, OperationRecord, ProcessorRecord
+from vswitchd.model.objects import DeviceId, SpId, T1Id, Volume, VolumeId
+from vswitchd.ports import (
+    ENDED_KEPT,
+    DeviceRecord,
+    OperationRecord,
+    ProcessorRecord,
+    VersionRecord,
+)
 from vswitchd.store import refusals
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A row of the history; `volume` None: deleted."""
-
-    id: VolumeId
-    version: int
-    why: str
-    volume: Volume | None
 
 
 class MemoryStore:
@@ -33,10 +29,17 @@ class MemoryStore:
         self._processors: dict[SpId, ProcessorRecord] = {}
         self._devices: dict[DeviceId, DeviceRecord] = {}
         self._operations: dict[str, OperationRecord] = {}
-        self.history: list[Change] = []
+        self._drained: dict[SpId, bool] = {}
+        self._ledger: set[T1Id] = set()
+        self._history: dict[VolumeId, list[VersionRecord]] = {}
 
     async def cluster_id(self) -> str:
         return self._cluster
+
+    async def adopt_cluster(self, cluster: str) -> None:
+        if self._history or self._processors or self._devices or self._operations:
+            raise refusals.not_empty(cluster)
+        self._cluster = cluster
 
     async def term(self) -> int:
         return self._term
@@ -53,7 +56,12 @@ class MemoryStore:
     async def volume(self, volume: VolumeId) -> Volume | None:
         return self._volumes.get(volume)
 
-    async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
+    async def history(self, volume: VolumeId) -> Sequence[VersionRecord]:
+        return list(self._history.get(volume, ()))
+
+    async def put_volume(
+        self, volume: Volume, *, expect_version: int | None, who: str, why: str
+    ) -> None:
         stored = self._volumes.get(volume.id)
         found = None if stored is None else stored.version
         if found == volume.version:
@@ -64,13 +72,15 @@ class MemoryStore:
             raise refusals.volume_exists(volume.name)
         self._volumes[volume.id] = volume
         self._listed = None
-        self.history.append(Change(volume.id, volume.version, why, volume))
+        row = VersionRecord(volume.version, time(), who, why, volume)
+        self._history.setdefault(volume.id, []).append(row)
 
-    async def delete_volume(self, volume: VolumeId) -> None:
+    async def delete_volume(self, volume: VolumeId, *, who: str) -> None:
         gone = self._volumes.pop(volume, None)
         self._listed = None
         if gone is not None:
-            self.history.append(Change(volume, gone.version + 1, "deleted", None))
+            row = VersionRecord(gone.version + 1, time(), who, "deleted", None)
+            self._history[volume].append(row)
 
     async def processors(self) -> Sequence[ProcessorRecord]:
         return [record for _, record in sorted(self._processors.items())]
@@ -80,6 +90,22 @@ class MemoryStore:
 
     async def delete_processor(self, sp: SpId) -> None:
         self._processors.pop(sp, None)
+        self._drained.pop(sp, None)
+
+    async def drained(self) -> Mapping[SpId, bool]:
+        return dict(self._drained)
+
+    async def set_drained(self, sp: SpId, keep_serving: bool | None) -> None:
+        if keep_serving is None:
+            self._drained.pop(sp, None)
+        else:
+            self._drained[sp] = keep_serving
+
+    async def ledger(self) -> Collection[T1Id]:
+        return set(self._ledger)
+
+    async def forget_t1s(self, t1s: Collection[T1Id]) -> None:
+        self._ledger -= set(t1s)
 
     async def devices(self) -> Sequence[DeviceRecord]:
         return sorted(self._devices.values(), key=lambda record: record.name)
@@ -102,20 +128,30 @@ class MemoryStore:
         every = self._operations.values()
         return next((r for r in every if request_id and r.request_id == request_id), None)
 
-    async def add_operation(self, record: OperationRecord) -> OperationRecord:
+    async def add_operation(
+        self, record: OperationRecord, creates: Collection[T1Id] = ()
+    ) -> OperationRecord:
         for known in self._operations.values():
             if known.id == record.id or (
                 record.request_id and known.request_id == record.request_id
             ):
                 return known
         self._operations[record.id] = record
+        self._ledger |= set(creates)
+        self._forget_old()
         return record
 
-    async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
+    async def update_operation(
+        self, record: OperationRecord, *, expect_cursor: int, creates: Collection[T1Id] = ()
+    ) -> None:
         known = self._operations.get(record.id)
         if known is None or (known.cursor != expect_cursor and known != record):
             raise refusals.operation_moved(record.id)
         self._operations[record.id] = record
+        self._ledger |= set(creates)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
         ended = [known.id for known in self._operations.values() if known.ended is not None]
         for old in ended[: -self._ended_kept]:
             del self._operations[old]

@@ -31,3 +31,13 @@ def operation_moved(operation: str) -> VsError:
     return VsError(
         "VS3043", Kind.STALE, f"operation {operation} was moved on by another controller"
     )
+
+
+def not_empty(cluster: str) -> VsError:
+    """Only a store that has never held anything can take over a cluster."""
+    return VsError(
+        "VS6031",
+        Kind.UNSAFE,
+        f"this store has a cluster of its own already, so it can't become that of {cluster}; "
+        "start a controller with an empty --state for it",
+    )

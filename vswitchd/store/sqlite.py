@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -17,24 +17,33 @@ from typing import TypeVar
 
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import decode_volume, encode_volume
-from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
-from vswitchd.ports import ENDED_KEPT, DeviceRecord, OperationRecord, ProcessorRecord
+from vswitchd.model.objects import DeviceId, SpId, T1Id, Volume, VolumeId
+from vswitchd.ports import (
+    ENDED_KEPT,
+    DeviceRecord,
+    OperationRecord,
+    ProcessorRecord,
+    VersionRecord,
+)
 from vswitchd.store import refusals
 
 R = TypeVar("R")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE cluster (id TEXT NOT NULL, term INTEGER NOT NULL);
 CREATE TABLE volume (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL,
                      body TEXT NOT NULL);
 CREATE TABLE history (volume TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL,
-                      why TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (volume, version));
+                      who TEXT NOT NULL, why TEXT NOT NULL, body TEXT NOT NULL,
+                      PRIMARY KEY (volume, version));
 CREATE TRIGGER history_never_changes BEFORE UPDATE ON history
     BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
 CREATE TRIGGER history_never_shrinks BEFORE DELETE ON history
     BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
 CREATE TABLE processor (sp TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE drained (sp TEXT PRIMARY KEY, keep_serving INTEGER NOT NULL);
+CREATE TABLE ledger (t1 TEXT PRIMARY KEY);
 CREATE TABLE device (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
 CREATE TABLE operation (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
                         request_id TEXT UNIQUE, cursor INTEGER NOT NULL, ended INTEGER NOT NULL,
@@ -144,6 +153,15 @@ class SqliteStore:
     async def cluster_id(self) -> str:
         return str(await self._do(lambda db: db.execute("SELECT id FROM cluster").fetchone()[0]))
 
+    async def adopt_cluster(self, cluster: str) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            for table in ("history", "processor", "device", "operation"):
+                if db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():
+                    raise refusals.not_empty(cluster)
+            db.execute("UPDATE cluster SET id = ?", (cluster,))
+
+        await self._do(work)
+
     async def term(self) -> int:
         return int(await self._do(lambda db: db.execute("SELECT term FROM cluster").fetchone()[0]))
 
@@ -164,7 +182,21 @@ class SqliteStore:
     async def volume(self, volume: VolumeId) -> Volume | None:
         return self._volumes.get(volume)
 
-    async def put_volume(self, volume: Volume, *, expect_version: int | None, why: str) -> None:
+    async def history(self, volume: VolumeId) -> Sequence[VersionRecord]:
+        rows = await self._do(
+            lambda db: db.execute(
+                "SELECT version, at, who, why, body FROM history WHERE volume = ? ORDER BY version",
+                (volume,),
+            ).fetchall()
+        )
+        return [
+            VersionRecord(version, at, who, why, decode_volume(body) if body else None)
+            for version, at, who, why, body in rows
+        ]
+
+    async def put_volume(
+        self, volume: Volume, *, expect_version: int | None, who: str, why: str
+    ) -> None:
         def work(db: sqlite3.Connection) -> None:
             row = db.execute("SELECT version FROM volume WHERE id = ?", (volume.id,)).fetchone()
             found = None if row is None else int(row[0])
@@ -182,8 +214,8 @@ class SqliteStore:
             except sqlite3.IntegrityError:
                 raise refusals.volume_exists(volume.name) from None
             db.execute(
-                "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
-                (volume.id, volume.version, time(), why, body),
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)",
+                (volume.id, volume.version, time(), who, why, body),
             )
 
         def done() -> None:
@@ -191,15 +223,15 @@ class SqliteStore:
 
         await self._do(work, done)
 
-    async def delete_volume(self, volume: VolumeId) -> None:
+    async def delete_volume(self, volume: VolumeId, *, who: str) -> None:
         def work(db: sqlite3.Connection) -> None:
             row = db.execute(
                 "DELETE FROM volume WHERE id = ? RETURNING version", (volume,)
             ).fetchone()
             if row is not None:
                 db.execute(
-                    "INSERT INTO history VALUES (?, ?, ?, 'deleted', '')",
-                    (volume, row[0] + 1, time()),
+                    "INSERT INTO history VALUES (?, ?, ?, ?, 'deleted', '')",
+                    (volume, row[0] + 1, time(), who),
                 )
 
         def done() -> None:
@@ -220,7 +252,33 @@ class SqliteStore:
         )
 
     async def delete_processor(self, sp: SpId) -> None:
-        await self._do(lambda db: db.execute("DELETE FROM processor WHERE sp = ?", (sp,)))
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM processor WHERE sp = ?", (sp,))
+            db.execute("DELETE FROM drained WHERE sp = ?", (sp,))
+
+        await self._do(work)
+
+    async def drained(self) -> Mapping[SpId, bool]:
+        rows = await self._do(lambda db: db.execute("SELECT * FROM drained").fetchall())
+        return {SpId(sp): bool(keep) for sp, keep in rows}
+
+    async def set_drained(self, sp: SpId, keep_serving: bool | None) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            if keep_serving is None:
+                db.execute("DELETE FROM drained WHERE sp = ?", (sp,))
+            else:
+                db.execute("REPLACE INTO drained VALUES (?, ?)", (sp, keep_serving))
+
+        await self._do(work)
+
+    async def ledger(self) -> Collection[T1Id]:
+        rows = await self._do(lambda db: db.execute("SELECT t1 FROM ledger").fetchall())
+        return {T1Id(t1) for (t1,) in rows}
+
+    async def forget_t1s(self, t1s: Collection[T1Id]) -> None:
+        await self._do(
+            lambda db: db.executemany("DELETE FROM ledger WHERE t1 = ?", [(t1,) for t1 in t1s])
+        )
 
     async def devices(self) -> Sequence[DeviceRecord]:
         rows = await self._do(
@@ -262,7 +320,9 @@ class SqliteStore:
         )
         return [OperationRecord(**json.loads(body)) for (body,) in rows]
 
-    async def add_operation(self, record: OperationRecord) -> OperationRecord:
+    async def add_operation(
+        self, record: OperationRecord, creates: Collection[T1Id] = ()
+    ) -> OperationRecord:
         def work(db: sqlite3.Connection) -> OperationRecord:
             row = db.execute(
                 "SELECT body FROM operation WHERE id = ? OR request_id = ?",
@@ -281,32 +341,52 @@ class SqliteStore:
                     json.dumps(asdict(record)),
                 ),
             )
+            _enter(db, creates)
+            self._forget_old(db)
             return record
 
         return await self._do(work)
 
-    async def update_operation(self, record: OperationRecord, *, expect_cursor: int) -> None:
+    async def update_operation(
+        self, record: OperationRecord, *, expect_cursor: int, creates: Collection[T1Id] = ()
+    ) -> None:
         body = json.dumps(asdict(record))
 
         def work(db: sqlite3.Connection) -> None:
             changed = db.execute(
-                "UPDATE operation SET cursor = ?, ended = ?, body = ?"
+                "UPDATE operation SET request_id = ?, cursor = ?, ended = ?, body = ?"
                 " WHERE id = ? AND (cursor = ? OR body = ?)",
-                (record.cursor, record.ended is not None, body, record.id, expect_cursor, body),
+                (
+                    record.request_id or None,
+                    record.cursor,
+                    record.ended is not None,
+                    body,
+                    record.id,
+                    expect_cursor,
+                    body,
+                ),
             ).rowcount
             if not changed:
                 raise refusals.operation_moved(record.id)
+            _enter(db, creates)
             if record.ended is not None:
-                db.execute(
-                    "DELETE FROM operation WHERE ended = 1 AND number <= (SELECT number"
-                    " FROM operation WHERE ended = 1 ORDER BY number DESC LIMIT 1 OFFSET ?)",
-                    (self._ended_kept,),
-                )
+                self._forget_old(db)
 
         await self._do(work)
+
+    def _forget_old(self, db: sqlite3.Connection) -> None:
+        db.execute(
+            "DELETE FROM operation WHERE ended = 1 AND number <= (SELECT number"
+            " FROM operation WHERE ended = 1 ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (self._ended_kept,),
+        )
 
     async def close(self) -> None:
         """Ends; what was written stays."""
         await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._db.close())
         self._thread.shutdown()
         os.close(self._lock)
+
+
+def _enter(db: sqlite3.Connection, t1s: Collection[T1Id]) -> None:
+    db.executemany("INSERT OR IGNORE INTO ledger VALUES (?)", [(t1,) for t1 in t1s])
