@@ -25,6 +25,7 @@ from vswitchd.model.objects import (
 )
 from vswitchd.obs import log
 from vswitchd.processor import engine as adapter
+from vswitchd.processor.files import Directory
 from vswitchd.processor.state import State
 from vswitchd.processor.vsm import Caller, Vsm
 
@@ -101,7 +102,7 @@ def live(
     monkeypatch.setattr(adapter, "Native", native)
 
     def begin() -> Life:
-        state = State(tmp_path / "sp-a", SP)
+        state = State(Directory(tmp_path / "sp-a"), SP)
         if not state.identity.cluster_id:
             state.set_cluster(CLUSTER)
         engine = adapter.Engine({"cluster_id": CLUSTER, "sp": SP})

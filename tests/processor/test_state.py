@@ -11,6 +11,7 @@ import pytest
 from tests.processor.conftest import SP, VOLUME, t2
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import DeviceId
+from vswitchd.processor.files import Directory
 from vswitchd.processor.state import State
 
 
@@ -22,11 +23,11 @@ def directory(tmp_path: Path) -> Path:
 def reopened(state: State, directory: Path) -> State:
     """The next life's."""
     state.close()
-    return State(directory, SP)
+    return State(Directory(directory), SP)
 
 
 def test_everything_is_remembered(directory: Path) -> None:
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     state.set_cluster("c-1")
     state.set_term(7)
     state.set_device(DeviceId("d-0"), "file:/a", direct=True)
@@ -51,23 +52,23 @@ def test_everything_is_remembered(directory: Path) -> None:
 
 
 def test_another_sps_directory_is_refused(directory: Path) -> None:
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     state.set_cluster("c-1")
     state.close()
     with pytest.raises(VsError, match=r"VS3020.*sp-a, not of sp-b"):
-        State(directory, "sp-b")
+        State(Directory(directory), "sp-b")
 
 
 def test_two_processes_cannot_share_it(directory: Path) -> None:
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     with pytest.raises(VsError, match="VS3027"):
-        State(directory, SP)
+        State(Directory(directory), SP)
     reopened(state, directory).close()
 
 
 def test_a_committed_object_whose_staged_file_came_back_is_not_staged(directory: Path) -> None:
     """`commit` does not wait until the staged file's removal is durable."""
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     state.stage(t2(1))
     staged = directory / "t2" / f"{VOLUME}.staged.json"
     text = staged.read_text()
@@ -80,7 +81,7 @@ def test_a_committed_object_whose_staged_file_came_back_is_not_staged(directory:
 
 
 def test_a_half_written_file_is_no_harm(directory: Path) -> None:
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     state.commit(t2(1))
     (directory / "t2" / f"{VOLUME}.json.new").write_text('{"half')
     (directory / "processor.json.new").write_text("")
@@ -93,7 +94,7 @@ def test_a_half_written_file_is_no_harm(directory: Path) -> None:
     "damage", ["", "{", "[]", "null", '{"sp": "sp-a"}', '{"sp": 1}', "\x00" * 64, "\udcff"]
 )
 def test_damage_says_which_file_and_what_to_do(directory: Path, damage: str) -> None:
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     state.set_cluster("c-1")
     state.commit(t2(1))
     state.close()
@@ -101,27 +102,27 @@ def test_damage_says_which_file_and_what_to_do(directory: Path, damage: str) -> 
         whole = file.read_bytes()
         file.write_bytes(damage.encode(errors="surrogateescape"))
         with pytest.raises(VsError, match=r"VS9020.*damaged") as error:
-            State(directory, SP)
+            State(Directory(directory), SP)
         assert str(file) in error.value.message
         assert "start again" in error.value.message
         file.write_bytes(whole)
-    State(directory, SP).close()
+    State(Directory(directory), SP).close()
 
 
 def test_unknown_fields_of_a_newer_version_are_refused(directory: Path) -> None:
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     state.set_cluster("c-1")
     state.close()
     file = directory / "processor.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "votes": 3}))
     with pytest.raises(VsError, match="votes"):
-        State(directory, SP)
+        State(Directory(directory), SP)
 
 
 def test_what_cannot_be_written_has_not_happened(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = State(directory, SP)
+    state = State(Directory(directory), SP)
     state.set_term(1)
 
     def full(_: int) -> None:

@@ -26,8 +26,8 @@ from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import t1_to_json
 from vswitchd.model.objects import DeviceId, Hole, Leaf, LegState, SpId, T1Id, VolumeId
 from vswitchd.model.view import CopyState
-from vswitchd.processor import state
-from vswitchd.processor.state import write_durably
+from vswitchd.processor import files
+from vswitchd.processor.files import write_durably
 
 IN, OUT = LegState.IN_SYNC, LegState.WRITE_ONLY
 MIB = 1 << 20
@@ -276,7 +276,7 @@ async def test_many_mirrors_are_remembered_at_once(
         written.append(path)
         write_durably(path, text)
 
-    monkeypatch.setattr(state, "write_durably", write)
+    monkeypatch.setattr(files, "write_durably", write)
     await again.vsm.start()
     assert len(again.engine.volumes) == len(volumes) and len(written) == 1
     assert set(again.state.identity.mirrored) == set(volumes)

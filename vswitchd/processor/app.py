@@ -27,6 +27,7 @@ from vswitchd.obs.engine_metrics import EngineCollector
 from vswitchd.obs.http import Web, split_address
 from vswitchd.ports import ProcessorRecord
 from vswitchd.processor.engine import Engine
+from vswitchd.processor.files import Directory
 from vswitchd.processor.register import Registration
 from vswitchd.processor.state import State
 from vswitchd.processor.vsm import Vsm
@@ -79,7 +80,7 @@ async def _run(args: argparse.Namespace) -> None:
     logger = logger.bind(sp=settings.name)
     stop = daemon.stop_event()
     async with AsyncExitStack() as ends:
-        state = State(settings.state, settings.name)
+        state = State(Directory(settings.state), settings.name)
         ends.callback(state.close)
         sp = StorageProcessor(settings, limits, state, logger, ends)
         await sp.run(stop)
