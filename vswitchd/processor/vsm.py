@@ -102,6 +102,16 @@ class Vsm:
         self._down: dict[DeviceId, DeviceView] = {}
         self.sp = SpId(state.identity.sp)
 
+    @property
+    def mvsm_term(self) -> int | None:
+        """The term for which its MVSM is active, if it is."""
+        return self._mvsm_term
+
+    @property
+    def term(self) -> int:
+        """The highest term that it has seen, in any life."""
+        return self._state.identity.term
+
     # Who may call.
 
     def check_cluster(self, caller: Caller) -> None:

@@ -1,0 +1,511 @@
+"""The engine in Python: the same contract as `_engine.pyi`, block by block, over simulated disks
+and peers. What the Rust engine promises is what this does; the real one has its own tests."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.sim.disk import Disks, Stamp, homed_by
+from tests.sim.loop import Process
+from tests.sim.net import Net, PeerDownError
+from tests.sim.tree import Piece, locate, volume_block, write_only
+from vswitchd.errors import Kind, VsError
+from vswitchd.model.objects import (
+    BLOCK,
+    T1,
+    T2,
+    DeviceId,
+    Mirror,
+    Path,
+    SpId,
+    T1Id,
+    VolumeId,
+    at,
+    leaves,
+    node_size,
+    walk,
+)
+from vswitchd.model.view import CopyState, CopyView, DeviceView, LabelView, T1View
+
+#: Seconds until a drain gives up, and a host's request is answered with an error.
+DRAIN = 20.0
+HOLD = 120.0
+#: Mean seconds of a device's work, and seconds between looks of what waits.
+WORK = 0.001
+LOOK = 0.05
+
+
+class StaleError(Exception):
+    """The tree of the request is over: it waits for the next."""
+
+
+class EndedError(Exception):
+    """The host's connection has ended: nobody knows what came of the request."""
+
+
+class IoError(Exception):
+    """The host got an error."""
+
+
+@dataclass
+class Copy:
+    """A copy onto a write-only leg, in blocks."""
+
+    path: Path
+    onto: frozenset[T1Id]
+    total: int
+    done: int
+    state: CopyState = CopyState.RUNNING
+
+
+@dataclass
+class Active:
+    """A volume that is served here."""
+
+    t2: T2
+    #: Whether mirrors are read from their first leg alone, until that is on the others too.
+    resync: bool = False
+    resynced: int = 0
+    held: bool = False
+    inflight: int = 0
+    locks: dict[int | None, asyncio.Lock] = field(default_factory=dict)
+    copies: dict[Path, Copy] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class SimEngine:
+    """One life of an engine. `checked` is called after everything that changes what SPs hold."""
+
+    def __init__(
+        self,
+        sp: SpId,
+        cluster: str,
+        disks: Disks,
+        net: Net,
+        process: Process,
+        rng: random.Random,
+        checked: Callable[[str, SpId, object], None],
+    ) -> None:
+        self.sp = sp
+        self._cluster = cluster
+        self._disks = disks
+        self._net = net
+        self._process = process
+        self._rng = rng
+        self._checked = checked
+        self.volumes: dict[VolumeId, Active] = {}
+        #: Remote T1 objects that a connection is open for.
+        self.references: dict[VolumeId, set[T1Id]] = {}
+        #: Requests at work on each T1 object, by the epoch that they came with.
+        self.running: Counter[tuple[T1Id, int]] = Counter()
+
+    # Devices and T1 objects.
+
+    async def device_add(
+        self, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView:
+        for disk in self._disks.all():
+            if f"file:/{disk.id}" == uri:
+                return disk.view()
+        raise VsError("VS2020", Kind.NOT_FOUND, f"{uri} is not here")
+
+    async def device_remove(self, device: DeviceId) -> None:
+        raise VsError("VS3021", Kind.PRECONDITION, f"device {device} is in use")
+
+    async def devices(self) -> tuple[DeviceView, ...]:
+        return tuple(disk.view() for disk in self._disks.all())
+
+    async def labels(self) -> tuple[LabelView, ...]:
+        return tuple(disk.label(self._cluster) for disk in self._disks.all())
+
+    def held(self) -> dict[T1Id, tuple[T1, int]]:
+        """The T1 objects that are homed here."""
+        return self._disks.homed(self.sp)
+
+    async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]:
+        held = self.held()
+        shown = [T1View(t1, e) for t1, e in held.values() if volume in (None, t1.volume)]
+        return tuple(shown), len(held) - len(shown)
+
+    async def t1_put(self, t1: T1, epoch: int) -> None:
+        await asyncio.sleep(self._pause())
+        if t1.home != self.sp:
+            raise VsError("VS1030", Kind.INVALID, f"the home of {t1.id} is {t1.home}")
+        found = self._disks.find(t1.id)
+        known = None if found is None else found[0]
+        if known is not None and (known.home != self.sp or known.volume != t1.volume):
+            raise VsError("VS2021", Kind.EXISTS, f"T1 object {t1.id} is there otherwise")
+        if known is not None and known.size >= t1.size and known.extents[: len(t1.extents)] == (
+            t1.extents
+        ):
+            return
+        self._disks.require_free(t1, known)
+        first = known.size // BLOCK if known is not None else 0
+        self._disks.zero(t1, first, t1.size // BLOCK)
+        self._disks.write(t1, max(epoch, found[1] if found is not None else 0))
+        self._checked("put_t1", self.sp, t1)
+
+    async def t1_adopt(self, t1: T1, epoch: int) -> None:
+        await asyncio.sleep(self._pause())
+        found = self._disks.find(t1.id)
+        if found is None:
+            raise VsError("VS2020", Kind.NOT_FOUND, f"T1 object {t1.id} is not there")
+        if found[0].home != self.sp:
+            self._checked("adopt_t1", self.sp, t1)
+        self._disks.write(homed_by(t1, self.sp), max(epoch, found[1]))
+        self._checked("adopted", self.sp, t1)
+
+    async def t1_fence(self, t1: T1Id, epoch: int) -> None:
+        await asyncio.sleep(self._pause())
+        found = self.held().get(t1)
+        if found is None:
+            raise VsError("VS2020", Kind.NOT_FOUND, f"T1 object {t1} is not homed here")
+        if epoch < found[1]:
+            raise VsError("VS3022", Kind.STALE, f"T1 object {t1} is at epoch {found[1]}")
+        self._disks.write(found[0], epoch)
+        self._checked("fence_t1", self.sp, t1)
+
+        def lower() -> bool:
+            return any(n and i == t1 and e < epoch for (i, e), n in self.running.items())
+
+        async with self._bounded("its I/O does not end"):
+            while lower():
+                await asyncio.sleep(LOOK)
+
+    async def t1_delete(self, t1: T1Id) -> None:
+        await asyncio.sleep(self._pause())
+        found = self.held().get(t1)
+        if found is not None:
+            self._checked("delete_t1", self.sp, found[0])
+            self._disks.forget(found[0])
+            self._checked("deleted", self.sp, found[0])
+
+    @staticmethod
+    def _bounded(what: str) -> asyncio.Timeout:
+        return _Drain(what)
+
+    # T2 objects.
+
+    async def t2_activate(self, t2: T2, *, resync: bool) -> int:
+        now = self.volumes.get(t2.volume)
+        if now is None:
+            now = self.volumes[t2.volume] = Active(t2)
+        else:
+            if (t2.version, t2.epoch) < (now.t2.version, now.t2.epoch):
+                raise VsError("VS3022", Kind.STALE, f"volume {t2.name}: older")
+            await self._quiesce(now)
+            old, now.t2 = now.t2, t2
+            now.copies = {
+                path: copy
+                for path, copy in now.copies.items()
+                if t2.owner == self.sp and self._onto(t2, path) == self._onto(old, path)
+            }
+        if t2.owner != self.sp:
+            now.resync = False
+        elif resync and any(isinstance(node, Mirror) for _, node in walk(t2.root)):
+            now.resync, now.resynced = True, 0
+            self._process.spawn(self._resync(now, t2))
+        elif now.resync:
+            now.resynced = 0
+            self._process.spawn(self._resync(now, t2))
+        held = self.references.setdefault(t2.volume, set())
+        held |= {t1 for t1, home in t2.homes.items() if home != self.sp}
+        now.held = False
+        now.wake()
+        self._checked("activate_t2", self.sp, t2)
+        return 0
+
+    async def _quiesce(self, now: Active) -> None:
+        now.held = True
+        now.wake()
+        try:
+            async with self._bounded("requests in flight did not end in time"):
+                while now.inflight:
+                    await asyncio.sleep(LOOK)
+        except VsError:
+            now.held = False
+            now.wake()
+            raise
+
+    async def t2_remove(self, volume: VolumeId) -> None:
+        now = self.volumes.get(volume)
+        if now is None:
+            return
+        await self._quiesce(now)
+        self.volumes.pop(volume, None)
+        self.references.pop(volume, None)
+        now.wake()
+        self._checked("remove_t2", self.sp, volume)
+
+    async def resync_percents(self, volume: VolumeId | None = None) -> dict[VolumeId, int]:
+        return {
+            id_: now.resynced * 100 // max(1, now.t2.size // BLOCK) if now.resync else 100
+            for id_, now in self.volumes.items()
+            if volume in (None, id_)
+        }
+
+    async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
+        now = self.volumes.get(volume)
+        if now is not None and t1 in now.t2.homes:
+            raise VsError("VS3021", Kind.PRECONDITION, f"its tree still refers to {t1}")
+        self.references.get(volume, set()).discard(t1)
+        self._checked("drop_reference", self.sp, t1)
+
+    # Copies.
+
+    @staticmethod
+    def _onto(t2: T2, path: Path) -> frozenset[T1Id]:
+        try:
+            if not write_only(t2.root, path):
+                return frozenset()
+            return frozenset(leaf.t1 for leaf in leaves(at(t2.root, path)))
+        except IndexError:
+            return frozenset()
+
+    async def copy_start(
+        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+    ) -> None:
+        now = self.volumes.get(volume)
+        if now is None:
+            raise VsError("VS2020", Kind.NOT_FOUND, f"volume {volume} is not served here")
+        onto = self._onto(now.t2, path)
+        if now.t2.owner != self.sp or not onto:
+            raise VsError("VS3021", Kind.PRECONDITION, f"{path} is no write-only leg of {volume}")
+        found = now.copies.get(path)
+        if found is None or found.state is CopyState.FAILED:
+            total = node_size(at(now.t2.root, path[:-1])) // BLOCK
+            copy = now.copies[path] = Copy(path, onto, total, start // BLOCK)
+            self._process.spawn(self._copy(now, copy))
+
+    async def copy_throttle(
+        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None:
+        if volume not in self.volumes or path not in self.volumes[volume].copies:
+            raise VsError("VS2020", Kind.NOT_FOUND, f"no copy onto {path} of {volume} runs")
+
+    async def copy_stop(self, volume: VolumeId, path: Path) -> None:
+        if volume in self.volumes:
+            self.volumes[volume].copies.pop(path, None)
+
+    async def copies(self) -> tuple[CopyView, ...]:
+        return tuple(
+            CopyView(
+                volume,
+                copy.path,
+                copy.state,
+                copy.done * BLOCK,
+                copy.total * BLOCK,
+                durable=copy.done * BLOCK,
+            )
+            for volume, now in self.volumes.items()
+            for copy in now.copies.values()
+        )
+
+    async def _copy(self, now: Active, copy: Copy) -> None:
+        while copy.done < copy.total and now.copies.get(copy.path) is copy:
+            try:
+                await self._copy_block(now, copy.path, copy.done)
+                copy.done += 1
+            except (StaleError, PeerDownError):
+                await asyncio.sleep(LOOK)
+        if copy.done >= copy.total:
+            copy.state = CopyState.DONE
+
+    async def _copy_block(self, now: Active, path: Path, index: int) -> None:
+        """One block of the mirror at `path[:-1]` onto its leg."""
+        t2 = now.t2
+        source = at(t2.root, path[:-1])
+        block = volume_block(t2.root, path[:-1], index)
+        async with self._pinned(now), self._lock(now, block):
+            if now.t2 is not t2:
+                raise StaleError
+            pieces = locate(source, index)
+            value = await self._read(t2, pieces, pinned=True)
+            for piece in locate(at(t2.root, path), index):
+                await self._piece(t2, piece, value, write=True)
+
+    async def _resync(self, now: Active, t2: T2) -> None:
+        """Every block's first leg in sync onto the others."""
+        blocks = t2.size // BLOCK
+        for block in range(blocks):
+            while now.t2 is t2:
+                try:
+                    async with self._pinned(now), self._lock(now, block):
+                        if now.t2 is not t2:
+                            return
+                        pieces = locate(t2.root, block)
+                        value = await self._read(t2, pieces, pinned=True)
+                        for piece in pieces:
+                            await self._piece(t2, piece, value, write=True)
+                    now.resynced = block + 1
+                    break
+                except (StaleError, PeerDownError):
+                    await asyncio.sleep(LOOK)
+        if now.t2 is t2:
+            now.resync = False
+            now.wake()
+
+    # Hosts' requests.
+
+    async def host(self, volume: VolumeId, block: int, value: Stamp, *, write: bool) -> Stamp:
+        """A host's read or write of a block; EndedError, IoError."""
+        deadline = asyncio.get_running_loop().time() + HOLD
+        while True:
+            now = self.volumes.get(volume)
+            if now is None:
+                raise EndedError
+            if asyncio.get_running_loop().time() > deadline:
+                raise IoError(f"{self.sp}: block {block} was held for {HOLD:g} s")
+            if now.held:
+                await now.changed.wait()
+                continue
+            try:
+                return await self._request(now, block, value, write=write)
+            except (StaleError, PeerDownError):
+                changed = now.changed
+                try:
+                    async with asyncio.timeout(1.0):
+                        await changed.wait()
+                except TimeoutError:
+                    pass
+
+    async def _request(self, now: Active, block: int, value: Stamp, *, write: bool) -> Stamp:
+        t2 = now.t2
+        async with self._pinned(now):
+            if t2.size // BLOCK <= block:
+                raise IoError(f"{self.sp}: block {block} is beyond {t2.name}")
+            pieces = locate(t2.root, block)
+            if not pieces:
+                raise StaleError
+            mirrored = any(piece.mirrored for piece in pieces)
+            if mirrored and t2.owner != self.sp:
+                return await self._net.peer(
+                    self.sp, t2.owner, lambda peer: peer.for_owner(t2, block, value, write=write)
+                )
+            return await self._alone(now, t2, block, value, write=write, lock=mirrored)
+
+    async def for_owner(self, t2: T2, block: int, value: Stamp, *, write: bool) -> Stamp:
+        """At the owner: what another serving SP sends here."""
+        now = self.volumes.get(t2.volume)
+        if now is None or now.held or now.t2.epoch != t2.epoch or now.t2.owner != self.sp:
+            raise StaleError
+        async with self._pinned(now):
+            return await self._alone(now, now.t2, block, value, write=write, lock=True)
+
+    async def _alone(
+        self, now: Active, t2: T2, block: int, value: Stamp, *, write: bool, lock: bool
+    ) -> Stamp:
+        pieces = locate(t2.root, block)
+        if not lock:
+            if write:
+                await self._piece(t2, pieces[0], value, write=True)
+                return value
+            return await self._read(t2, pieces, pinned=False)
+        if not write:
+            # Without the lock: a read beside a write may get either value.
+            return await self._read(t2, pieces, pinned=now.resync)
+        async with self._lock(now, block):
+            results = await asyncio.gather(
+                *(self._insisting(now, t2, piece, value) for piece in pieces),
+                return_exceptions=True,
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            return value
+
+    async def _insisting(self, now: Active, t2: T2, piece: Piece, value: Stamp) -> None:
+        """Writes a piece, waiting for a peer that is away unless the tree is to go."""
+        while True:
+            try:
+                await self._piece(t2, piece, value, write=True)
+                return
+            except PeerDownError:
+                if now.held or self.volumes.get(t2.volume) is not now:
+                    raise StaleError from None
+
+    async def _read(self, t2: T2, pieces: list[Piece], *, pinned: bool) -> Stamp:
+        readable = [piece for piece in pieces if piece.readable]
+        if not readable:
+            raise StaleError
+        chosen = readable[0] if pinned else self._rng.choice(readable)
+        return await self._piece(t2, chosen, None, write=False)
+
+    async def _piece(self, t2: T2, piece: Piece, value: Stamp, *, write: bool) -> Stamp:
+        home = t2.homes[piece.t1]
+        if home == self.sp:
+            return await self.t1_io(piece.t1, t2.epoch, piece.index, value, write=write)
+        return await self._net.peer(
+            self.sp,
+            home,
+            lambda peer: peer.t1_io(piece.t1, t2.epoch, piece.index, value, write=write),
+        )
+
+    async def t1_io(
+        self, t1_id: T1Id, epoch: int, index: int, value: Stamp, *, write: bool
+    ) -> Stamp:
+        """At a T1 object's home: one block, if the epoch is not over."""
+        found = self.held().get(t1_id)
+        if found is None or epoch < found[1]:
+            raise StaleError
+        key = t1_id, epoch
+        self._checked("io", self.sp, key)
+        self.running[key] += 1
+        try:
+            await asyncio.sleep(self._pause())
+            # As it is now: a fence waits for this, an extension may have come.
+            t1 = self.held()[t1_id][0]
+            if write:
+                self._disks.put(t1, index, value)
+                return value
+            return self._disks.get(t1, index)
+        finally:
+            self.running[key] -= 1
+
+    def _pause(self) -> float:
+        return self._rng.expovariate(1 / WORK)
+
+    def _pinned(self, now: Active) -> _Pin:
+        return _Pin(now)
+
+    @staticmethod
+    def _lock(now: Active, block: int | None) -> asyncio.Lock:
+        """The range lock of a block of the volume; None: one that no host can name."""
+        return now.locks.setdefault(block, asyncio.Lock())
+
+
+class _Pin:
+    """A request in flight on the volume's tree."""
+
+    def __init__(self, now: Active) -> None:
+        self._now = now
+
+    async def __aenter__(self) -> None:
+        if self._now.held:
+            raise StaleError
+        self._now.inflight += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._now.inflight -= 1
+
+
+class _Drain(asyncio.Timeout):
+    """A bounded wait whose end is the engine's own time-out."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(asyncio.get_running_loop().time() + DRAIN)
+        self._what = what
+
+    async def __aexit__(self, kind, error, trace):  # type: ignore[no-untyped-def]
+        try:
+            return await super().__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise VsError("VS5010", Kind.TIMEOUT, f"{self._what}; try again") from None

@@ -1,0 +1,305 @@
+"""The programs: SPs with the real VSM, and the controller, each a process that can die."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from structlog.typing import FilteringBoundLogger
+
+from tests.sim.disk import Disks, SimFiles
+from tests.sim.engine import SimEngine
+from tests.sim.loop import Process, SimClock
+from tests.sim.net import Net
+from vswitchd.controller.collector import Collector
+from vswitchd.controller.drainer import Drainer
+from vswitchd.controller.executor import Executor
+from vswitchd.controller.inventory import Inventory
+from vswitchd.controller.planner import Planner
+from vswitchd.controller.reconciler import Reconciler
+from vswitchd.controller.registry import HEARTBEAT, Registry
+from vswitchd.controller.service import Service
+from vswitchd.controller.turns import Turns
+from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.view import Affected, DeviceView, LabelView, View
+from vswitchd.ports import ProcessorRecord
+from vswitchd.processor.register import Registration
+from vswitchd.processor.state import State
+from vswitchd.processor.vsm import Caller, Vsm
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+R = TypeVar("R")
+
+CONTROLLER = "controller"
+#: Seconds for calls that only look, and for those that may drain (api/vsm_client.py).
+SHORT, LONG = 10.0, 60.0
+
+
+class Quiet:
+    """A log that nobody reads."""
+
+    def bind(self, **_: object) -> Quiet:
+        return self
+
+    def info(self, *_: object, **__: object) -> None:
+        pass
+
+    debug = warning = error = exception = info
+
+
+def quiet() -> FilteringBoundLogger:
+    return Quiet()  # type: ignore[return-value]
+
+
+class Noisy(Quiet):
+    """A log on standard output, with the simulated time."""
+
+    def __init__(self, world: World, **bound: object) -> None:
+        self._world = world
+        self._bound = bound
+
+    def bind(self, **more: object) -> Noisy:
+        return Noisy(self._world, **self._bound, **more)
+
+    def info(self, event: object, **what: object) -> None:
+        words = " ".join(f"{k}={v}" for k, v in {**self._bound, **what}.items())
+        print(f"{self._world.loop.time():9.3f}  {event}  {words}")
+
+    debug = warning = error = exception = info
+
+
+class Sp:
+    """One SP: what it keeps, and its present life."""
+
+    def __init__(self, world: World, name: SpId, disks: Disks) -> None:
+        self.world = world
+        self.name = name
+        self.disks = disks
+        self.files = SimFiles(name)
+        self.files.fault = world.file_fault
+        self.lives = 0
+        self.process: Process | None = None
+        self.vsm: Vsm | None = None
+        self.engine: SimEngine | None = None
+
+    @property
+    def up(self) -> bool:
+        """It has begun to serve, and lives."""
+        return self.process is not None and self.process.alive and self.vsm is not None
+
+    def start(self) -> None:
+        """A new life."""
+        self.lives += 1
+        self.vsm = self.engine = None
+        self.process = Process(self.world.loop, self.name)
+        self.process.spawn(self._run(self.process))
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    async def _run(self, process: Process) -> None:
+        world = self.world
+        state = State(self.files, self.name)
+        life = f"{self.name}-{self.lives}"
+        registration = Registration(_Registry(world.net, self.name), world.log)
+        bare = ProcessorRecord(self.name, life, "", "", "", "sim")
+        if not state.identity.cluster_id:
+            joined = await registration.join(bare, "")
+            state.set_cluster(joined[0])
+        engine = SimEngine(
+            self.name,
+            state.identity.cluster_id,
+            self.disks,
+            world.net,
+            process,
+            world.rng,
+            world.checked,
+        )
+        vsm = Vsm(state, engine, life, world.log.bind(sp=self.name))
+        self.engine = engine
+        for disk in self.disks.all():
+            if disk.id not in state.identity.devices:
+                state.set_device(disk.id, f"file:/{disk.id}", direct=False)
+        await vsm.start()
+        self.vsm = vsm
+        world.net.listen(self.name, process, engine)
+        world.net.listen(f"{self.name}/vsm", process, vsm)
+        record = ProcessorRecord(self.name, life, self.name, self.name, self.name, "sim")
+        await registration.keep(record, state.identity.cluster_id)
+
+
+class _Registry:
+    """`processor.register.Registry` over the network."""
+
+    def __init__(self, net: Net, sp: SpId) -> None:
+        self._net = net
+        self._sp = sp
+
+    async def register(self, record: ProcessorRecord, cluster: str) -> tuple[str, float]:
+        async def work(registry: Registry) -> tuple[str, float]:
+            await registry.register(record, cluster)
+            return registry.cluster, HEARTBEAT
+
+        return await self._net.call(self._sp, CONTROLLER, SHORT, work)
+
+    async def heartbeat(self, record: ProcessorRecord) -> bool:
+        async def work(registry: Registry) -> bool:
+            return registry.heartbeat(record.sp, record.incarnation)
+
+        return await self._net.call(self._sp, CONTROLLER, SHORT, work)
+
+
+class Processors:
+    """`ports.Processors` over the network."""
+
+    def __init__(self, net: Net) -> None:
+        self._net = net
+
+    def connect(self, record: ProcessorRecord, cluster: str, term: int) -> SimProcessor:
+        return SimProcessor(self._net, record.sp, Caller(cluster, term))
+
+
+class SimProcessor:
+    """`ports.Processor`: each call a message to the SP's VSM."""
+
+    def __init__(self, net: Net, sp: SpId, caller: Caller) -> None:
+        self._net = net
+        self._sp = sp
+        self._caller = caller
+
+    async def _call(
+        self, work: Callable[[Vsm], Coroutine[Any, Any, R]], seconds: float = SHORT
+    ) -> R:
+        return await self._net.call(CONTROLLER, f"{self._sp}/vsm", seconds, work)
+
+    async def view(self, volume: VolumeId | None = None) -> View:
+        async def work(vsm: Vsm) -> View:
+            vsm.check_cluster(self._caller)
+            return await vsm.view(volume)
+
+        return await self._call(work)
+
+    async def add_device(
+        self, uri: str, size: int, device: DeviceId, *, direct: bool
+    ) -> DeviceView:
+        return await self._call(
+            lambda vsm: vsm.add_device(self._caller, uri, size, device, direct=direct), LONG
+        )
+
+    async def remove_device(self, device: DeviceId) -> None:
+        await self._call(lambda vsm: vsm.remove_device(self._caller, device))
+
+    async def put_t1(self, t1: T1, epoch: int) -> None:
+        await self._call(lambda vsm: vsm.put_t1(self._caller, t1, epoch), LONG)
+
+    async def adopt_t1(self, t1: T1, epoch: int) -> None:
+        await self._call(lambda vsm: vsm.adopt_t1(self._caller, t1, epoch), LONG)
+
+    async def fence_t1(self, t1: T1Id, epoch: int) -> None:
+        await self._call(lambda vsm: vsm.fence_t1(self._caller, t1, epoch), LONG)
+
+    async def delete_t1(self, t1: T1Id) -> None:
+        await self._call(lambda vsm: vsm.delete_t1(self._caller, t1), LONG)
+
+    async def stage_t2(self, t2: T2) -> None:
+        await self._call(lambda vsm: vsm.stage_t2(self._caller, t2))
+
+    async def activate_t2(self, volume: VolumeId, version: int) -> float:
+        return await self._call(lambda vsm: vsm.activate_t2(self._caller, volume, version), LONG)
+
+    async def remove_t2(self, volume: VolumeId) -> None:
+        await self._call(lambda vsm: vsm.remove_t2(self._caller, volume), LONG)
+
+    async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
+        await self._call(lambda vsm: vsm.drop_reference(self._caller, volume, t1))
+
+    async def start_copy(
+        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+    ) -> None:
+        await self._call(
+            lambda vsm: vsm.start_copy(
+                self._caller, volume, path, start=start, rate=rate, adaptive=adaptive
+            )
+        )
+
+    async def throttle_copy(
+        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None:
+        await self._call(
+            lambda vsm: vsm.throttle_copy(
+                self._caller, volume, path, rate=rate, adaptive=adaptive
+            )
+        )
+
+    async def stop_copy(self, volume: VolumeId, path: Path) -> None:
+        await self._call(lambda vsm: vsm.stop_copy(self._caller, volume, path))
+
+    async def labels(self) -> tuple[LabelView, ...]:
+        return await self._call(lambda vsm: vsm.labels(self._caller), LONG)
+
+    async def activate_mvsm(self) -> None:
+        async def work(vsm: Vsm) -> None:
+            vsm.activate_mvsm(self._caller)
+
+        await self._call(work)
+
+    async def deactivate_mvsm(self) -> None:
+        async def work(vsm: Vsm) -> None:
+            vsm.deactivate_mvsm(self._caller)
+
+        await self._call(work)
+
+    async def determine(
+        self, current: Volume | None, target: Volume | None
+    ) -> tuple[Affected, ...]:
+        async def work(vsm: Vsm) -> tuple[Affected, ...]:
+            return vsm.determine(self._caller, current, target)
+
+        return await self._call(work)
+
+
+class Controller:
+    """One life of the controller: the wiring of `controller/app.py`."""
+
+    def __init__(self, world: World) -> None:
+        self.process = Process(world.loop, CONTROLLER)
+        store, clock, log = world.store, SimClock(world.loop), world.log.bind(program=CONTROLLER)
+        self.registry = Registry(
+            store, Processors(world.net), clock, log, lambda _: self.reconciler.wake()
+        )
+        self.collector = Collector(self.registry, log)
+        self.executor = Executor(store, self.registry, clock, log, lambda *_: None, copies=2)
+        planner = Planner(store, self.registry, self.collector)
+        turns = Turns()
+        self.service = Service(
+            store, self.registry, self.collector, planner, self.executor, turns, clock, log
+        )
+        self.inventory = Inventory(
+            store, self.registry, self.collector, self.executor, self.service.planning
+        )
+        self.drainer = Drainer(self.service, clock, log)
+        self.reconciler = Reconciler(
+            store, self.registry, self.collector, turns, clock, log, self.service.busy
+        )
+        self.process.spawn(self._run(world))
+
+    async def _run(self, world: World) -> None:
+        while True:
+            try:
+                await self.registry.start()
+                break
+            except Exception:  # the store is full: the service manager starts it again
+                await asyncio.sleep(1.0)
+        await self.executor.resume()
+        world.net.listen(CONTROLLER, self.process, self.registry)
+        await asyncio.gather(self.registry.run(), self.reconciler.run(), self.drainer.run())
+
+
+def rng_ids(rng: random.Random) -> Callable[[int], str]:
+    """`secrets.token_hex` that a seed repeats."""
+    return lambda count: f"{rng.getrandbits(8 * count):0{2 * count}x}"

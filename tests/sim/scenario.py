@@ -1,0 +1,173 @@
+"""What happens in a run: a list of actions made from a seed, any of which may be left out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vswitchd.model.objects import BLOCK, SpId
+from vswitchd.restructure.requests import (
+    AddLeg,
+    Evacuate,
+    Grow,
+    Move,
+    Relayout,
+    RemoveLeg,
+    Request,
+    Serve,
+    Unserve,
+)
+
+SPS = ("a", "b", "c")
+CLUSTERS = (
+    {"a": {"a0": 60, "a1": 60}, "b": {"b0": 60, "b1": 40}, "c": {"c0": 80}},
+    {"a": {"a0": 40, "ab": 80}, "b": {"ab": 80, "b0": 40}, "c": {"c0": 90}},
+    {"a": {"s": 200}, "b": {"s": 200}, "c": {"s": 200, "c0": 50}},
+)
+LAYOUTS = (
+    "",
+    "mirror(2)",
+    "mirror(2)",
+    "mirror(a, b)",
+    "mirror(3)",
+    "stripe(2, chunk=4K)",
+    "mirror(2, stripe(2, chunk=4K))",
+    "stripe(2, mirror(2), chunk=8K)",
+    "concat(a:12K, b)",
+    "concat(mirror(2), any)",
+)
+#: Seconds of a run's busy part, after which all heals.
+BUSY = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something that is done at a time. `kind` is a method of `run.Run`; `detail` its words."""
+
+    at: float
+    kind: str
+    detail: tuple[object, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.at:7.3f} {self.kind} {' '.join(map(str, self.detail))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A cluster, its first volumes, and what happens to them."""
+
+    devices: dict[str, dict[str, int]]
+    volumes: tuple[tuple[str, str, int, tuple[str, ...]], ...]
+    actions: tuple[Action, ...]
+
+
+def scenario(seed: int) -> Scenario:
+    """The seed's."""
+    rng = random.Random(f"scenario {seed}")
+    volumes = tuple(
+        (f"v{number}", rng.choice(LAYOUTS), rng.randint(4, 10), _some(rng))
+        for number in range(rng.choice((1, 1, 2)))
+    )
+    names = [name for name, *_ in volumes]
+    actions: list[Action] = []
+    for _ in range(rng.randint(2, 5)):
+        at, volume = rng.uniform(1.0, BUSY * 0.8), rng.choice(names)
+        actions.append(Action(at, "request", (volume, _request(rng))))
+        if rng.random() < 0.25:
+            wish = rng.choice(("pause", "cancel", "throttle"))
+            actions.append(Action(at + rng.expovariate(2.0), wish, (volume,)))
+            if wish == "pause":
+                actions.append(Action(at + 1.0 + rng.expovariate(0.3), "resume", (volume,)))
+    if rng.random() < 0.15:
+        actions.append(Action(rng.uniform(1.0, BUSY), "drain", (rng.choice(SPS),)))
+    if rng.random() < 0.15:
+        actions.append(Action(rng.uniform(BUSY / 2, BUSY), "delete", (rng.choice(names),)))
+    for _ in range(rng.randint(0, 6)):
+        actions.append(rng.choice(_FAULTS)(rng, rng.uniform(1.0, BUSY)))
+    return Scenario(
+        devices=rng.choice(CLUSTERS),
+        volumes=volumes,
+        actions=tuple(sorted(actions, key=lambda action: action.at)),
+    )
+
+
+def _some(rng: random.Random) -> tuple[str, ...]:
+    return tuple(sp for sp in SPS if rng.random() < 0.4)
+
+
+def _request(rng: random.Random) -> Request:
+    sp, other = (SpId(name) for name in rng.sample(SPS, 2))
+    return rng.choice(
+        (
+            Grow(rng.randint(2, 20) * BLOCK),
+            AddLeg(rng.choice(LAYOUTS[:2]), rng.choice((None, sp))),
+            RemoveLeg(rng.choice(("0", "1", *SPS))),
+            Move(sp, other),
+            Move(sp, other),
+            Serve(sp),
+            Unserve(sp),
+            Relayout(rng.choice(LAYOUTS[1:])),
+            Evacuate(sp),
+        )
+    )
+
+
+def _kill_sp(rng: random.Random, at: float) -> Action:
+    return Action(at, "kill_sp", (rng.choice(SPS), round(rng.expovariate(0.3), 3)))
+
+
+def _kill_controller(rng: random.Random, at: float) -> Action:
+    return Action(at, "kill_controller", (round(rng.expovariate(0.5), 3),))
+
+
+def _kill_master(rng: random.Random, at: float) -> Action:
+    return Action(at, "kill_master", (round(rng.expovariate(0.2), 3),))
+
+
+def _partition(rng: random.Random, at: float) -> Action:
+    ends = rng.sample((*SPS, "controller"), 2)
+    return Action(
+        at, "partition", (*ends, rng.random() < 0.3, round(rng.expovariate(0.2), 3))
+    )
+
+
+def _loss(rng: random.Random, at: float) -> Action:
+    share = rng.choice((0.05, 0.2, 0.5))
+    return Action(at, "loss", (share, round(rng.expovariate(0.3), 3)))
+
+
+def _repeats(rng: random.Random, at: float) -> Action:
+    share = rng.choice((0.1, 0.5))
+    return Action(at, "repeats", (share, round(rng.expovariate(0.2), 3)))
+
+
+def _store_full(rng: random.Random, at: float) -> Action:
+    return Action(at, "store_full", (round(rng.expovariate(0.3), 3),))
+
+
+def _die_at_store_write(rng: random.Random, at: float) -> Action:
+    side = rng.choice(("before", "after"))
+    return Action(at, "die_at_store_write", (rng.randrange(12), side))
+
+
+def _file_fault(rng: random.Random, at: float) -> Action:
+    fault = rng.choice(("before", "after", "fail"))
+    return Action(at, "file_fault", (rng.choice(SPS), rng.randrange(4), fault))
+
+
+_FAULTS: tuple[Callable[[random.Random, float], Action], ...] = (
+    _kill_sp,
+    _kill_sp,
+    _kill_controller,
+    _kill_master,
+    _partition,
+    _partition,
+    _loss,
+    _repeats,
+    _store_full,
+    _die_at_store_write,
+    _die_at_store_write,
+    _file_fault,
+    _file_fault,
+)
