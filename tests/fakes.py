@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from tests.prop.cluster import Cluster
@@ -75,6 +75,10 @@ class FakeClock:
         self.now += seconds
         self.passed()
         await asyncio.sleep(0)
+
+
+async def nowhere() -> None:
+    """A point where nobody dies."""
 
 
 def unreachable(sp: SpId) -> VsError:
@@ -321,10 +325,13 @@ class CrashingStore(MemoryStore):
         self.crash_at: int | None = None
         self.crash_after = True
         self.crashed = asyncio.Event()
+        #: Awaited on either side of every write: a controller may die there.
+        self.point: Callable[[], Awaitable[None]] = nowhere
         #: What writes raise instead of being made.
         self.broken: VsError | None = None
 
     async def _turn(self, *, after: bool) -> None:
+        await self.point()
         if not after:
             self.writes += 1
             if self.broken is not None:

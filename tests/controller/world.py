@@ -18,7 +18,7 @@ from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Options, Service
 from vswitchd.controller.turns import Turns
 from vswitchd.model.objects import BLOCK, SpId, Volume, VolumeId
-from vswitchd.ports import OperationRecord
+from vswitchd.ports import OperationRecord, Processors
 from vswitchd.restructure.requests import Create, Request
 
 A, B, C = SpId("a"), SpId("b"), SpId("c")
@@ -31,6 +31,8 @@ class World:
 
     def __init__(self) -> None:
         self.sps = FakeSps(DEVICES)
+        #: How controllers reach the SPs.
+        self.processors: Processors = self.sps
         self.store = CrashingStore(self.sps.cluster)
         self.clock = FakeClock()
 
@@ -51,11 +53,7 @@ class World:
     async def controller(self) -> Controller:
         """A controller that has just started, with every SP that is up registered."""
         controller = Controller(self)
-        self.clock.passed = controller.hear
-        await controller.registry.start()
-        await controller.executor.resume()
-        for sp in sorted(set(self.sps.lives) - self.sps.down):
-            await controller.join(sp)
+        await controller.start()
         return controller
 
 
@@ -73,7 +71,7 @@ class Controller:
         store, clock = world.store, world.clock
         self.joined: list[SpId] = []
         self.steps: list[str] = []
-        self.registry = Registry(store, world.sps, clock, log, self.joined.append)
+        self.registry = Registry(store, world.processors, clock, log, self.joined.append)
         self.collector = Collector(self.registry, log)
         self.executor = Executor(
             store, self.registry, clock, log, lambda step, _: self.steps.append(step)
@@ -90,6 +88,14 @@ class Controller:
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
+
+    async def start(self) -> None:
+        """Begins, and has every SP that is up register."""
+        self.world.clock.passed = self.hear
+        await self.registry.start()
+        await self.executor.resume()
+        for sp in sorted(set(self.world.sps.lives) - self.world.sps.down):
+            await self.join(sp)
 
     @property
     def events(self) -> list[str]:

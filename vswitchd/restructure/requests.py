@@ -97,10 +97,8 @@ class Evacuate:
 
 @dataclass(frozen=True, slots=True)
 class Recover:
-    """The volume's trees are made anew from what the SPs hold, under a version and epoch above
-    all that any of them has."""
-
-    epoch: int
+    """The volume's trees are pushed anew under a higher version and epoch, whatever of them the
+    SPs hold now."""
 
 
 Request: TypeAlias = (
