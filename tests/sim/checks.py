@@ -136,7 +136,9 @@ def settled(world: World) -> list[str]:
         homed = {t1.id: t1.home for volume in volumes.values() for t1 in volume.t1s}
         here = {t1 for t1, home in homed.items() if home == sp.name}
         if set(sp.engine.held()) != here:
-            found.append(f"{sp.name} homes {sorted(sp.engine.held())}, the store says {sorted(here)}")
+            found.append(
+                f"{sp.name} homes {sorted(sp.engine.held())}, the store says {sorted(here)}"
+            )
         served = {v.id: v for v in volumes.values() if sp.name in v.serving}
         if set(sp.engine.volumes) != set(served):
             found.append(f"{sp.name} serves {set(sp.engine.volumes)}, the store says {set(served)}")
@@ -169,6 +171,8 @@ def _overlaps(world: World) -> list[str]:
     for disk in world.disks.values():
         for t1, _ in disk.t1s.values():
             for extent in t1.extents:
-                for block in range(extent.offset // BLOCK, (extent.offset + extent.length) // BLOCK):
+                for block in range(
+                    extent.offset // BLOCK, (extent.offset + extent.length) // BLOCK
+                ):
                     taken[extent.device, block].add(t1.id)
     return [f"{where} belongs to {sorted(ids)}" for where, ids in taken.items() if len(ids) > 1]

@@ -143,8 +143,10 @@ class SimEngine:
         known = None if found is None else found[0]
         if known is not None and (known.home != self.sp or known.volume != t1.volume):
             raise VsError("VS2021", Kind.EXISTS, f"T1 object {t1.id} is there otherwise")
-        if known is not None and known.size >= t1.size and known.extents[: len(t1.extents)] == (
-            t1.extents
+        if (
+            known is not None
+            and known.size >= t1.size
+            and known.extents[: len(t1.extents)] == (t1.extents)
         ):
             return
         self._disks.require_free(t1, known)

@@ -107,9 +107,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.call_later(seconds, callback, context=contextvars.Context())
 
     @staticmethod
-    def _make_task(
-        loop: asyncio.AbstractEventLoop, work: Any, **options: Any
-    ) -> asyncio.Task[Any]:
+    def _make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         context = options.get("context")

@@ -231,9 +231,7 @@ class SimProcessor:
         self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
     ) -> None:
         await self._call(
-            lambda vsm: vsm.throttle_copy(
-                self._caller, volume, path, rate=rate, adaptive=adaptive
-            )
+            lambda vsm: vsm.throttle_copy(self._caller, volume, path, rate=rate, adaptive=adaptive)
         )
 
     async def stop_copy(self, volume: VolumeId, path: Path) -> None:

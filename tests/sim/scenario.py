@@ -127,9 +127,7 @@ def _kill_master(rng: random.Random, at: float) -> Action:
 
 def _partition(rng: random.Random, at: float) -> Action:
     ends = rng.sample((*SPS, "controller"), 2)
-    return Action(
-        at, "partition", (*ends, rng.random() < 0.3, round(rng.expovariate(0.2), 3))
-    )
+    return Action(at, "partition", (*ends, rng.random() < 0.3, round(rng.expovariate(0.2), 3)))
 
 
 def _loss(rng: random.Random, at: float) -> Action:

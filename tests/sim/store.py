@@ -48,9 +48,7 @@ class SimStore(MemoryStore):
         self, volume: Volume, *, expect_version: int | None, who: str, why: str
     ) -> None:
         make = super().put_volume
-        await self._write(
-            lambda: make(volume, expect_version=expect_version, who=who, why=why)
-        )
+        await self._write(lambda: make(volume, expect_version=expect_version, who=who, why=why))
 
     async def delete_volume(self, volume: VolumeId, *, who: str) -> None:
         make = super().delete_volume
@@ -79,9 +77,7 @@ class SimStore(MemoryStore):
         self, record: OperationRecord, *, expect_cursor: int, creates: Collection[T1Id] = ()
     ) -> None:
         make = super().update_operation
-        await self._write(
-            lambda: make(record, expect_cursor=expect_cursor, creates=creates)
-        )
+        await self._write(lambda: make(record, expect_cursor=expect_cursor, creates=creates))
 
     def now(self) -> Sequence[Volume]:
         """What is stored, for checks."""

@@ -30,9 +30,7 @@ class Piece:
     mirrored: bool
 
 
-def locate(
-    node: Node, block: int, *, readable: bool = True, mirrored: bool = False
-) -> list[Piece]:
+def locate(node: Node, block: int, *, readable: bool = True, mirrored: bool = False) -> list[Piece]:
     """Every leaf that holds a block; none if a part of it is out."""
     match node:
         case Leaf(t1, _):

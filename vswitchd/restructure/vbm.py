@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.invariants import check, check_name
-from vswitchd.model.layout import Layout, Place, format_size, layout_of, parse_layout
+from vswitchd.model.layout import Layout, Place, format_size, parse_layout
 from vswitchd.model.objects import (
     T1,
     DeviceId,
@@ -43,6 +44,7 @@ from vswitchd.restructure.placement import (
     layout_size,
     sized,
 )
+from vswitchd.restructure.relayout import relayout
 from vswitchd.restructure.requests import (
     AddLeg,
     Become,
@@ -224,14 +226,14 @@ class _Work:
         return stages
 
     def relayout(self, volume: Volume, layout: Layout) -> list[Stage]:
-        wanted = sized(layout, volume.size)
-        if wanted in (layout_of(volume, self.names), layout_of(volume)):
-            return []
-        placement = self._placement(volume)
-        twin = placement.place(wanted)
-        root = Mirror((Leg(volume.root), Leg(twin, LegState.WRITE_ONLY)))
-        stages = copied(following(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
-        return [*stages, Become(following(last(stages), root=twin))]
+        def reaches(sp: SpId, device: DeviceId) -> bool:
+            if sp in self.drained:
+                raise drained_error(sp)
+            found = view_of(self.views, sp).device(device)
+            return found is not None and found.up
+
+        placement = partial(self._placement, volume)
+        return relayout(volume, layout, self.names, reaches, placement)
 
     def _by_twins(self, volume: Volume, chosen: Iterable[T1], to_sp: SpId) -> list[Stage]:
         placement = self._placement(volume)
