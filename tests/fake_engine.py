@@ -232,6 +232,7 @@ class FakeEngine:
                         {"t1": t1, "epoch": epoch}
                         for t1, epoch in self.disk.devices[uri].t1s.values()
                     ],
+                    "error": "",
                 }
                 for device_id, uri in sorted(self.open.items())
             ]

@@ -53,10 +53,24 @@ class Engine:
     def reference_drop(self, volume_id: str, t1_id: str) -> None:
         """Closes the remote reference to a T1 object; "precondition" while the tree uses it."""
 
-    def copy_start(self, volume_id: str, path: list[int]) -> None: ...
+    def copy_start(
+        self, volume_id: str, path: list[int], start: int, rate: int, adaptive: bool
+    ) -> None:
+        """Copies onto the write-only leg at `path` from byte `start` on, which an earlier copy has
+        made durable up to there; at most `rate` bytes per second (0: no limit), and, `adaptive`,
+        less while hosts' latency suffers. One that runs takes the limits and goes on."""
+
+    def copy_throttle(self, volume_id: str, path: list[int], rate: int, adaptive: bool) -> None:
+        """Changes a copy's limits; "not_found" if there is none."""
+
     def copy_stop(self, volume_id: str, path: list[int]) -> None: ...
     def copies(self) -> str:
         """JSON list of copy views."""
+
+    def labels(self) -> str:
+        """JSON list of what the devices' labels say, read afresh: {"device", "uri", "cluster",
+        "generation", "copies": valid ones of two, "t1s": [{"t1", "epoch"}] whatever their home,
+        "error": why it can't be read}."""
 
     def metrics(self) -> str:
         """JSON of every counter, gauge and histogram, cheap enough for each scrape."""

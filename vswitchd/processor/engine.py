@@ -13,7 +13,7 @@ from vswitchd._engine import EngineError
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import encode_t1, encode_t2, t1_from_json
 from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, T1Id, VolumeId
-from vswitchd.model.view import CopyState, CopyView, DeviceView, T1View
+from vswitchd.model.view import CopyState, CopyView, DeviceView, LabelView, T1View
 
 R = TypeVar("R")
 
@@ -118,8 +118,15 @@ class Engine:
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
         await self._wait(self._native.reference_drop, volume, t1)
 
-    async def copy_start(self, volume: VolumeId, path: Path) -> None:
-        await self._wait(self._native.copy_start, volume, list(path))
+    async def copy_start(
+        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+    ) -> None:
+        await self._wait(self._native.copy_start, volume, list(path), start, rate, adaptive)
+
+    async def copy_throttle(
+        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
+    ) -> None:
+        await self._wait(self._native.copy_throttle, volume, list(path), rate, adaptive)
 
     async def copy_stop(self, volume: VolumeId, path: Path) -> None:
         await self._wait(self._native.copy_stop, volume, list(path))
@@ -134,6 +141,24 @@ class Engine:
                 one["copied"],
                 one["total"],
                 one["error"],
+                one["durable"],
+                one["rate"],
+            )
+            for one in found
+        )
+
+    async def labels(self) -> tuple[LabelView, ...]:
+        """What the devices' labels say, read afresh."""
+        found = json.loads(await self._wait(self._native.labels))
+        return tuple(
+            LabelView(
+                device=DeviceId(one["device"]),
+                uri=one["uri"],
+                cluster=one["cluster"],
+                generation=one["generation"],
+                copies=one["copies"],
+                t1s=tuple(T1View(t1_from_json(held["t1"]), held["epoch"]) for held in one["t1s"]),
+                error=one["error"],
             )
             for one in found
         )

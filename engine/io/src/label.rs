@@ -312,6 +312,45 @@ pub fn read(device: &mut dyn BlockingDevice) -> Result<Found, DeviceError> {
     Ok(Found::Foreign(what.to_owned()))
 }
 
+/// A label as it stands on the device, for those who check it.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub label: Label,
+    /// Rises with every write.
+    pub sequence: u64,
+    /// How many of the two copies are whole.
+    pub copies: usize,
+}
+
+/// Reads both copies of a label afresh, while nobody writes it.
+///
+/// # Errors
+/// Whatever the device says, and `Unsafe` if no copy is whole.
+pub fn standing(device: &mut dyn BlockingDevice) -> Result<Standing, DeviceError> {
+    device.lock()?;
+    let result = standing_locked(device);
+    device.unlock();
+    result
+}
+
+fn standing_locked(device: &mut dyn BlockingDevice) -> Result<Standing, DeviceError> {
+    device.forget_cache(0, 2 * SLOT)?;
+    let mut found: Option<Standing> = None;
+    for index in 0..2 {
+        let Some(head) = read_head(device, index)? else { continue };
+        let Some(label) = read_slot(device, &head)? else { continue };
+        let copies = found.as_ref().map_or(0, |other| other.copies) + 1;
+        match &mut found {
+            Some(other) if other.sequence > head.sequence => other.copies = copies,
+            _ => found = Some(Standing { label, sequence: head.sequence, copies }),
+        }
+    }
+    found.ok_or_else(|| {
+        let text = format!("{}: no copy of its label is whole", device.name());
+        DeviceError::new(ErrorKind::Unsafe, text)
+    })
+}
+
 /// Labels a blank device, or recognises this cluster's. Gives the label that stands there.
 /// With an empty `device_id` a blank device is refused: it was not blank when it was known.
 ///

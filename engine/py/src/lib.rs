@@ -95,8 +95,27 @@ impl Engine {
         call(py, || self.0.reference_drop(volume_id, t1_id))
     }
 
-    fn copy_start(&self, py: Python<'_>, volume_id: &str, path: Vec<usize>) -> PyResult<()> {
-        call(py, || self.0.copy_start(volume_id, path))
+    fn copy_start(
+        &self,
+        py: Python<'_>,
+        volume_id: &str,
+        path: Vec<usize>,
+        start: u64,
+        rate: u64,
+        adaptive: bool,
+    ) -> PyResult<()> {
+        call(py, || self.0.copy_start(volume_id, path, start, rate, adaptive))
+    }
+
+    fn copy_throttle(
+        &self,
+        py: Python<'_>,
+        volume_id: &str,
+        path: Vec<usize>,
+        rate: u64,
+        adaptive: bool,
+    ) -> PyResult<()> {
+        call(py, || self.0.copy_throttle(volume_id, &path, rate, adaptive))
     }
 
     fn copy_stop(&self, py: Python<'_>, volume_id: &str, path: Vec<usize>) -> PyResult<()> {
@@ -105,6 +124,10 @@ impl Engine {
 
     fn copies(&self, py: Python<'_>) -> PyResult<String> {
         call(py, || self.0.copies())
+    }
+
+    fn labels(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.labels())
     }
 
     fn metrics(&self, py: Python<'_>) -> PyResult<String> {

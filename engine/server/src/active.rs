@@ -7,6 +7,7 @@ use vs_io::{Kind, T1Object, T1Table};
 use vs_tree::{Place, Tree};
 
 use crate::metrics::Histogram;
+use crate::pace::Hosts;
 use crate::rangelock::RangeLock;
 
 /// What a leaf leads to.
@@ -74,8 +75,40 @@ pub struct Copy {
     pub copied: u64,
     pub total: u64,
     pub error: String,
+    /// From the beginning so many bytes are on the leg and flushed there.
+    pub durable: u64,
+    /// Bytes per second, lately.
+    pub rate: u64,
     #[serde(skip)]
     pub resync: bool,
+    /// Where it begins: what is before was durable when it began.
+    #[serde(skip)]
+    pub start: u64,
+    /// Most bytes per second; 0: no limit.
+    #[serde(skip)]
+    pub limit: u64,
+    /// Less while hosts suffer.
+    #[serde(skip)]
+    pub adaptive: bool,
+}
+
+impl Copy {
+    pub fn new(volume: &str, path: Vec<usize>, resync: bool) -> Copy {
+        Copy {
+            volume: volume.to_owned(),
+            path,
+            state: CopyState::Running,
+            copied: 0,
+            total: 0,
+            error: String::new(),
+            durable: 0,
+            rate: 0,
+            resync,
+            start: 0,
+            limit: 0,
+            adaptive: true,
+        }
+    }
 }
 
 /// A volume, shared by the loops and the control calls.
@@ -86,6 +119,8 @@ pub struct Volume {
     pub lock: RangeLock,
     pub pause: Mutex<Histogram>,
     pub copies: Mutex<Vec<Copy>>,
+    /// What hosts met, by the loop that last said so when it was asked.
+    pub hosts: Mutex<Vec<Hosts>>,
     /// Held by the control call that changes the volume.
     pub control: Mutex<()>,
 }
@@ -99,6 +134,7 @@ impl Volume {
             lock: RangeLock::default(),
             pause: Mutex::default(),
             copies: Mutex::default(),
+            hosts: Mutex::default(),
             control: Mutex::default(),
         }
     }
@@ -113,6 +149,24 @@ impl Volume {
 
     pub fn copies(&self) -> std::sync::MutexGuard<'_, Vec<Copy>> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A loop says what its hosts have met.
+    pub fn tell_hosts(&self, index: usize, met: Hosts) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() <= index {
+            hosts.resize(index + 1, Hosts::default());
+        }
+        hosts[index] = met;
+    }
+
+    /// What the hosts of all loops have met, as far as they have said.
+    pub fn all_hosts(&self) -> Hosts {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.iter().fold(Hosts::default(), |sum, met| Hosts {
+            requests: sum.requests + met.requests,
+            seconds: sum.seconds + met.seconds,
+        })
     }
 
     /// Percent of a running resync; 100 when there is none.

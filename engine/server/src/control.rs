@@ -12,7 +12,7 @@ use serde::Serialize;
 use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Residency, T1Table};
 use vs_tree::{Spec, Tree};
 
-use crate::active::{Active, Copy, CopyState, Leaf, Volume};
+use crate::active::{Active, Copy, Leaf, Volume};
 use crate::config::Config;
 use crate::copy;
 use crate::event_loop::{Loop, Shared};
@@ -211,7 +211,7 @@ impl Engine {
         Instant::now() + PROMPT
     }
 
-    fn volume(&self, id: &str) -> Option<Arc<Volume>> {
+    pub(crate) fn volume(&self, id: &str) -> Option<Arc<Volume>> {
         self.shared.volumes.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
@@ -221,7 +221,7 @@ impl Engine {
         volumes.values().cloned().collect()
     }
 
-    fn volumes_by_name(&self) -> Vec<Arc<Volume>> {
+    pub(crate) fn volumes_by_name(&self) -> Vec<Arc<Volume>> {
         let mut all = self.volumes();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
@@ -312,15 +312,7 @@ impl Engine {
     }
 
     fn list_resync(&self, volume: &Volume) {
-        let mut resync = Copy {
-            volume: volume.id.clone(),
-            path: Vec::new(),
-            state: CopyState::Running,
-            copied: 0,
-            total: 0,
-            error: String::new(),
-            resync: true,
-        };
+        let mut resync = Copy::new(&volume.id, Vec::new(), true);
         resync.total = copy::total(&volume.active().tree, &resync);
         volume.copies().push(resync);
     }
@@ -384,70 +376,6 @@ impl Engine {
         }
         self.ask(|ack| Message::DropReference(t1.to_owned(), ack), Self::prompt())?;
         Ok(())
-    }
-
-    /// Starts to copy onto the write-only leg at `path`; one that runs or is done stays.
-    ///
-    /// # Errors
-    /// `precondition` unless this SP owns the volume and a write-only leg is there.
-    pub fn copy_start(&self, id: &str, path: Vec<usize>) -> Result<(), Failure> {
-        let volume = self
-            .volume(id)
-            .ok_or_else(|| Failure::new("not_found", format!("volume {id} is not served here")))?;
-        let _control = lock(&volume.control);
-        let active = volume.active();
-        if !active.tree.is_owner() || !copy::is_write_only(&active.tree, &path) {
-            let text = format!(
-                "volume {}: no write-only leg at {path:?}, or another SP is the owner",
-                volume.name
-            );
-            return Err(Failure::new("precondition", text));
-        }
-        let mut copies = volume.copies();
-        copies.retain(|copy| copy.path != path || copy.state != CopyState::Failed);
-        if !copies.iter().any(|copy| copy.path == path && !copy.resync) {
-            let mut new = Copy {
-                volume: id.to_owned(),
-                path,
-                state: CopyState::Running,
-                copied: 0,
-                total: 0,
-                error: String::new(),
-                resync: false,
-            };
-            new.total = copy::total(&active.tree, &new);
-            copies.push(new);
-        }
-        drop(copies);
-        self.kick(id);
-        Ok(())
-    }
-
-    /// Stops a copy; one that is not there is fine.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn copy_stop(&self, id: &str, path: &[usize]) -> Result<(), Failure> {
-        if let Some(volume) = self.volume(id) {
-            volume.copies().retain(|copy| copy.resync || copy.path != path);
-            self.kick(id);
-        }
-        Ok(())
-    }
-
-    fn kick(&self, id: &str) {
-        let index = Loop::copy_loop(id, self.shared.mailboxes.len());
-        self.shared.mailboxes[index].post(Message::Copy(id.to_owned()));
-    }
-
-    /// JSON list of copies; resyncs show in `t2s`.
-    ///
-    /// # Errors
-    /// None but of JSON itself.
-    pub fn copies(&self) -> Result<String, Failure> {
-        let volumes = self.volumes_by_name();
-        let copies = volumes.iter().flat_map(|volume| volume.copies().clone());
-        json(&copies.filter(|copy| !copy.resync).collect::<Vec<_>>())
     }
 
     /// JSON of all counters.

@@ -9,7 +9,7 @@ use vs_io::{Device, DeviceError, Survey, T1Spec, device, label};
 use crate::active::{Leaf, Volume};
 use crate::control::{Engine, Failure, json, lock, parse};
 use crate::mailbox::Message;
-use crate::shapes::{DeviceShape, FreeRun, T1Shape, T1sShape};
+use crate::shapes::{DeviceShape, FreeRun, LabelShape, T1Shape, T1sShape};
 
 /// Longest wait for labels to be read, in a view.
 const LOOK: Duration = Duration::from_secs(2);
@@ -141,6 +141,28 @@ impl Engine {
         let deadline = Instant::now() + LOOK;
         let shapes = begun.into_iter().map(|(device, look)| device_shape(device, look, deadline));
         let mut shapes: Vec<DeviceShape> = shapes.collect();
+        shapes.sort_by(|a, b| a.uri.cmp(&b.uri));
+        json(&shapes)
+    }
+
+    /// JSON list of what the labels say, every T1 object in them, read afresh. A device that
+    /// does not answer in time is only said to.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn labels(&self) -> Result<String, Failure> {
+        let devices = self.shared.devices();
+        let begun: Vec<_> =
+            devices.values().map(|device| (device, Survey::begin(device))).collect();
+        let deadline = Instant::now() + LOOK;
+        let mut shapes = Vec::with_capacity(begun.len());
+        for (device, look) in begun {
+            let standing = device
+                .survey
+                .end(&device.uri, look, deadline)
+                .and_then(|_| vs_io::label::standing(&mut *device.blocking()?));
+            shapes.push(LabelShape::new(device, standing));
+        }
         shapes.sort_by(|a, b| a.uri.cmp(&b.uri));
         json(&shapes)
     }

@@ -9,14 +9,22 @@ use crate::active::{Active, Copy, CopyState};
 use crate::event_loop::{Loop, LoopVolume};
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
+use crate::pace::{Hosts, Pace};
 use crate::slab::Token;
 
 /// Bytes that are copied under one hold of the lock.
-const REGION: u64 = 1 << 20;
+pub const REGION: u64 = 1 << 20;
 /// Regions under way at once.
 const PARALLEL: u32 = 4;
 /// The task number of the flush that ends a copy.
 const FLUSH: usize = usize::MAX;
+/// The task number of a flush in its middle, after which what was copied before is durable.
+const CHECKPOINT: usize = usize::MAX - 1;
+/// A checkpoint is made after so many bytes, or after so long if there is anything new.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+const CHECKPOINT_TIME: Duration = Duration::from_secs(2);
+/// A copy's rate is measured over this.
+const MEASURED: Duration = Duration::from_secs(1);
 /// A copy that met a stale tree looks again after this.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -39,6 +47,14 @@ pub struct Job {
     offset: u64,
     /// Regions to do again: (task, offset).
     again: Vec<(usize, u64)>,
+    /// Regions under way: (task, offset).
+    flying: Vec<(usize, u64)>,
+    /// How far all was done when the checkpoint's flush began; None: none is under way.
+    mark: Option<u64>,
+    marked: Instant,
+    pace: Pace,
+    /// Bytes done since then.
+    measured: (Instant, u64),
     inflight: u32,
     flushed: bool,
     flushing: bool,
@@ -48,6 +64,48 @@ pub struct Job {
     kicked: bool,
     retry: Option<Instant>,
     epoch: u64,
+}
+
+impl Job {
+    fn new(tree: &Tree, copy: &Copy, epoch: u64, now: Instant, hosts: Hosts) -> Job {
+        Job {
+            path: copy.path.clone(),
+            resync: copy.resync,
+            tasks: tasks(tree, copy),
+            task: 0,
+            offset: copy.start,
+            again: Vec::new(),
+            flying: Vec::new(),
+            mark: None,
+            marked: now,
+            // A resync has no limits: until it is done reads have one leg alone.
+            pace: Pace::new(now, copy.limit, copy.adaptive && !copy.resync, hosts),
+            measured: (now, 0),
+            inflight: 0,
+            flushed: false,
+            flushing: false,
+            failed: false,
+            kicked: false,
+            retry: None,
+            epoch,
+        }
+    }
+
+    /// Below this everything has been copied. Of a copy, which has one task.
+    fn low(&self) -> u64 {
+        let open = self.again.iter().chain(&self.flying).map(|(_, offset)| *offset);
+        let size = self.tasks.first().map_or(0, |task| task.size);
+        let end = if self.task > 0 { size } else { self.offset };
+        open.fold(end, u64::min).min(size)
+    }
+
+    /// How far all is done if it is time to make that durable.
+    fn due(&self, durable: u64, now: Instant) -> Option<u64> {
+        let low = self.low();
+        let late = now.saturating_duration_since(self.marked) >= CHECKPOINT_TIME;
+        let due = low >= durable + CHECKPOINT_BYTES || (late && low > durable);
+        (due && !self.resync && self.mark.is_none() && !self.flushing).then_some(low)
+    }
 }
 
 fn objects(tree: &Tree, targets: &[Vec<usize>]) -> Vec<String> {
@@ -126,23 +184,15 @@ impl Loop {
         for copy in copies.iter_mut().filter(|copy| copy.state == CopyState::Running) {
             let known = |job: &Job| job.path == copy.path && job.resync == copy.resync;
             if !volume.copies.iter().any(known) {
-                copy.copied = 0;
+                copy.copied = copy.start;
                 copy.total = total(&volume.active.tree, copy);
-                volume.copies.push(Job {
-                    path: copy.path.clone(),
-                    resync: copy.resync,
-                    tasks: tasks(&volume.active.tree, copy),
-                    task: 0,
-                    offset: 0,
-                    again: Vec::new(),
-                    inflight: 0,
-                    flushed: false,
-                    flushing: false,
-                    failed: false,
-                    kicked: false,
-                    retry: None,
-                    epoch: volume.active.epoch,
-                });
+                let (tree, epoch) = (&volume.active.tree, volume.active.epoch);
+                let hosts = volume.volume.all_hosts();
+                volume.copies.push(Job::new(tree, copy, epoch, self.now, hosts));
+            }
+            for job in volume.copies.iter_mut().filter(|job| known(job)) {
+                job.pace.set(copy.limit, copy.adaptive && !copy.resync);
+                job.retry = None;
             }
         }
         drop(copies);
@@ -195,6 +245,7 @@ impl Loop {
             let changed = job.epoch != active.epoch
                 && entry.is_none_or(|copy| tasks(&active.tree, copy) != job.tasks);
             let ended = job.failed || changed || !listed(&copies, job);
+            let durable = entry.map_or(0, |copy| copy.durable);
             drop(copies);
             if ended {
                 // Wait for what runs; should the copy be listed again, it begins anew.
@@ -205,6 +256,21 @@ impl Loop {
                 return;
             }
             job.epoch = active.epoch;
+            if job.pace.is_due(self.now) {
+                job.pace.observe(self.now, volume.volume.all_hosts());
+                self.ask_hosts(token);
+                continue;
+            }
+            if let Some(low) = job.due(durable, self.now) {
+                (job.mark, job.marked) = (Some(low), self.now);
+                self.flush_copy(token, index, CHECKPOINT);
+                continue;
+            }
+            let more = !job.again.is_empty() || job.task < job.tasks.len();
+            if let Some(at) = job.pace.wait(self.now).filter(|_| more) {
+                job.retry = Some(at);
+                return self.want_tick();
+            }
             let next = job.again.pop().or_else(|| {
                 while job.task < job.tasks.len() && job.offset >= job.tasks[job.task].size {
                     job.task += 1;
@@ -222,6 +288,8 @@ impl Loop {
                 let length = REGION.min(work.size - offset);
                 let scope = Scope::Subtrees(vec![work.source.clone()]);
                 let source = Source::Copy { path, resync, task };
+                job.flying.push((task, offset));
+                job.pace.spend(length);
                 let mut op = Op::new(source, scope, Kind::Read, offset, length);
                 op.data = self.buffers.take(length as usize);
                 op
@@ -229,9 +297,7 @@ impl Loop {
                 return;
             } else if !job.flushed {
                 job.flushing = true;
-                let targets = job.tasks.iter().flat_map(|task| task.targets.clone()).collect();
-                let source = Source::Copy { path, resync, task: FLUSH };
-                Op::new(source, Scope::Subtrees(targets), Kind::Flush, 0, 0)
+                return self.flush_copy(token, index, FLUSH);
             } else {
                 return self.copied(token, index);
             };
@@ -242,6 +308,38 @@ impl Loop {
         }
     }
 
+    /// Flushes the targets of a copy: at a checkpoint, or at its end.
+    fn flush_copy(&mut self, token: Token, index: usize, task: usize) {
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        let Some(job) = volume.copies.get_mut(index) else { return };
+        job.inflight += 1;
+        let targets = job.tasks.iter().flat_map(|task| task.targets.clone()).collect();
+        let source = Source::Copy { path: job.path.clone(), resync: job.resync, task };
+        let mut op = Op::new(source, Scope::Subtrees(targets), Kind::Flush, 0, 0);
+        op.volume = token;
+        self.submit(op);
+        self.want_tick();
+    }
+
+    /// Has every other loop say what its hosts have met, in time for the next look.
+    fn ask_hosts(&mut self, token: Token) {
+        let Some(volume) = self.volumes.get(token) else { return };
+        let id = volume.volume.id.clone();
+        for (index, mailbox) in self.shared.mailboxes.iter().enumerate() {
+            if index != self.index {
+                mailbox.post(Message::Observe(id.clone()));
+            }
+        }
+        self.tell_hosts(&id);
+    }
+
+    /// Says what this loop's hosts have met.
+    pub fn tell_hosts(&mut self, id: &str) {
+        let Some(&token) = self.volume_by_id.get(id) else { return };
+        let Some(volume) = self.volumes.get(token) else { return };
+        volume.volume.tell_hosts(self.index, volume.counters.hosts());
+    }
+
     /// All of a copy is durable on its targets.
     fn copied(&mut self, token: Token, index: usize) {
         let Some(volume) = self.volumes.get_mut(token) else { return };
@@ -250,6 +348,7 @@ impl Loop {
         let done = |copy: &mut Copy| {
             copy.state = CopyState::Done;
             copy.copied = copy.total;
+            (copy.durable, copy.rate) = (copy.total, 0);
         };
         if !job.resync {
             let path = job.path.clone();
@@ -315,22 +414,34 @@ impl Loop {
         let Some(index) = at else { return };
         let job = &mut volume.copies[index];
         job.inflight -= 1;
+        let mark = if task == CHECKPOINT { job.mark.take() } else { None };
         if task == FLUSH {
             job.flushing = false;
         }
+        job.flying.retain(|region| *region != (task, op.offset));
+        let region = task < CHECKPOINT;
         match result {
             // Its failure is told already; what else was under way changes nothing.
             _ if job.failed => {}
             Ok(()) if task == FLUSH => job.flushed = true,
             Ok(()) => {
+                let length = if region { op.length } else { 0 };
+                job.measured.1 += length;
+                let passed = now.saturating_duration_since(job.measured.0);
+                let rate = (passed >= MEASURED).then(|| {
+                    let bytes = std::mem::replace(&mut job.measured, (now, 0)).1;
+                    (bytes as f64 / passed.as_secs_f64()) as u64
+                });
                 for copy in shared.copies().iter_mut() {
                     if copy.path == path && copy.resync == resync {
-                        copy.copied = (copy.copied + op.length).min(copy.total);
+                        copy.copied = (copy.copied + length).min(copy.total);
+                        copy.rate = rate.unwrap_or(copy.rate);
+                        copy.durable = mark.unwrap_or(0).max(copy.durable);
                     }
                 }
             }
             Err(Fail::Stale | Fail::Shutdown) => {
-                if task != FLUSH {
+                if region {
                     job.again.push((task, op.offset));
                 }
                 job.retry = Some(now + AGAIN);
@@ -338,7 +449,7 @@ impl Loop {
             Err(_) if resync => {
                 // Reads stay pinned and the resync goes on trying: there is no other way to
                 // make the legs alike again.
-                if task != FLUSH {
+                if region {
                     job.again.push((task, op.offset));
                 }
                 job.retry = Some(now + AGAIN * 10);

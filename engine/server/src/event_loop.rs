@@ -376,6 +376,7 @@ impl Loop {
                     let _ = ack.send(());
                 }
                 Message::Copy(volume) => self.copy_kick(&volume),
+                Message::Observe(volume) => self.tell_hosts(&volume),
                 Message::EndPeer { conn, waiter } => self.end_peer(conn, waiter),
                 Message::PeerEnded(conn) => self.peer_ended(conn),
                 Message::Metrics(ack) => drop(ack.send(self.metrics())),

@@ -59,6 +59,8 @@ pub enum Message {
     DropReference(String, Sender<()>),
     /// Look for copy work of this volume.
     Copy(String),
+    /// Say what hosts of this volume have met here.
+    Observe(String),
     /// End the peer session of that connection, then tell the other loop's connection.
     EndPeer {
         conn: Token,
@@ -81,6 +83,7 @@ impl Message {
                 | Message::Committed(_)
                 | Message::Granted(_)
                 | Message::Copy(_)
+                | Message::Observe(_)
                 | Message::EndPeer { .. }
                 | Message::PeerEnded(_)
                 | Message::Metrics(_)

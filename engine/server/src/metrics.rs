@@ -6,6 +6,7 @@ use serde::Serialize;
 use vs_io::Device;
 
 use crate::durable::Mixture;
+use crate::pace::Hosts;
 
 /// Upper bounds are 1 us times powers of two, up to about 8 s.
 pub const BUCKETS: usize = 24;
@@ -30,6 +31,11 @@ impl Histogram {
         let bucket = (micros.next_power_of_two().trailing_zeros() as usize).min(BUCKETS);
         self.counts[bucket] += times;
         self.sum += seconds * times as f64;
+    }
+
+    /// How many, and their seconds together.
+    pub fn total(&self) -> (u64, f64) {
+        (self.counts.iter().sum(), self.sum)
     }
 
     fn is_empty(&self) -> bool {
@@ -160,6 +166,13 @@ impl VolumeCounters {
         self.operations[op][transport as usize] += times;
         self.bytes[op] += bytes;
         self.duration[op].add(seconds, times);
+    }
+
+    /// The reads and writes that hosts had answered.
+    pub fn hosts(&self) -> Hosts {
+        let (reads, read) = self.duration[OpName::Read].total();
+        let (writes, written) = self.duration[OpName::Write].total();
+        Hosts { requests: reads + writes, seconds: read + written }
     }
 
     pub fn failed(&mut self, op: OpName, kind: &'static str) {

@@ -1,7 +1,8 @@
 //! What crosses to Python as JSON (docs/engine.md).
 
 use serde::Serialize;
-use vs_io::T1Spec;
+use vs_io::label::Standing;
+use vs_io::{Device, DeviceError, T1Spec};
 
 use crate::metrics::{DeviceCounters, Histogram, Transport, VolumeCounters};
 
@@ -34,6 +35,40 @@ pub struct T1Shape<'a> {
 pub struct T1sShape<'a> {
     pub t1s: Vec<T1Shape<'a>>,
     pub others: usize,
+}
+
+/// A T1 object of a label.
+#[derive(Serialize)]
+pub struct EntryShape {
+    pub t1: T1Spec,
+    pub epoch: u64,
+}
+
+/// A label as it stands on its device, or why it can't be read.
+#[derive(Default, Serialize)]
+pub struct LabelShape {
+    pub device: String,
+    pub uri: String,
+    pub cluster: String,
+    pub generation: u64,
+    pub copies: usize,
+    pub t1s: Vec<EntryShape>,
+    pub error: String,
+}
+
+impl LabelShape {
+    pub fn new(device: &Device, standing: Result<Standing, DeviceError>) -> LabelShape {
+        let (device, uri) = (device.id.clone(), device.uri.clone());
+        match standing {
+            Ok(Standing { label, sequence, copies }) => {
+                let entries = label.t1s.into_iter();
+                let t1s = entries.map(|e| EntryShape { t1: e.t1, epoch: e.epoch }).collect();
+                let (cluster, error) = (label.cluster, String::new());
+                LabelShape { device, uri, cluster, generation: sequence, copies, t1s, error }
+            }
+            Err(error) => LabelShape { device, uri, error: error.to_string(), ..Self::default() },
+        }
+    }
 }
 
 #[derive(Serialize)]
