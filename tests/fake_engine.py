@@ -148,7 +148,9 @@ class FakeEngine:
         self._write(t1, epoch)
         self.calls.append(("t1_fence", t1_id, epoch))
 
-    def t1_delete(self, t1_id: str) -> None:
+    def t1_delete(self, t1_id: str, epoch: int) -> None:
+        if t1_id in self._here() and self._here()[t1_id][1] > epoch:
+            raise EngineError("stale", f"T1 object {t1_id} is at a higher epoch")
         for device_id in self.open:
             label = self._label(device_id)
             if t1_id in label.t1s and label.t1s[t1_id][0]["home"] == self.sp:

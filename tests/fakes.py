@@ -232,8 +232,8 @@ class FakeSp:
     async def fence_t1(self, t1: T1Id, epoch: int) -> None:
         await self._apply("fence_t1", FenceT1(self._sp, t1, epoch))
 
-    async def delete_t1(self, t1: T1Id) -> None:
-        await self._apply("delete_t1", DeleteT1(self._sp, t1))
+    async def delete_t1(self, t1: T1Id, epoch: int) -> None:
+        await self._apply("delete_t1", DeleteT1(self._sp, t1, epoch))
 
     async def stage_t2(self, t2: T2) -> None:
         await self._apply("stage_t2", StageT2(t2))
@@ -257,18 +257,25 @@ class FakeSp:
         }
         return 0.001
 
-    async def remove_t2(self, volume: VolumeId) -> None:
-        await self._apply("remove_t2", RemoveT2(self._sp, volume))
+    async def remove_t2(self, volume: VolumeId, version: int) -> None:
+        await self._apply("remove_t2", RemoveT2(self._sp, volume, version))
 
     async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
         await self._apply("drop_reference", DropReference(self._sp, volume, t1))
 
     async def start_copy(
-        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+        self,
+        volume: VolumeId,
+        version: int,
+        path: Path,
+        *,
+        start: int,
+        rate: int,
+        adaptive: bool,
     ) -> None:
         life = await self._admit("start_copy")
         t2 = self._world.cluster.sps[self._sp].active[volume]
-        assert t2.owner == self._sp and _is_write_only(t2.root, path)
+        assert t2.owner == self._sp and _is_write_only(t2.root, path) and t2.version == version
         found = life.copies.get((volume, path))
         self._world.limits[volume, path] = rate, adaptive
         if found is None or found.state is CopyState.FAILED:
@@ -325,6 +332,8 @@ class CrashingStore(MemoryStore):
         self.crash_at: int | None = None
         self.crash_after = True
         self.crashed = asyncio.Event()
+        #: Whether a term can't be raised.
+        self.full = False
         #: Awaited on either side of every write: a controller may die there.
         self.point: Callable[[], Awaitable[None]] = nowhere
         #: What writes raise instead of being made.
@@ -345,6 +354,11 @@ class CrashingStore(MemoryStore):
         """Another controller takes over."""
         self.crash_at = None
         self.crashed = asyncio.Event()
+
+    async def raise_term(self) -> int:
+        if self.full:
+            raise VsError("VS9031", Kind.INTERNAL, "the disk is full")
+        return await super().raise_term()
 
     async def put_volume(
         self, volume: Volume, *, expect_version: int | None, who: str, why: str

@@ -291,6 +291,12 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Another process has this SP's state directory open.",
         "End that process, or give this SP a --state of its own. Two SPs must never share one.",
     ),
+    "VS3028": (
+        "A copy was asked for by the version of a tree, and the SP has another: the request came "
+        "late, or the SP has not caught up.",
+        "Nothing: the controller asks again if it still wants the copy. If an operation keeps "
+        "waiting for it, look at `vswitchctl volume show NAME --tree`.",
+    ),
     "VS3030": (
         "The address for metrics can't be listened on: it is in use, or not this machine's.",
         "Choose another with --metrics; port 0 takes a free one.",

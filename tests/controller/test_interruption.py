@@ -150,7 +150,7 @@ async def dies(world: World, points: Points, target: int | None, ask: Ask | None
     points.arm(target)
     controller = Controller(world)
     starting = asyncio.ensure_future(controller.start())
-    while not starting.done() and not points.dead.is_set():
+    while not starting.done() and not points.dead.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0)
     if points.dead.is_set():
         starting.cancel()

@@ -124,3 +124,23 @@ async def test_a_former_master_that_hangs_holds_nobody_up() -> None:
 
     await until("b to be master", lambda: controller.registry.master == B)
     watch.cancel()
+
+
+async def test_a_term_that_was_not_made_durable_is_said_to_nobody() -> None:
+    """Found by the simulation: with the store full, the term was given away all the same, and
+    the next controller gave it to another SP."""
+    world = World()
+    first = await world.controller()
+    said = first.registry.election.term
+    world.store.full = True
+    world.sps.restart(A)  # the master: it would be designated anew, under a new term
+    with pytest.raises(VsError):
+        await first.join(A)
+    assert first.registry.election.term == said == await world.store.term()
+    assert max(world.sps.terms.values()) == said
+    await first.stop()
+    world.store.full = False
+    second = await world.controller()
+    assert second.registry.election.term > said
+    masters = [sp for sp, life in world.sps.lives.items() if life.mvsm_term is not None]
+    assert masters == [second.registry.master]

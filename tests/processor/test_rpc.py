@@ -67,8 +67,8 @@ async def test_a_volumes_life_through_the_port(served: Served) -> None:
     assert view.mvsm_active
     assert view.t1(T1Id("t-0")) is not None
     assert [(v.t2, v.active) for v in view.t2s] == [(t2(2), True)]
-    await sp.remove_t2(VOLUME)
-    await sp.delete_t1(T1Id("t-0"))
+    await sp.remove_t2(VOLUME, 9)
+    await sp.delete_t1(T1Id("t-0"), 9)
     await sp.remove_device(DEVICE)
     await sp.deactivate_mvsm()
     view = await sp.view()
@@ -88,7 +88,7 @@ async def test_errors_keep_their_code_kind_and_words(served: Served) -> None:
     assert (stale.value.code, stale.value.kind) == ("VS3025", Kind.PRECONDITION)
     assert "no version 9" in stale.value.message
     with pytest.raises(VsError, match=r"VS3023.*term 2 is over"):
-        await served.client(term=2).delete_t1(T1Id("t-0"))
+        await served.client(term=2).delete_t1(T1Id("t-0"), 9)
     with pytest.raises(VsError, match="VS6021"):
         await served.client(cluster="c-2").view()
     # A controller that was away learns the present term.

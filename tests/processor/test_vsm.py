@@ -57,8 +57,8 @@ async def test_a_term_that_is_over_is_refused_even_after_a_restart(
     life.crash()
     again = live()
     await again.vsm.start()
-    await refused("VS3023", again.vsm.delete_t1(caller(6), T1Id("t-0")))
-    await again.vsm.delete_t1(caller(7), T1Id("t-0"))
+    await refused("VS3023", again.vsm.delete_t1(caller(6), T1Id("t-0"), 9))
+    await again.vsm.delete_t1(caller(7), T1Id("t-0"), 9)
 
 
 async def test_a_call_whose_term_ends_while_it_waits_is_refused(life: Life) -> None:
@@ -129,7 +129,7 @@ async def test_a_view_may_be_of_one_volume(life: Life) -> None:
         await life.vsm.stage_t2(caller(), tree)
         await life.vsm.activate_t2(caller(), tree.volume, 1)
         await life.vsm.stage_t2(caller(), replace(tree, version=2))
-        await life.vsm.start_copy(caller(), tree.volume, (1,), start=0, rate=0, adaptive=True)
+        await life.vsm.start_copy(caller(), tree.volume, 1, (1,), start=0, rate=0, adaptive=True)
     whole, part = await life.vsm.view(), await life.vsm.view(other)
     assert (len(whole.t1s), len(whole.t2s), len(whole.copies), whole.other_t1s) == (2, 4, 2, 0)
     assert [held.t1 for held in part.t1s] == [theirs] and part.other_t1s == 1
@@ -184,7 +184,7 @@ async def test_removing_is_for_good_and_may_be_repeated(
     await life.push(t2(1))
     await life.vsm.stage_t2(caller(), t2(2))
     for _ in range(2):
-        await life.vsm.remove_t2(caller(), VOLUME)
+        await life.vsm.remove_t2(caller(), VOLUME, 9)
     assert (await life.vsm.view()).t2s == ()
     life.crash()
     again = live()
@@ -201,15 +201,59 @@ async def test_a_reference_in_use_is_not_dropped(life: Life) -> None:
 
 async def test_copies_are_in_the_view(life: Life) -> None:
     await refused(
-        "VS2020", life.vsm.start_copy(caller(), VOLUME, (1,), start=0, rate=0, adaptive=True)
+        "VS3028", life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True)
     )
     await life.push(t2(1, mirror(IN, OUT)))
-    await life.vsm.start_copy(caller(), VOLUME, (1,), start=0, rate=0, adaptive=True)
+    await life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True)
     (copy,) = (await life.vsm.view()).copies
     assert (copy.volume, copy.path, copy.state) == (VOLUME, (1,), CopyState.RUNNING)
     assert 0 < copy.copied < copy.total
     await life.vsm.stop_copy(caller(), VOLUME, (1,))
     assert (await life.vsm.view()).copies == ()
+
+
+# Requests that come late: a network may deliver one long after its sender gave it up.
+
+
+async def test_a_tree_that_was_removed_does_not_come_back(
+    life: Life, live: Callable[[], Life]
+) -> None:
+    await life.push(t2(1))
+    await life.vsm.stage_t2(caller(), t2(2))
+    await life.vsm.remove_t2(caller(), VOLUME, 3)
+    await refused("VS3024", life.vsm.stage_t2(caller(), t2(2)))
+    await refused("VS3025", life.vsm.activate_t2(caller(), VOLUME, 1))
+    life.crash()
+    again = live()
+    await again.vsm.start()
+    await refused("VS3024", again.vsm.stage_t2(caller(), t2(3)))
+    await again.push(t2(4))
+    assert again.engine.volumes
+
+
+async def test_a_removal_does_not_hit_a_later_tree(life: Life) -> None:
+    await life.push(t2(5))
+    await refused("VS3024", life.vsm.remove_t2(caller(), VOLUME, 4))
+    assert life.engine.volumes
+    await life.vsm.remove_t2(caller(), VOLUME, 5)
+    assert not life.engine.volumes
+
+
+async def test_an_object_that_is_in_use_anew_is_not_deleted(life: Life) -> None:
+    await life.vsm.put_t1(caller(), t1(), 1)
+    await life.vsm.fence_t1(caller(), t1().id, 4)
+    await refused("VS3022", life.vsm.delete_t1(caller(), t1().id, 3))
+    assert (await life.vsm.view()).t1s
+    await life.vsm.delete_t1(caller(), t1().id, 4)
+    assert not (await life.vsm.view()).t1s
+
+
+async def test_a_copy_for_another_tree_is_not_begun(life: Life) -> None:
+    """Its checkpoint would be another leg's."""
+    await life.push(t2(2, mirror(IN, OUT)))
+    late = life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=4096, rate=0, adaptive=True)
+    await refused("VS3028", late)
+    assert not (await life.vsm.view()).copies
 
 
 # Restarts.
@@ -385,7 +429,7 @@ async def test_a_direct_device_is_direct_after_a_restart(
 async def test_a_removed_device_is_forgotten(life: Life, live: Callable[[], Life]) -> None:
     await life.vsm.put_t1(caller(), t1(), 1)
     await refused("VS3021", life.vsm.remove_device(caller(), DEVICE))
-    await life.vsm.delete_t1(caller(), T1Id("t-0"))
+    await life.vsm.delete_t1(caller(), T1Id("t-0"), 9)
     await life.vsm.remove_device(caller(), DEVICE)
     life.crash()
     again = live()

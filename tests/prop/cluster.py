@@ -147,7 +147,8 @@ class Cluster:
                 self.sps[sp].t1s[t1_id] = t1, max(old, epoch)
             case AdoptT1(t1, epoch):
                 self._adopt(t1, epoch)
-            case DeleteT1(sp, t1_id):
+            case DeleteT1(sp, t1_id, upto):
+                assert self.sps[sp].t1s.get(t1_id, (None, 0))[1] <= upto, "in use anew"
                 assert not self._referred(t1_id, home=sp), f"{t1_id} is still referred to"
                 self.sps[sp].t1s.pop(t1_id, None)
             case StageT2(t2):
@@ -160,7 +161,9 @@ class Cluster:
                 have += [0] * (volume.size // BLOCK - len(have))
             case ActivateT2(sp, volume_id, version):
                 self._activate(self.sps[sp], volume_id, version)
-            case RemoveT2(sp, volume_id):
+            case RemoveT2(sp, volume_id, version):
+                held = self.sps[sp].active.get(volume_id)
+                assert held is None or held.version <= version, "a later tree is there"
                 gone = self.sps[sp].active.pop(volume_id, None)
                 self.sps[sp].staged.pop(volume_id, None)
                 if gone:

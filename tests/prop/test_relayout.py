@@ -1,4 +1,5 @@
-"""From any layout to any other: what is wanted comes out, what can stay stays, nothing is at risk."""
+"""From any layout to any other: what is wanted comes out, what can stay stays, and no copy is at
+risk meanwhile."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.sim.disk import Disks, Stamp, homed_by
-from tests.sim.loop import Process
+from tests.sim.loop import Expected, Process
 from tests.sim.net import Net, PeerDownError
 from tests.sim.tree import Piece, locate, volume_block, write_only
 from vswitchd.errors import Kind, VsError
@@ -39,15 +39,15 @@ WORK = 0.001
 LOOK = 0.05
 
 
-class StaleError(Exception):
+class StaleError(Expected):
     """The tree of the request is over: it waits for the next."""
 
 
-class EndedError(Exception):
+class EndedError(Expected):
     """The host's connection has ended: nobody knows what came of the request."""
 
 
-class IoError(Exception):
+class IoError(Expected):
     """The host got an error."""
 
 
@@ -161,6 +161,8 @@ class SimEngine:
         if found is None:
             raise VsError("VS2020", Kind.NOT_FOUND, f"T1 object {t1.id} is not there")
         if found[0].home != self.sp:
+            if found[1] > epoch:
+                raise VsError("VS3022", Kind.STALE, f"T1 object {t1.id} is at epoch {found[1]}")
             self._checked("adopt_t1", self.sp, t1)
         self._disks.write(homed_by(t1, self.sp), max(epoch, found[1]))
         self._checked("adopted", self.sp, t1)
@@ -179,12 +181,14 @@ class SimEngine:
             return any(n and i == t1 and e < epoch for (i, e), n in self.running.items())
 
         async with self._bounded("its I/O does not end"):
-            while lower():
+            while lower():  # noqa: ASYNC110 - simulated time
                 await asyncio.sleep(LOOK)
 
-    async def t1_delete(self, t1: T1Id) -> None:
+    async def t1_delete(self, t1: T1Id, epoch: int) -> None:
         await asyncio.sleep(self._pause())
         found = self.held().get(t1)
+        if found is not None and found[1] > epoch:
+            raise VsError("VS3022", Kind.STALE, f"T1 object {t1} is at epoch {found[1]}")
         if found is not None:
             self._checked("delete_t1", self.sp, found[0])
             self._disks.forget(found[0])
@@ -230,7 +234,7 @@ class SimEngine:
         now.wake()
         try:
             async with self._bounded("requests in flight did not end in time"):
-                while now.inflight:
+                while now.inflight:  # noqa: ASYNC110 - simulated time
                     await asyncio.sleep(LOOK)
         except VsError:
             now.held = False

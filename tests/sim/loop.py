@@ -17,6 +17,10 @@ class CrashError(BaseException):
     """The process has died within a call that can't be left by an await."""
 
 
+class Expected(Exception):  # noqa: N818
+    """An answer, not a fault, even where nobody waits for it any more."""
+
+
 class StuckError(Exception):
     """Nothing is left that could ever happen."""
 
@@ -36,6 +40,16 @@ class Process:
         context = contextvars.copy_context()
         context.run(_PROCESS.set, self)
         return self._loop.create_task(work, context=context)
+
+    def main(self, work: Coroutine[Any, Any, None]) -> None:
+        """Starts what the process is there for: that it ends by itself is a fault."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if self.alive and not isinstance(error, CrashError):
+                self._loop.faults.append(error or RuntimeError(f"{self.name} has ended"))
+
+        self.spawn(work).add_done_callback(ended)
 
     def own(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
@@ -117,8 +131,9 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def _noted(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # What a task of a dead process, or one that nobody waits for any more, ended with.
         error = context.get("exception")
-        if error is not None and not isinstance(error, CrashError):
+        if error is not None and not isinstance(error, CrashError | Expected):
             self.faults.append(error)
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from tests.sim.loop import Process, SimLoop
+from tests.sim.loop import Expected, Process, SimLoop
 from vswitchd.errors import Kind, VsError
 
 R = TypeVar("R")
@@ -19,7 +19,7 @@ DELAY = 0.004
 NOTICED = 0.3
 
 
-class PeerDownError(Exception):
+class PeerDownError(Expected):
     """The data connection to a peer broke; what was asked was done, or never will be."""
 
 

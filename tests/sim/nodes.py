@@ -96,7 +96,7 @@ class Sp:
         self.lives += 1
         self.vsm = self.engine = None
         self.process = Process(self.world.loop, self.name)
-        self.process.spawn(self._run(self.process))
+        self.process.main(self._run(self.process))
 
     def kill(self) -> None:
         if self.process is not None:
@@ -203,8 +203,8 @@ class SimProcessor:
     async def fence_t1(self, t1: T1Id, epoch: int) -> None:
         await self._call(lambda vsm: vsm.fence_t1(self._caller, t1, epoch), LONG)
 
-    async def delete_t1(self, t1: T1Id) -> None:
-        await self._call(lambda vsm: vsm.delete_t1(self._caller, t1), LONG)
+    async def delete_t1(self, t1: T1Id, epoch: int) -> None:
+        await self._call(lambda vsm: vsm.delete_t1(self._caller, t1, epoch), LONG)
 
     async def stage_t2(self, t2: T2) -> None:
         await self._call(lambda vsm: vsm.stage_t2(self._caller, t2))
@@ -212,18 +212,25 @@ class SimProcessor:
     async def activate_t2(self, volume: VolumeId, version: int) -> float:
         return await self._call(lambda vsm: vsm.activate_t2(self._caller, volume, version), LONG)
 
-    async def remove_t2(self, volume: VolumeId) -> None:
-        await self._call(lambda vsm: vsm.remove_t2(self._caller, volume), LONG)
+    async def remove_t2(self, volume: VolumeId, version: int) -> None:
+        await self._call(lambda vsm: vsm.remove_t2(self._caller, volume, version), LONG)
 
     async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
         await self._call(lambda vsm: vsm.drop_reference(self._caller, volume, t1))
 
     async def start_copy(
-        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+        self,
+        volume: VolumeId,
+        version: int,
+        path: Path,
+        *,
+        start: int,
+        rate: int,
+        adaptive: bool,
     ) -> None:
         await self._call(
             lambda vsm: vsm.start_copy(
-                self._caller, volume, path, start=start, rate=rate, adaptive=adaptive
+                self._caller, volume, version, path, start=start, rate=rate, adaptive=adaptive
             )
         )
 
@@ -238,7 +245,7 @@ class SimProcessor:
         await self._call(lambda vsm: vsm.stop_copy(self._caller, volume, path))
 
     async def labels(self) -> tuple[LabelView, ...]:
-        return await self._call(lambda vsm: vsm.labels(self._caller), LONG)
+        return await self._call(lambda vsm: vsm.labels(self._caller))
 
     async def activate_mvsm(self) -> None:
         async def work(vsm: Vsm) -> None:
@@ -284,7 +291,7 @@ class Controller:
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
-        self.process.spawn(self._run(world))
+        self.process.main(self._run(world))
 
     async def _run(self, world: World) -> None:
         while True:

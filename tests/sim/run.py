@@ -256,12 +256,11 @@ class Run:
         for name in list(world.sps):
             self._revive(name)
         assert world.controller is not None
-        executor = world.controller.executor
-        for record in world.store.open():
-            if record.wish == "pause":
-                await self._until("the operation", lambda r=record: r.id in executor.live, 60)
-                await executor.unpause(record.id)
-        registry = world.controller.registry
+        executor, registry = world.controller.executor, world.controller.registry
+        await self._until("the controller to go on", lambda: registry.election.master, 60)
+        for live in list(executor.live.values()):
+            if live.record.wish == "pause":
+                await self._refusable(executor.unpause(live.record.id))
         await self._until("SPs to register", lambda: set(registry.records) == set(world.sps), 60)
         for sp in list(await world.store.drained()):
             await world.controller.inventory.drain(sp, None)
@@ -270,7 +269,7 @@ class Run:
         except BreachError as error:
             waits = [live.record for live in executor.live.values()]
             raise BreachError(f"{error}; {waits}") from None
-        await asyncio.sleep(30.0)  # the reconciler looks every 10 s
+        await asyncio.sleep(45.0)  # the reconciler looks every 10 s, or at a deadline later
         world.hosts.active = False
         await self._until("hosts to get their answers", lambda: not world.hosts.busy, 60)
         await self._until("resyncs to end", self._resynced, 120)

@@ -123,8 +123,8 @@ class VsmProcessor:
         request = vsm_pb2.FenceT1Request(caller=self._caller, t1_id=t1, epoch=epoch)
         await self._call(self._stub.FenceT1, request, LONG)
 
-    async def delete_t1(self, t1: T1Id) -> None:
-        request = vsm_pb2.DeleteT1Request(caller=self._caller, t1_id=t1)
+    async def delete_t1(self, t1: T1Id, epoch: int) -> None:
+        request = vsm_pb2.DeleteT1Request(caller=self._caller, t1_id=t1, epoch=epoch)
         await self._call(self._stub.DeleteT1, request, LONG)
 
     async def stage_t2(self, t2: T2) -> None:
@@ -136,8 +136,8 @@ class VsmProcessor:
         answer = await self._call(self._stub.ActivateT2, request, LONG)
         return answer.pause_us / 1e6
 
-    async def remove_t2(self, volume: VolumeId) -> None:
-        request = vsm_pb2.RemoveT2Request(caller=self._caller, volume_id=volume)
+    async def remove_t2(self, volume: VolumeId, version: int) -> None:
+        request = vsm_pb2.RemoveT2Request(caller=self._caller, volume_id=volume, version=version)
         await self._call(self._stub.RemoveT2, request, LONG)
 
     async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
@@ -145,11 +145,19 @@ class VsmProcessor:
         await self._call(self._stub.DropReference, request)
 
     async def start_copy(
-        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+        self,
+        volume: VolumeId,
+        version: int,
+        path: Path,
+        *,
+        start: int,
+        rate: int,
+        adaptive: bool,
     ) -> None:
         request = vsm_pb2.StartCopyRequest(
             caller=self._caller,
             volume_id=volume,
+            version=version,
             path=path,
             start_bytes=start,
             bytes_per_second=rate,
@@ -175,7 +183,7 @@ class VsmProcessor:
 
     async def labels(self) -> tuple[LabelView, ...]:
         request = vsm_pb2.GetLabelsRequest(caller=self._caller)
-        answer = await self._call(self._stub.GetLabels, request, LONG)
+        answer = await self._call(self._stub.GetLabels, request)
         return tuple(convert.label_from_proto(label) for label in answer.labels)
 
     async def activate_mvsm(self) -> None:

@@ -97,7 +97,7 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
 
     @carried_out
     async def DeleteT1(self, request: vsm_pb2.DeleteT1Request, _: Context) -> vsm_pb2.Ack:
-        await self._vsm.delete_t1(_caller(request), T1Id(request.t1_id))
+        await self._vsm.delete_t1(_caller(request), T1Id(request.t1_id), request.epoch)
         return ACK
 
     @carried_out
@@ -116,7 +116,7 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
 
     @carried_out
     async def RemoveT2(self, request: vsm_pb2.RemoveT2Request, _: Context) -> vsm_pb2.Ack:
-        await self._vsm.remove_t2(_caller(request), VolumeId(request.volume_id))
+        await self._vsm.remove_t2(_caller(request), VolumeId(request.volume_id), request.version)
         return ACK
 
     @carried_out
@@ -131,6 +131,7 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
         await self._vsm.start_copy(
             _caller(request),
             VolumeId(request.volume_id),
+            request.version,
             tuple(request.path),
             start=request.start_bytes,
             rate=request.bytes_per_second,

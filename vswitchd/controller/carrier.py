@@ -45,16 +45,16 @@ class Carrier:
                 await at(sp).fence_t1(t1_id, epoch)
             case AdoptT1(t1, epoch):
                 await at(t1.home).adopt_t1(t1, epoch)
-            case DeleteT1(sp, t1_id):
-                await at(sp).delete_t1(t1_id)
+            case DeleteT1(sp, t1_id, epoch):
+                await at(sp).delete_t1(t1_id, epoch)
             case StageT2(t2):
                 await at(t2.sp).stage_t2(self._readdressed(t2))
             case Commit(volume):
                 await self._commit(live, volume)
             case ActivateT2(sp, volume_id, version):
                 await at(sp).activate_t2(volume_id, version)
-            case RemoveT2(sp, volume_id):
-                await at(sp).remove_t2(volume_id)
+            case RemoveT2(sp, volume_id, version):
+                await at(sp).remove_t2(volume_id, version)
             case DropReference(sp, volume_id, t1_id):
                 await at(sp).drop_reference(volume_id, t1_id)
             case AwaitSync():

@@ -121,7 +121,12 @@ class Copying:
         start = record.checkpoint
         live.copied = live.finished_copies + start
         await self._registry.processor(step.sp).start_copy(
-            step.volume, step.path, start=start, rate=record.rate, adaptive=record.adaptive
+            step.volume,
+            step.version,
+            step.path,
+            start=start,
+            rate=record.rate,
+            adaptive=record.adaptive,
         )
         return record.rate, record.adaptive
 

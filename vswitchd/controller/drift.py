@@ -11,15 +11,15 @@ from vswitchd.model.view import View
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What to do at one SP about one volume: a tree to push, or the tree to take away, and T1
-    objects that nothing refers to."""
+    """What to do at one SP about one volume: a tree to push, or the version up to which trees are
+    to go (0: none is), and T1 objects that nothing refers to, with the epochs they are at."""
 
     push: T2 | None = None
-    remove: bool = False
-    leftovers: tuple[T1Id, ...] = ()
+    remove: int = 0
+    leftovers: tuple[tuple[T1Id, int], ...] = ()
 
     def __bool__(self) -> bool:
-        return self.push is not None or self.remove or bool(self.leftovers)
+        return self.push is not None or bool(self.remove or self.leftovers)
 
 
 def volumes_at(view: View, volumes: Iterable[Volume]) -> list[VolumeId]:
@@ -55,9 +55,9 @@ def drift(
     }
     return Drift(
         push=_push(view, volume, peers) if volume is not None and serves else None,
-        remove=remove,
+        remove=max(held.t2.version for held in trees) if remove else 0,
         leftovers=tuple(
-            held.t1.id
+            (held.t1.id, held.epoch)
             for held in view.t1s_of(volume_id)
             if homes.get(held.t1.id) != view.sp
             and held.t1.id not in referred

@@ -128,10 +128,10 @@ class Reconciler:
                 await at.activate_t2(volume_id, version)
                 self._log.info("tree_pushed", sp=view.sp, volume=volume_id, version=version)
             if found.remove:
-                await at.remove_t2(volume_id)
+                await at.remove_t2(volume_id, found.remove)
                 self._log.info("tree_removed", sp=view.sp, volume=volume_id)
-            for t1 in found.leftovers:
-                await at.delete_t1(t1)
+            for t1, epoch in found.leftovers:
+                await at.delete_t1(t1, epoch)
                 self._log.info("leftover_removed", sp=view.sp, t1=t1)
 
     async def _close_ledger(self, ledger: Collection[T1Id], views: Mapping[SpId, View]) -> None:

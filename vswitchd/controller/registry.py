@@ -146,15 +146,21 @@ class Registry:
                 state, effects = election.step(
                     self.election, events.pop(0), self._clock.monotonic()
                 )
+                for effect in effects:
+                    if isinstance(effect, election.RaiseTerm):
+                        await self._raise_term(effect.term)
+                # Only now: a term that is not durable must never be said to anybody, or the
+                # next controller gives the same one to another SP.
                 self.election = state
                 for effect in effects:
                     events += await self._carry_out(effect)
 
+    async def _raise_term(self, term: int) -> None:
+        while await self._store.term() < term:
+            await self._store.raise_term()
+
     async def _carry_out(self, effect: election.Effect) -> list[election.Event]:
         match effect:
-            case election.RaiseTerm(term):
-                while await self._store.term() < term:
-                    await self._store.raise_term()
             case election.Deactivate(sp):
                 # Its answer does not matter, so nobody waits for an SP that may hang.
                 task = asyncio.create_task(self._deactivate(sp))

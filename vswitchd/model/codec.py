@@ -94,6 +94,13 @@ class Fields:
             raise malformed(self.path(name), "an object of strings was expected")
         return value
 
+    def numbers(self, name: str) -> dict[str, int]:
+        """A field that maps strings to whole numbers."""
+        value = self.take(name)
+        if not isinstance(value, dict) or not all(type(v) is int for v in value.values()):
+            raise malformed(self.path(name), "an object of whole numbers was expected")
+        return value
+
     def done(self) -> None:
         """Refuses fields that nobody asked for."""
         if self._left:

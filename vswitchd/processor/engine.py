@@ -93,8 +93,8 @@ class Engine:
     async def t1_fence(self, t1: T1Id, epoch: int) -> None:
         await self._wait(self._native.t1_fence, t1, epoch, DRAIN)
 
-    async def t1_delete(self, t1: T1Id) -> None:
-        await self._wait(self._native.t1_delete, t1)
+    async def t1_delete(self, t1: T1Id, epoch: int) -> None:
+        await self._wait(self._native.t1_delete, t1, epoch)
 
     async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]:
         """Those of the volume (None: all), and how many others there are."""

@@ -15,6 +15,9 @@ from vswitchd.processor.files import Files
 
 #: What a volume's id may be made of, since files are named after it.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Of so many volumes it is remembered that they were taken out of service: a request that is on
+#: its way for that long is not to be feared.
+REMOVED_KEPT = 256
 _IDENTITY = "processor.json"
 _T2 = "t2/"
 _COMMITTED = ".json"
@@ -25,7 +28,8 @@ _STAGED = ".staged.json"
 class Identity:
     """The SP's own file. `direct` are devices that are opened past the page cache. `mirrored`
     are volumes whose mirrors this SP has owned since its last clean end: after another end
-    their legs may differ."""
+    their legs may differ. `removed` says with which version volumes were taken out of service
+    here, the last ones of them."""
 
     sp: str
     cluster_id: str = ""
@@ -33,6 +37,7 @@ class Identity:
     devices: dict[str, str] = field(default_factory=dict)
     direct: list[str] = field(default_factory=list)
     mirrored: list[str] = field(default_factory=list)
+    removed: dict[str, int] = field(default_factory=dict)
 
 
 def _decode_identity(text: str) -> Identity:
@@ -44,6 +49,7 @@ def _decode_identity(text: str) -> Identity:
         devices=fields.texts("devices"),
         direct=list(fields.items("direct", as_text)),
         mirrored=list(fields.items("mirrored", as_text)),
+        removed=fields.numbers("removed"),
     )
     fields.done()
     return identity
@@ -156,6 +162,13 @@ class State:
         """Remembers whose mirrors' legs may differ if this process just ends."""
         if set(self.identity.mirrored) != volumes:
             self._update(mirrored=sorted(volumes))
+
+    def set_removed(self, volume: VolumeId, version: int) -> None:
+        """Remembers up to which version a volume's trees are over here."""
+        if self.identity.removed.get(volume, 0) < version:
+            others = {id_: at for id_, at in self.identity.removed.items() if id_ != volume}
+            kept = list(others.items())[1 - REMOVED_KEPT :]
+            self._update(removed={**dict(kept), volume: version})
 
     def stage(self, t2: T2) -> None:
         """Keeps a T2 object, inactive."""

@@ -50,7 +50,7 @@ class EngineCalls(Protocol):
     async def t1_put(self, t1: T1, epoch: int) -> None: ...
     async def t1_adopt(self, t1: T1, epoch: int) -> None: ...
     async def t1_fence(self, t1: T1Id, epoch: int) -> None: ...
-    async def t1_delete(self, t1: T1Id) -> None: ...
+    async def t1_delete(self, t1: T1Id, epoch: int) -> None: ...
     async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]: ...
     async def t2_activate(self, t2: T2, *, resync: bool) -> int: ...
     async def t2_remove(self, volume: VolumeId) -> None: ...
@@ -286,10 +286,11 @@ class Vsm:
                     raise
         self._log.info("fence_t1", t1=t1, epoch=epoch)
 
-    async def delete_t1(self, caller: Caller, t1: T1Id) -> None:
-        """Forgets a T1 object."""
+    async def delete_t1(self, caller: Caller, t1: T1Id, epoch: int) -> None:
+        """Forgets a T1 object. One that has been fenced above `epoch` stays: it has come back
+        here since this was asked."""
         async with self._turn(caller, t1):
-            await self._engine.t1_delete(t1)
+            await self._engine.t1_delete(t1, epoch)
         self._log.info("delete_t1", t1=t1)
 
     async def stage_t2(self, caller: Caller, t2: T2) -> None:
@@ -303,6 +304,14 @@ class Vsm:
                     "VS3024",
                     Kind.STALE,
                     f"volume {t2.name}: version {t2.version} is older than {current.version}",
+                )
+            gone = self._state.identity.removed.get(t2.volume, 0)
+            if t2.version <= gone:
+                raise VsError(
+                    "VS3024",
+                    Kind.STALE,
+                    f"volume {t2.name}: version {t2.version} is older than {gone}, with which it "
+                    "was taken out of service here",
                 )
             if current != t2:
                 self._state.stage(t2)
@@ -357,9 +366,19 @@ class Vsm:
         if own:
             self._state.set_mirrored({*self._state.identity.mirrored, *own})
 
-    async def remove_t2(self, caller: Caller, volume: VolumeId) -> None:
-        """Takes the volume out of service here."""
+    async def remove_t2(self, caller: Caller, volume: VolumeId, version: int) -> None:
+        """Takes the volume out of service here, and refuses its trees up to that version from
+        then on: a request that comes late must not bring one back. VsError VS3024 if a later one
+        is here already."""
         async with self._turn(caller, volume):
+            current = self._state.committed.get(volume)
+            if current is not None and current.version > version:
+                raise VsError(
+                    "VS3024",
+                    Kind.STALE,
+                    f"volume {current.name}: version {version} is older than {current.version}",
+                )
+            self._state.set_removed(volume, version)
             await self._engine.t2_remove(volume)
             self._state.remove(volume)
             self._state.set_mirrored(set(self._state.identity.mirrored) - {volume})
@@ -376,16 +395,25 @@ class Vsm:
         self,
         caller: Caller,
         volume: VolumeId,
+        version: int,
         path: Path,
         *,
         start: int,
         rate: int,
         adaptive: bool,
     ) -> None:
-        """Copies onto the write-only leg at `path` what lies from `start` on: an earlier copy has
-        made the bytes before it durable there. At most `rate` bytes per second (0: no limit);
+        """Copies onto the write-only leg at `path` of the tree of that version what lies from
+        `start` on: an earlier copy has made the bytes before it durable there. At most `rate` bytes per second (0: no limit);
         `adaptive`: less while hosts' latency suffers. One that runs takes the new limits."""
         async with self._turn(caller, volume):
+            current = self._state.committed.get(volume)
+            if current is None or current.version != version:
+                here = "none" if current is None else f"version {current.version}"
+                raise VsError(
+                    "VS3028",
+                    Kind.PRECONDITION,
+                    f"a copy for version {version} of volume {volume}: SP {self.sp} has {here}",
+                )
             await self._engine.copy_start(volume, path, start=start, rate=rate, adaptive=adaptive)
         self._log.info("start_copy", volume=volume, path=path, start=start, rate=rate)
 

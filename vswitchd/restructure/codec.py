@@ -61,7 +61,7 @@ def describe(step: Step) -> tuple[str, str, str, int]:
             sp, words, copy = t1.home, f"T1 {t1.id}", 0
         case FenceT1(sp, t1_id, epoch):
             words, copy = f"T1 {t1_id} to epoch {epoch}", 0
-        case DeleteT1(sp, t1_id):
+        case DeleteT1(sp, t1_id, _):
             words, copy = f"T1 {t1_id}", 0
         case StageT2(t2):
             sp, words, copy = t2.sp, f"T2 of {t2.name} version {t2.version}", 0
@@ -69,7 +69,7 @@ def describe(step: Step) -> tuple[str, str, str, int]:
             sp, words, copy = SpId(""), f"volume {volume.name} version {volume.version}", 0
         case ActivateT2(sp, volume_id, version):
             words, copy = f"T2 of {volume_id} version {version}", 0
-        case RemoveT2(sp, volume_id):
+        case RemoveT2(sp, volume_id, _):
             words, copy = f"T2 of {volume_id}", 0
         case DropReference(sp, _, t1_id):
             words, copy = f"reference to T1 {t1_id}", 0
@@ -91,15 +91,15 @@ def step_to_json(step: Step) -> Json:
             body = {"t1": t1_to_json(t1), "epoch": epoch}
         case FenceT1(sp, t1_id, epoch):
             body = {"sp": sp, "t1": t1_id, "epoch": epoch}
-        case DeleteT1(sp, t1_id):
-            body = {"sp": sp, "t1": t1_id}
+        case DeleteT1(sp, t1_id, epoch):
+            body = {"sp": sp, "t1": t1_id, "epoch": epoch}
         case StageT2(t2):
             body = {"t2": t2_to_json(t2)}
         case Commit(volume):
             body = {"volume": volume_to_json(volume)}
-        case ActivateT2(sp, volume_id, version):
+        case ActivateT2(sp, volume_id, version) | RemoveT2(sp, volume_id, version):
             body = {"sp": sp, "volume": volume_id, "version": version}
-        case RemoveT2(sp, volume_id) | AwaitSync(sp, volume_id):
+        case AwaitSync(sp, volume_id):
             body = {"sp": sp, "volume": volume_id}
         case DropReference(sp, volume_id, t1_id):
             body = {"sp": sp, "volume": volume_id, "t1": t1_id}
@@ -130,7 +130,7 @@ def step_from_json(value: object, where: str = "step") -> Step:
         case "fence_t1":
             step = FenceT1(_sp(fields), _t1(fields), fields.number("epoch"))
         case "delete_t1":
-            step = DeleteT1(_sp(fields), _t1(fields))
+            step = DeleteT1(_sp(fields), _t1(fields), fields.number("epoch"))
         case "stage_t2":
             step = StageT2(t2_from_json(fields.take("t2"), fields.path("t2")))
         case "commit":
@@ -138,7 +138,7 @@ def step_from_json(value: object, where: str = "step") -> Step:
         case "activate_t2":
             step = ActivateT2(_sp(fields), _volume(fields), fields.number("version"))
         case "remove_t2":
-            step = RemoveT2(_sp(fields), _volume(fields))
+            step = RemoveT2(_sp(fields), _volume(fields), fields.number("version"))
         case "drop_reference":
             step = DropReference(_sp(fields), _volume(fields), _t1(fields))
         case "await_sync":

@@ -38,10 +38,12 @@ class AdoptT1:
 
 @dataclass(frozen=True, slots=True)
 class DeleteT1:
-    """Forget a T1 object at an SP; if that is its home, free its extents."""
+    """Forget a T1 object at an SP; if that is its home, free its extents. It is refused for an
+    object at a higher epoch: a request that comes late must not hit what is in use anew."""
 
     sp: SpId
     t1: T1Id
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,12 @@ class ActivateT2:
 
 @dataclass(frozen=True, slots=True)
 class RemoveT2:
-    """Take the volume out of service at an SP: drain, flush, forget."""
+    """Take the volume out of service at an SP: drain, flush, forget. Trees up to that version
+    are refused there from then on."""
 
     sp: SpId
     volume: VolumeId
+    version: int
 
 
 @dataclass(frozen=True, slots=True)

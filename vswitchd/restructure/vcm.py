@@ -122,7 +122,7 @@ def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
     staged = {step.t2.sp for step in done.steps if isinstance(step, StageT2)}
     if base is None:
         volume = next(step.volume for step in done.steps if isinstance(step, Commit))
-        draft.group(RemoveT2(sp, volume.id) for sp in sorted(staged))
+        draft.group(RemoveT2(sp, volume.id, volume.version) for sp in sorted(staged))
     else:
         seen = [step.volume for step in done.steps if isinstance(step, Commit)]
         seen += [base] if current is None else [base, current]
@@ -136,8 +136,10 @@ def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
         draft.group(FenceT1(t1.home, t1.id, target.epoch) for t1 in target.t1s)
         draft.add(Commit(target))
         _activate(draft, target, order)
-        draft.group(RemoveT2(sp, base.id) for sp in sorted(staged - set(base.serving)))
-    draft.group(DeleteT1(home, t1) for t1, home in sorted(new.items()))
+        gone = sorted(staged - set(base.serving))
+        draft.group(RemoveT2(sp, base.id, target.version) for sp in gone)
+    epoch = volume.epoch if base is None else target.epoch
+    draft.group(DeleteT1(home, t1, epoch) for t1, home in sorted(new.items()))
     if base is None:
         draft.add(Forget(volume.id))
     draft.no_return = 0
@@ -200,8 +202,8 @@ def _become(
             draft.pass_no_return()
     draft.add(Commit(new))
     _activate(draft, new, order)
-    draft.group(RemoveT2(sp, new.id) for sp, _ in t2_removed)
-    draft.group(DeleteT1(sp, t1) for sp, t1 in t1_removed)
+    draft.group(RemoveT2(sp, new.id, new.version) for sp, _ in t2_removed)
+    draft.group(DeleteT1(sp, t1, new.epoch) for sp, t1 in t1_removed)
 
 
 def _adopt(draft: _Draft, old: Volume, new: Volume, moved: Mapping[T1Id, SpId]) -> None:
@@ -219,8 +221,8 @@ def _adopt(draft: _Draft, old: Volume, new: Volume, moved: Mapping[T1Id, SpId]) 
 def _delete(draft: _Draft, volume: Volume) -> None:
     """Claim 11: all T2 objects first, then the T1 objects, then the record."""
     draft.pass_no_return()
-    draft.group(RemoveT2(sp, volume.id) for sp in volume.serving)
-    draft.group(DeleteT1(t1.home, t1.id) for t1 in volume.t1s)
+    draft.group(RemoveT2(sp, volume.id, volume.version) for sp in volume.serving)
+    draft.group(DeleteT1(t1.home, t1.id, volume.epoch) for t1 in volume.t1s)
     draft.add(Forget(volume.id))
 
 

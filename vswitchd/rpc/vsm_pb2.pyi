@@ -488,7 +488,10 @@ class DeleteT1Request(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     T1_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     t1_id: _builtins.str
+    epoch: _builtins.int
+    """Refused if the object is at a higher epoch: then it is in use anew."""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     def __init__(
@@ -496,10 +499,11 @@ class DeleteT1Request(_message.Message):
         *,
         caller: Global___Caller | None = ...,
         t1_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "t1_id", b"t1_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "epoch", b"epoch", "t1_id", b"t1_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -580,7 +584,10 @@ class RemoveT2Request(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     VOLUME_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
+    version: _builtins.int
+    """Trees up to this version go, and are refused from then on."""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     def __init__(
@@ -588,10 +595,11 @@ class RemoveT2Request(_message.Message):
         *,
         caller: Global___Caller | None = ...,
         volume_id: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "version", b"version", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -630,10 +638,13 @@ class StartCopyRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     VOLUME_ID_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     START_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ADAPTIVE_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
+    version: _builtins.int
+    """Refused unless the active tree is of this version: `start_bytes` is true of its leg alone."""
     start_bytes: _builtins.int
     """So many bytes of the leg an earlier copy has made durable there."""
     bytes_per_second: _builtins.int
@@ -650,13 +661,14 @@ class StartCopyRequest(_message.Message):
         caller: Global___Caller | None = ...,
         volume_id: _builtins.str = ...,
         path: _abc.Iterable[_builtins.int] | None = ...,
+        version: _builtins.int = ...,
         start_bytes: _builtins.int = ...,
         bytes_per_second: _builtins.int = ...,
         adaptive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "path", b"path", "start_bytes", b"start_bytes", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "path", b"path", "start_bytes", b"start_bytes", "version", b"version", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

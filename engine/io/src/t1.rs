@@ -143,6 +143,11 @@ impl Drop for Turn<'_> {
     }
 }
 
+fn stale(id: &str, held: u64, asked: u64) -> DeviceError {
+    let text = format!("T1 object {id} is at epoch {held} by now, above {asked}");
+    DeviceError::new(ErrorKind::Stale, text)
+}
+
 fn invalid(text: String) -> DeviceError {
     DeviceError::new(ErrorKind::Invalid, text)
 }
@@ -319,7 +324,8 @@ impl T1Table {
     /// Takes over an object that another SP was home of.
     ///
     /// # Errors
-    /// `NotFound` if a device is not here or does not know the object.
+    /// `NotFound` if a device is not here or does not know the object; `Stale` if another home
+    /// has it at an epoch above `epoch`: it has moved on since this was asked.
     pub fn adopt(
         &self,
         devices: &HashMap<String, Arc<Device>>,
@@ -330,7 +336,15 @@ impl T1Table {
         if spec.home != self.sp {
             return Err(invalid(format!("T1 object {}: its new home is {}", spec.id, spec.home)));
         }
-        for device in Self::devices_of(devices, spec)? {
+        let devices_of = Self::devices_of(devices, spec)?;
+        for device in &devices_of {
+            let label = device.label()?;
+            let other = label.t1s.iter().find(|e| e.t1.id == spec.id && e.t1.home != self.sp);
+            if let Some(entry) = other.filter(|entry| entry.epoch > epoch) {
+                return Err(stale(&spec.id, entry.epoch, epoch));
+            }
+        }
+        for device in devices_of {
             let mut blocking = device.blocking()?;
             for (offset, length) in alloc::runs(&spec.extents, &device.id) {
                 if let Kind::File(file) = &device.kind {
@@ -385,17 +399,26 @@ impl T1Table {
     /// One that is not known any more is fine.
     ///
     /// # Errors
-    /// When a label can't be written.
+    /// `Stale` if it has been fenced to an epoch above `epoch`: it is in use anew, and the
+    /// request is from before. Also when a label can't be written.
     pub fn delete(
         &self,
         devices: &HashMap<String, Arc<Device>>,
         id: &str,
+        epoch: u64,
     ) -> Result<(), DeviceError> {
         let _turn = self.turn(id);
-        let on = match self.get(id) {
+        let on: Vec<Arc<Device>> = match self.get(id) {
             Some(object) => object.devices().to_vec(),
             None => devices.values().cloned().collect(),
         };
+        for device in &on {
+            let label = device.label()?;
+            let mine = label.t1s.iter().find(|e| e.t1.id == id && e.t1.home == self.sp);
+            if let Some(entry) = mine.filter(|entry| entry.epoch > epoch) {
+                return Err(stale(id, entry.epoch, epoch));
+            }
+        }
         if let Some(object) = self.retire(id) {
             object.forget_resident();
         }

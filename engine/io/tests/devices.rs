@@ -208,8 +208,8 @@ fn an_object_lives_from_put_to_delete() {
     let loaded = again.get("t-1").unwrap();
     assert_eq!((loaded.size(), loaded.epoch()), (3 * UNIT, 9));
 
-    table.delete(&all, "t-1").unwrap();
-    table.delete(&all, "t-1").unwrap();
+    table.delete(&all, "t-1", u64::MAX).unwrap();
+    table.delete(&all, "t-1", u64::MAX).unwrap();
     assert!(!loaded.serves(0) && table.get("t-1").is_none());
     assert!(!object.serves(u64::MAX - 1));
     assert_eq!(alloc::free(&seen(&device)), [(LABEL_AREA, SIZE - LABEL_AREA)]);
@@ -225,7 +225,7 @@ fn an_object_moves_to_the_sp_that_adopts_it() {
     a.fence("t-1", 2).unwrap();
     let moved = T1Spec { home: "b".into(), ..spec };
     b.adopt(&devices(&[&at_b]), &moved, 2).unwrap();
-    a.delete(&devices(&[&at_a]), "t-1").unwrap();
+    a.delete(&devices(&[&at_a]), "t-1", u64::MAX).unwrap();
     assert_eq!(seen(&at_a).t1s.len(), 1, "B's object is not A's to free");
     let restarted = T1Table::new("a");
     let reopened = disk.device("d1");
@@ -266,7 +266,7 @@ fn changes_of_many_objects_at_once_all_reach_the_label() {
                     table.put(all, &spec, 1).unwrap();
                     table.fence(&id, 5).unwrap();
                     if round % 2 == 0 {
-                        table.delete(all, &id).unwrap();
+                        table.delete(all, &id, u64::MAX).unwrap();
                     }
                 }
             });
@@ -291,7 +291,7 @@ fn a_device_that_does_not_answer_holds_up_changes_of_its_own_objects_only() {
         let waiting = scope.spawn(|| table.fence("t-1", 2).unwrap());
         table.put(&all, &t1("t-2", "a", UNIT, vec![extent("d2", 0, 1)]), 1).unwrap();
         table.fence("t-2", 2).unwrap();
-        table.delete(&all, "t-2").unwrap();
+        table.delete(&all, "t-2", u64::MAX).unwrap();
         assert!(!waiting.is_finished());
         drop(held);
         assert_eq!(waiting.join().unwrap().epoch(), 2);

@@ -71,8 +71,8 @@ impl Engine {
         call(py, || self.0.t1_fence(t1_id, epoch, seconds))
     }
 
-    fn t1_delete(&self, py: Python<'_>, t1_id: &str) -> PyResult<()> {
-        call(py, || self.0.t1_delete(t1_id))
+    fn t1_delete(&self, py: Python<'_>, t1_id: &str, epoch: u64) -> PyResult<()> {
+        call(py, || self.0.t1_delete(t1_id, epoch))
     }
 
     fn t1s(&self, py: Python<'_>, volume_id: &str) -> PyResult<String> {

@@ -249,8 +249,9 @@ impl Engine {
     /// Forgets a T1 object, freeing its extents if this SP is its home by the label.
     ///
     /// # Errors
-    /// `precondition` while an active tree here has an LRN to it.
-    pub fn t1_delete(&self, id: &str) -> Result<(), Failure> {
+    /// `precondition` while an active tree here has an LRN to it; `stale` if it is at an epoch
+    /// above `epoch`.
+    pub fn t1_delete(&self, id: &str, epoch: u64) -> Result<(), Failure> {
         let uses = |volume: &Arc<Volume>| {
             volume.active().leaves.iter().any(|leaf| match leaf {
                 Leaf::Local(t1) => t1.spec.id == id,
@@ -261,10 +262,16 @@ impl Engine {
             let text = format!("T1 object {id} is referred to by volume {}", volume.name);
             return Err(Failure::new("precondition", text));
         }
+        if let Some(object) = self.shared.t1s.get(id)
+            && object.epoch() > epoch
+        {
+            let text = format!("T1 object {id} is at epoch {} by now", object.epoch());
+            return Err(Failure::new("stale", text));
+        }
         if let Some(object) = self.shared.t1s.retire(id) {
             self.drain(&object, Self::prompt())?;
         }
-        self.shared.t1s.delete(&self.shared.devices(), id)?;
+        self.shared.t1s.delete(&self.shared.devices(), id, epoch)?;
         lock(&self.undrained).remove(id);
         Ok(())
     }

@@ -164,7 +164,7 @@ fn an_old_tree_is_refused_and_an_equal_one_is_nothing_new() {
     assert_eq!(a.activate(&next(&tree)), 0);
     let gone = a.engine.t1_fence("no-such", 1, 1.0).expect_err("unknown");
     assert_eq!(gone.kind, "not_found");
-    assert_eq!(a.engine.t1_delete("a").expect_err("in use").kind, "precondition");
+    assert_eq!(a.engine.t1_delete("a", u64::MAX).expect_err("in use").kind, "precondition");
     assert_eq!(a.engine.reference_drop("v-1", "b").expect_err("in use").kind, "precondition");
     a.stop();
     b.stop();
@@ -330,14 +330,14 @@ fn objects_in_use_stay() {
     let mut host = sp.host();
     let engine = &sp.engine;
     let refused = |done: Result<(), vs_server::Failure>| done.expect_err("in use").kind;
-    assert_eq!(refused(engine.t1_delete("t")), "precondition");
+    assert_eq!(refused(engine.t1_delete("t", u64::MAX)), "precondition");
     assert_eq!(refused(engine.reference_drop("v-1", "t")), "precondition");
     assert_eq!(refused(engine.device_remove("d-t")), "precondition");
     for _ in 0..2 {
         engine.t2_remove("v-1", 5.0).expect("removal, and once more");
     }
     until("the session ends", || host.is_closed());
-    engine.t1_delete("t").expect("not in use any more");
+    engine.t1_delete("t", u64::MAX).expect("not in use any more");
     engine.device_remove("d-t").expect("nothing lies on it");
     sp.stop();
 }

@@ -58,7 +58,7 @@ fn a_reply_that_waits_keeps_its_bytes_when_its_blocks_are_given_away() {
     // The volume moves to other blocks, and another volume gets the old ones.
     sp.fence("old", 2);
     sp.activate(&Tree::new(2, SIZE, leaf("new", SIZE), &[("new", &sp)]));
-    sp.engine.t1_delete("old").expect("delete");
+    sp.engine.t1_delete("old", u64::MAX).expect("delete");
     sp.put("other", SIZE, &[("d", DATA, SIZE)], 1);
     let mut tree = Tree::new(1, SIZE, leaf("other", SIZE), &[("other", &sp)]);
     tree.volume = "v-2".into();
@@ -85,7 +85,7 @@ fn a_device_that_is_removed_is_mapped_until_its_replies_have_left() {
     let (mut host, cookies) = slow_reader(&sp);
     sp.fence("t", 2);
     sp.activate(&Tree::new(2, SIZE, leaf("u", SIZE), &[("u", &sp)]));
-    sp.engine.t1_delete("t").expect("delete");
+    sp.engine.t1_delete("t", u64::MAX).expect("delete");
     sp.engine.device_remove("d-t").expect("remove");
     std::fs::remove_file(rig.file("d-t")).expect("remove");
     expect_replies(&mut host, &cookies, &data);
