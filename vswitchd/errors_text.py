@@ -435,6 +435,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "The time given with --timeout is over. The operation goes on.",
         "Watch it with `vswitchctl operation watch ID`, or cancel it.",
     ),
+    "VS5031": (
+        "The time that was given for draining an SP is over. Draining goes on by itself.",
+        "Look at `vswitchctl operation list --open` for how far it is, and at `vswitchctl status` "
+        "for what it is stuck at.",
+    ),
     # 6: refused for the data's safety.
     "VS5070": (
         "The quickstart's controller and SPs started, but its devices or its volume were not "

@@ -60,7 +60,8 @@ class Processor(Protocol):
         adaptive: bool,
     ) -> None:
         """Copies onto the write-only leg at `path` of that version from byte `start` on; an
-        earlier copy has made what is before it durable there. `rate`: bytes per second, 0 for no limit."""
+        earlier copy has made what is before it durable there. `rate`: bytes per second, 0 for
+        no limit."""
         ...
 
     async def throttle_copy(

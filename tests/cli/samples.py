@@ -116,3 +116,30 @@ def processor(sp: str) -> processor_pb2.Processor:
     return processor_pb2.Processor(
         sp=sp, up=sp != "sp-c", master=sp == "sp-b", t1_objects=3, nbd_address="127.0.0.1:10809"
     )
+
+
+def planned() -> operation_pb2.Operation:
+    """The plan of a mirror_add of db1."""
+    steps = [
+        operation_pb2.OperationStep(kind="put_t1", sp="sp-b", redundancy=1),
+        operation_pb2.OperationStep(
+            kind="activate_t2", sp="sp-a", redundancy=1, expected_pause_seconds=0.02
+        ),
+        operation_pb2.OperationStep(kind="activate_t2", sp="sp-b", redundancy=1),
+        operation_pb2.OperationStep(kind="copy", sp="sp-a", redundancy=1, copy_bytes=20 * GIB),
+    ]
+    return operation_pb2.Operation(
+        operation_id="op-7",
+        kind="mirror_add",
+        volume="db1",
+        state=operation_pb2.OPERATION_STATE_PLANNED,
+        base_version=12,
+        target_version=14,
+        layout_before="sp-a/disk0:20G",
+        layout_after="mirror(sp-a/disk0:20G, sp-b/disk3:20G)",
+        total_bytes=20 * GIB,
+        no_return_step=3,
+        undone_by="volume restore db1 --version 12",
+        reserved=[operation_pb2.Reservation(sp="sp-b", device_id="id-3", bytes=20 * GIB)],
+        steps=steps,
+    )

@@ -9,7 +9,16 @@ import pytest
 
 from tests.cli.conftest import Ctl
 from tests.cli.fake import Fake
-from tests.cli.samples import DONE, GIB, RUNNING, device, operation, processor, volume
+from tests.cli.samples import (
+    DONE,
+    GIB,
+    RUNNING,
+    device,
+    operation,
+    planned,
+    processor,
+    volume,
+)
 from vswitchd.errors import Kind, VsError
 from vswitchd.errors_text import EXPLAIN
 from vswitchd.rpc import cluster_pb2
@@ -76,16 +85,85 @@ def test_a_mutation_asks_for_what_was_said(
 def test_every_mutation_has_a_dry_run_that_prints_the_plan(
     fake: Fake, ctl: Ctl, words: str
 ) -> None:
-    fake.starts = operation(name="", total=20 * GIB)
+    fake.starts = planned()
+    fake.devices = [device("disk3", "id-3")]
     ran = ctl("volume", *words.split(" "), "--dry-run")
     assert ran.status == 0
     assert fake.started()[1].dry_run
     assert ran.out.splitlines() == [
-        "db1: mirror_add from tree version 12, 2 steps, 20G to copy",
-        "   step    where  object  copy",
-        "1  put_t1  sp-b   t-02    -",
-        "2  copy    sp-a   leg 1   20G",
+        "db1: sp-a/disk0:20G -> mirror(sp-a/disk0:20G, sp-b/disk3:20G)   tree version 12 -> 14",
+        "step                            where       copy  redundancy  expected pause",
+        "1     reserve and zero extents  sp-b        -     1           -",
+        "2-3   switch over               sp-a, sp-b  -     1           < 20 ms",
+        "4     copy                      sp-a        20G   1           -",
+        "reserves  20G on sp-b/disk3",
+        "copies    20G, about 3 min at 100 MiB/s",
+        "cancel    until step 3 is done",
+        "undo      volume restore db1 --version 12",
+        "apply     vswitchctl volume apply db1 --plan op-7",
     ]
+
+
+def test_limits_go_with_every_mutation(fake: Fake, ctl: Ctl) -> None:
+    fake.starts = operation()
+    words = ["--rate", "100M", "--priority", "9", "--no-adaptive", "--no-wait"]
+    assert ctl("volume", "mirror", "add", "db1", *words).status == 0
+    options = fake.started()[1].options
+    assert (options.bytes_per_second, options.priority, options.adaptive) == (100 << 20, 9, False)
+
+
+def test_a_plan_is_applied_by_its_id(fake: Fake, ctl: Ctl) -> None:
+    fake.starts = operation()
+    assert ctl("volume", "apply", "db1", "--plan", "op-7", "--no-wait").status == 0
+    method, request = fake.started()
+    assert (method, request.name, request.plan_id) == ("ApplyPlan", "db1", "op-7")
+    assert request.request_id
+    for wrong in ([], ["--plan", "op-7", "--layout", "any"], ["--plan", "op-7", "--dry-run"]):
+        assert ctl("volume", "apply", "db1", *wrong).status == 2
+
+
+def test_a_plan_that_is_stale_is_a_precondition(fake: Fake, ctl: Ctl) -> None:
+    fake.starts = VsError("VS3075", Kind.STALE, "made for another version")
+    assert ctl("volume", "apply", "db1", "--plan", "op-7").status == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "fields"),
+    [
+        ("pause op-1", "PauseOperation", {}),
+        ("resume op-1", "ResumeOperation", {}),
+        ("cancel op-1", "CancelOperation", {}),
+        ("throttle op-1 --rate 50M", "ThrottleOperation", {"bytes_per_second": 50 << 20}),
+        ("throttle op-1 --rate none", "ThrottleOperation", {"bytes_per_second": 0}),
+        ("throttle op-1 --priority 8", "ThrottleOperation", {"priority": 8}),
+        ("throttle op-1 --no-adaptive", "ThrottleOperation", {"adaptive": False}),
+    ],
+)
+def test_operations_are_told(
+    fake: Fake, ctl: Ctl, words: str, method: str, fields: dict[str, Any]
+) -> None:
+    fake.operations["op-1"] = [operation()]
+    assert ctl("operation", *words.split(" ")).status == 0
+    asked, request = fake.started()
+    assert (asked, request.operation_id) == (method, "op-1")
+    said = {field.name for field, _ in request.ListFields()} - {"operation_id"}
+    assert {name: getattr(request, name) for name in said | set(fields)} == fields
+
+
+def test_a_throttle_that_says_nothing_is_refused(fake: Fake, ctl: Ctl) -> None:
+    fake.operations["op-1"] = [operation()]
+    assert ctl("operation", "throttle", "op-1").status == 2
+
+
+def test_a_drain_waits_until_the_sp_is_empty(fake: Fake, ctl: Ctl) -> None:
+    fake.processors = [processor("sp-a")]
+    ran = ctl("sp", "drain", "sp-a", "--keep-serving")
+    assert ran.status == 0 and "2 volumes left on sp-a" in ran.err
+    method, request = fake.started()
+    assert (method, request.sp, request.keep_serving) == ("DrainProcessor", "sp-a", True)
+    fake.asked.clear()
+    assert ctl("sp", "undrain", "sp-a").status == 0
+    assert fake.started()[0] == "UndrainProcessor"
 
 
 def test_plan_is_the_dry_run_of_apply(fake: Fake, ctl: Ctl) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -37,11 +40,22 @@ __all__ = [
 A = TypeVar("A")
 T = TypeVar("T")
 
+#: What the controller is told of who asks (api/operation.py reads it).
+WHO = "vswitch-user"
+
 #: Seconds for one call: a request is planned while its caller waits.
 DEADLINE = 30.0
 
 #: Seconds that a watch waits for a controller that has gone away to come back.
 PATIENCE = 60.0
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 class Client:
@@ -60,7 +74,7 @@ class Client:
     def call(self, method: Callable[..., A], request: object) -> A:
         """One call with a deadline."""
         try:
-            return method(request, timeout=DEADLINE)
+            return method(request, timeout=DEADLINE, metadata=((WHO, _who()),))
         except grpc.RpcError as error:
             raise from_rpc(error, self._who) from None
 

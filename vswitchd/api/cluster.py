@@ -9,6 +9,7 @@ import grpc
 from vswitchd import __version__
 from vswitchd.api.convert_public import device_message
 from vswitchd.api.errors import servicer_errors
+from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.health import checks
 from vswitchd.controller.service import Service
 from vswitchd.rpc import cluster_pb2, cluster_pb2_grpc
@@ -23,8 +24,9 @@ _SEVERITIES = {
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     """cluster.proto's public half over the controller's `Service`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, drainer: Drainer) -> None:
         self._service = service
+        self._drainer = drainer
 
     @servicer_errors
     async def GetStatus(
@@ -36,7 +38,14 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         devices = [device_message(one, views) for one in await service.store.devices()]
         operations = await service.open_operations()
         found = checks(
-            sorted(registry.records), registry.up, registry.master, volumes, views, operations
+            sorted(registry.records),
+            registry.up,
+            registry.master,
+            volumes,
+            views,
+            operations,
+            await service.store.drained(),
+            self._drainer.stuck,
         )
         worst = max(
             (_SEVERITIES[check.severity] for check in found),

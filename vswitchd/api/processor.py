@@ -8,7 +8,7 @@ import grpc
 
 from vswitchd.api.convert_public import page, processor_message
 from vswitchd.api.errors import servicer_errors
-from vswitchd.controller.drainer import concerns
+from vswitchd.controller.health import concerns
 from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service

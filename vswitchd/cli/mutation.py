@@ -10,9 +10,20 @@ from typing import Any
 import typer
 
 from vswitchd.cli import render
-from vswitchd.cli.context import Output, context, note, show
+from vswitchd.cli.context import Output, context, note, show, usage
 from vswitchd.cli.follow import follow
-from vswitchd.cli.options import DryRun, NoWait, OutputOption, RequestId, Timeout
+from vswitchd.cli.options import (
+    Adaptive,
+    DryRun,
+    NoWait,
+    OutputOption,
+    Priority,
+    Rate,
+    RequestId,
+    Timeout,
+    rate_of,
+)
+from vswitchd.cli.render_plan import plan
 from vswitchd.errors import Kind, VsError
 
 #: A method of VolumeService, and the fields of its request.
@@ -25,6 +36,9 @@ def send(
     dry_run: DryRun = False,
     no_wait: NoWait = False,
     timeout: Timeout = None,
+    rate: Rate = "",
+    priority: Priority = None,
+    adaptive: Adaptive = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Sends a request; shows its plan, or its operation, or follows that to the end."""
@@ -32,8 +46,15 @@ def send(
 
     method, fields = asked
     request_id = request_id or f"ctl-{uuid.uuid4()}"
+    if method != "ApplyPlan":
+        fields = {"dry_run": dry_run, **fields}
+    elif dry_run:
+        raise usage("the plan was shown already: leave --dry-run away, or ask for a new plan")
+    options = api.operation_pb2.OperationOptions(
+        priority=priority, bytes_per_second=rate_of(rate), adaptive=adaptive
+    )
     message = getattr(api.volume_pb2, f"{method}Request")(
-        request_id=request_id, dry_run=dry_run, **fields
+        request_id=request_id, options=options, **fields
     )
     try:
         operation = context.client.call(getattr(context.client.volumes, method), message)
@@ -42,11 +63,16 @@ def send(
             note(f"it may have begun; `--request-id {request_id}` asks again for the same one")
         raise
     if dry_run:
-        show(operation, output, lambda: render.plan(operation))
+        show(operation, output, lambda: plan(operation, device_names()))
     elif no_wait:
         show(operation, output, lambda: render.line(operation.operation_id))
     else:
         follow(operation, timeout, output)
+
+
+def device_names() -> dict[str, str]:
+    """Devices by id."""
+    return {device.device_id: device.name for device in context.client.all_devices()}
 
 
 #: What every mutation takes, after its own words.

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from vswitchd.cli import render
-from vswitchd.cli.context import Output, context, show, watched
+from vswitchd.cli.context import Output, context, show, usage, watched
 from vswitchd.cli.follow import follow
-from vswitchd.cli.options import OutputOption, Timeout, Watch, noun
+from vswitchd.cli.options import Adaptive, OutputOption, Priority, Timeout, Watch, noun, rate_of
 
 app = noun("Long work that requests started.")
 
@@ -51,11 +51,44 @@ def watch(name: Id, timeout: Timeout = None, output: OutputOption = Output.TABLE
     follow(context.client.operation(name), timeout, output)
 
 
+def _ask(method: str, name: str, output: Output, **fields: object) -> None:
+    from vswitchd.api.client import operation_pb2
+
+    request = getattr(operation_pb2, f"{method}Request")(operation_id=name, **fields)
+    operation = context.client.call(getattr(context.client.operations, method), request)
+    show(operation, output, lambda: render.operations([operation]))
+
+
 @app.command()
 def cancel(name: Id, output: OutputOption = Output.TABLE) -> None:
     """Undo an operation that has not passed its point of no return."""
-    from vswitchd.api.client import operation_pb2
+    _ask("CancelOperation", name, output)
 
-    request = operation_pb2.CancelOperationRequest(operation_id=name)
-    operation = context.client.call(context.client.operations.CancelOperation, request)
-    show(operation, output, lambda: render.operations([operation]))
+
+@app.command()
+def pause(name: Id, output: OutputOption = Output.TABLE) -> None:
+    """Have an operation rest at the next point where hosts don't wait."""
+    _ask("PauseOperation", name, output)
+
+
+@app.command()
+def resume(name: Id, output: OutputOption = Output.TABLE) -> None:
+    """Have a paused operation go on, a copy from its last checkpoint."""
+    _ask("ResumeOperation", name, output)
+
+
+@app.command()
+def throttle(
+    name: Id,
+    rate: Annotated[str | None, typer.Option(metavar="SIZE", help="bytes/s; none: all")] = None,
+    priority: Priority = None,
+    adaptive: Adaptive = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change an operation's limits while it runs; what is not said stays."""
+    if rate is None and priority is None and adaptive is None:
+        raise usage("say what to change: --rate, --priority, --adaptive or --no-adaptive")
+    fields: dict[str, object] = {"priority": priority, "adaptive": adaptive}
+    if rate is not None:
+        fields["bytes_per_second"] = rate_of(rate)
+    _ask("ThrottleOperation", name, output, **fields)

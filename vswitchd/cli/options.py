@@ -22,8 +22,26 @@ Timeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0, help="wait at most so long; it goes on after"),
 ]
+Rate = Annotated[
+    str,
+    typer.Option(metavar="SIZE", help="most bytes per second of its copies, like 100M; none: all"),
+]
+Priority = Annotated[
+    int | None, typer.Option(min=0, max=9, help="of copies that wait the highest goes first")
+]
+Adaptive = Annotated[
+    bool | None,
+    typer.Option(
+        "--adaptive/--no-adaptive", help="copies back off while hosts' latency suffers (default)"
+    ),
+]
 RequestId = Annotated[str, typer.Option(help="said twice with the same id, a request happens once")]
 Watch = Annotated[bool, typer.Option("--watch", help="look again every two seconds")]
+
+
+def rate_of(text: str) -> int:
+    """Bytes per second; 0 for no limit."""
+    return 0 if text in ("", "0", "none") else parse_size(text)
 
 
 def noun(help_text: str) -> typer.Typer:

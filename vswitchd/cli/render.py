@@ -21,7 +21,10 @@ PIPE_WIDTH = 10_000
 #: Colours of words that stand alone in a cell, or set apart in a line by two spaces.
 STYLES = {
     **dict.fromkeys(("up", "online", "done", "in sync", "OK"), "green"),
-    **dict.fromkeys(("degraded", "DEGRADED", "creating", "deleting", "undoing", "WARN"), "yellow"),
+    **dict.fromkeys(
+        ("degraded", "DEGRADED", "creating", "deleting", "undoing", "WARN", "paused", "drained"),
+        "yellow",
+    ),
     **dict.fromkeys(("write only", "resync", "parked"), "yellow"),
     **dict.fromkeys(("down", "offline", "failed", "cancelled", "ERROR"), "red"),
 }
@@ -161,6 +164,9 @@ def operations(found: Sequence[operation_pb2.Operation]) -> None:
         copied = "-"
         if one.total_bytes:
             copied = f"{format_size(one.copied_bytes)} of {format_size(one.total_bytes)}"
+        if one.bytes_per_second:
+            left = (one.total_bytes - one.copied_bytes) / one.bytes_per_second
+            copied += f", {round(one.bytes_per_second / (1 << 20), 1):g} MiB/s, {left:.0f} s left"
         why = one.error.message if one.HasField("error") else one.waiting_for
         progress = f"{steps_done(one)}/{len(one.steps)}"
         state = enum_text(one, "state")
@@ -172,14 +178,6 @@ def steps(operation: operation_pb2.Operation) -> None:
     """An operation's steps with their states."""
     columns = ("", "step", "where", "object", "copy", "state")
     table(columns, [(*row, state) for row, state in _steps(operation)])
-
-
-def plan(operation: operation_pb2.Operation) -> None:
-    """What an operation would do."""
-    copy = f", {format_size(operation.total_bytes)} to copy" if operation.total_bytes else ""
-    base = f" from tree version {operation.base_version}" if operation.base_version else ""
-    line(f"{operation.volume}: {operation.kind}{base}, {len(operation.steps)} steps{copy}")
-    table(("", "step", "where", "object", "copy"), [row for row, _ in _steps(operation)])
 
 
 def _steps(operation: operation_pb2.Operation) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -88,9 +88,50 @@ def unserve(name: Name, on: OnSp) -> Asked:
 
 
 @mutation(app)
-def apply(name: Name, layout: Layout) -> Asked:
-    """Give a volume another layout, copying beside the old one while hosts use it."""
+def apply(
+    name: Name,
+    layout: Layout = "",
+    plan: Annotated[str, typer.Option(metavar="ID", help="a plan that a --dry-run showed")] = "",
+) -> Asked:
+    """Give a volume another layout, or carry out a plan exactly as it was shown."""
+    if bool(layout) == bool(plan):
+        raise usage("say either --layout, or --plan with the id that a --dry-run printed")
+    if plan:
+        return "ApplyPlan", {"name": name, "plan_id": plan}
     return "ChangeLayout", {"name": name, "layout": layout}
+
+
+@mutation(app)
+def restore(
+    name: Name,
+    version: Annotated[int, typer.Option(min=1, help="as `volume history` shows it")],
+) -> Asked:
+    """Give a volume the layout that an earlier version had."""
+    return "RestoreVolume", {"name": name, "version": version}
+
+
+@app.command()
+def history(name: Name, output: OutputOption = Output.TABLE) -> None:
+    """Every version: when, by whom, why, and what it changed."""
+    from vswitchd.api.client import volume_pb2
+
+    request = volume_pb2.GetVolumeHistoryRequest(name=name)
+    found = context.client.call(context.client.volumes.GetVolumeHistory, request)
+
+    def tables() -> None:
+        rows = [
+            (
+                f"v{one.version}",
+                one.at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
+                one.who or "-",
+                one.why,
+                "; ".join(one.changes) or "-",
+            )
+            for one in found.versions
+        ]
+        render.table(("version", "at (UTC)", "who", "why", "what changed"), rows)
+
+    show(found, output, tables)
 
 
 @app.command()

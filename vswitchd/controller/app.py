@@ -113,7 +113,7 @@ async def _run(args: argparse.Namespace) -> None:
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
     await registry.start()
     await executor.resume()
-    server = await make_server(service, inventory)
+    server = await make_server(service, inventory, drainer)
     host = settings.listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(settings.listen)
@@ -130,7 +130,7 @@ async def _run(args: argparse.Namespace) -> None:
         asyncio.create_task(registry.run()),
         asyncio.create_task(reconciler.run()),
         asyncio.create_task(drainer.run()),
-        asyncio.create_task(_gauges(metrics, service)),
+        asyncio.create_task(_gauges(metrics, service, drainer)),
     ]
     endpoints.write(api=f"{host}:{port}", metrics=bound)
     logger.info("ready", api=f"{host}:{port}", metrics=bound, cluster=registry.cluster)
@@ -151,7 +151,7 @@ async def _run(args: argparse.Namespace) -> None:
         logger.info("ended")
 
 
-async def make_server(service: Service, inventory: Inventory) -> grpc.aio.Server:
+async def make_server(service: Service, inventory: Inventory, drainer: Drainer) -> grpc.aio.Server:
     """The public API with health and reflection, not started."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), server)
@@ -160,7 +160,7 @@ async def make_server(service: Service, inventory: Inventory) -> grpc.aio.Server
         ProcessorServicer(service, inventory), server
     )
     operation_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(service), server)
-    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(service), server)
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(service, drainer), server)
     cluster_pb2_grpc.add_RegistryServiceServicer_to_server(
         RegistryServicer(service.registry), server
     )
@@ -183,7 +183,7 @@ async def make_server(service: Service, inventory: Inventory) -> grpc.aio.Server
     return server
 
 
-async def _gauges(metrics: Metrics, service: Service) -> None:
+async def _gauges(metrics: Metrics, service: Service, drainer: Drainer) -> None:
     """Keeps what is not counted where it happens."""
     found: list[Check] = []
     seen: object = None
@@ -206,17 +206,20 @@ async def _gauges(metrics: Metrics, service: Service) -> None:
             metrics.master.labels(sp).set(registry.master == sp)
         try:
             volumes = await service.store.volumes()
+            drained = await service.store.drained()
         except VsError:
             # The store's own log says what is wrong; the next round may find it mended.
             await asyncio.sleep(GAUGES)
             continue
         known = sorted(registry.records)
         views = service.collector.last
-        now = (known, registry.up, registry.master, live)
+        now = (known, registry.up, registry.master, live, drained, drainer.stuck)
         if now != seen or volumes is not seen_volumes or views is not seen_views:
             # Every volume is looked at, so only when there is something new to see.
             seen, seen_volumes, seen_views = now, volumes, views
-            found = checks(known, registry.up, registry.master, volumes, views, live)
+            found = checks(
+                known, registry.up, registry.master, volumes, views, live, drained, drainer.stuck
+            )
         metrics.check.clear()
         for check in found:
             metrics.check.labels(check.code, check.severity).set(1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from structlog.typing import FilteringBoundLogger
 
+from vswitchd.controller.health import concerns
 from vswitchd.controller.service import Options, Service
 from vswitchd.errors import VsError
-from vswitchd.model.objects import SpId, Volume
+from vswitchd.model.objects import SpId
 from vswitchd.ports import Clock
 from vswitchd.restructure.requests import Evacuate
 
@@ -65,9 +66,3 @@ class Drainer:
 
     def _running(self) -> int:
         return sum(live.record.kind == KIND for live in self._service.executor.live.values())
-
-
-def concerns(volume: Volume, sp: SpId, *, keep_serving: bool = False) -> bool:
-    """The volume has something at the SP that has to go."""
-    serves = sp == volume.owner if keep_serving else sp in volume.serving
-    return serves or any(t1.home == sp for t1 in volume.t1s)

@@ -49,6 +49,12 @@ def conditions(volume: Volume, views: Mapping[SpId, View]) -> tuple[str, list[st
     return ("degraded" if why else "online"), why
 
 
+def concerns(volume: Volume, sp: SpId, *, keep_serving: bool = False) -> bool:
+    """The volume has something at the SP that has to go before it is empty."""
+    serves = sp == volume.owner if keep_serving else sp in volume.serving
+    return serves or any(t1.home == sp for t1 in volume.t1s)
+
+
 def checks(
     known: Iterable[SpId],
     up: Collection[SpId],
@@ -56,12 +62,15 @@ def checks(
     volumes: Iterable[Volume],
     views: Mapping[SpId, View],
     operations: Iterable[OperationRecord],
+    drained: Mapping[SpId, bool],
+    stuck: Mapping[tuple[SpId, str], str],
 ) -> list[Check]:
-    """Everything that an operator should know of."""
+    """Everything that an operator should know of. `stuck`: why (SP, volume) can't be drained."""
     found = [Check("SP_DOWN", "warning", f"SP {sp} is down") for sp in known if sp not in up]
     if master is None:
         text = "no SP is master: nothing can be restructured until one is"
         found.append(Check("NO_MASTER", "warning", text))
+    volumes = tuple(volumes)
     for volume in volumes:
         state, why = conditions(volume, views)
         if state == "offline":
@@ -74,6 +83,19 @@ def checks(
             for device in view.devices
             if not device.up
         ]
+    for sp, keep in sorted(drained.items()):
+        if left := sum(concerns(volume, sp, keep_serving=keep) for volume in volumes):
+            found.append(Check("SP_DRAINING", "warning", f"{sp}: {left} volumes left to move"))
+    found += [
+        Check("DRAIN_STUCK", "warning", f"{name} can't leave {sp}: {why}")
+        for (sp, name), why in sorted(stuck.items())
+    ]
+    operations = tuple(operations)
+    found += [
+        Check("OPERATION_PAUSED", "warning", f"{op.kind} of {op.volume_name} ({op.id}) is paused")
+        for op in operations
+        if op.state == "paused"
+    ]
     found += [
         Check("OPERATION_WAITING", "warning", f"{op.kind} of {op.volume_name}: {op.waiting_for}")
         for op in operations

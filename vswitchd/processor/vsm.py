@@ -403,8 +403,9 @@ class Vsm:
         adaptive: bool,
     ) -> None:
         """Copies onto the write-only leg at `path` of the tree of that version what lies from
-        `start` on: an earlier copy has made the bytes before it durable there. At most `rate` bytes per second (0: no limit);
-        `adaptive`: less while hosts' latency suffers. One that runs takes the new limits."""
+        `start` on: an earlier copy has made the bytes before it durable there. At most
+        `rate` bytes per second (0: no limit); `adaptive`: less while hosts' latency suffers. One
+        that runs takes the new limits. VsError VS3028 if another version is active."""
         async with self._turn(caller, volume):
             current = self._state.committed.get(volume)
             if current is None or current.version != version:
