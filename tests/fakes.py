@@ -107,6 +107,8 @@ class FakeSps:
         self.refuses: dict[tuple[SpId, str], VsError] = {}
         #: Copies go on at every look, unless held.
         self.hold_copies = False
+        #: They stay at half of it.
+        self.halfway = False
         #: What running copies have been told, and from where copies began, in order.
         self.limits: dict[tuple[VolumeId, Path], tuple[int, bool]] = {}
         self.starts: list[int] = []
@@ -197,7 +199,7 @@ class FakeSp:
         if copy.state is not CopyState.RUNNING:
             return copy
         half = copy.total // 2
-        if copy.copied < half:
+        if copy.copied < half or self._world.halfway:
             return replace(copy, copied=half, durable=half // 2)
         t2 = self._world.cluster.sps[self._sp].active[copy.volume]
         self._world.cluster.apply(Copy(self._sp, copy.volume, t2.version, copy.path, copy.total))
