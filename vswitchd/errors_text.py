@@ -208,6 +208,16 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "A volume's history has no such version.",
         "See `vswitchctl volume history NAME` for those it had.",
     ),
+    "VS2047": (
+        "A controller was asked to recover a cluster, and no SP of one has come to it.",
+        "Start the SPs with this controller's address (their --controller), wait a moment, "
+        "and try again.",
+    ),
+    "VS2048": (
+        "There is nothing of that name to explain.",
+        "List what there is with `vswitchctl volume list`, `sp list`, `device list` or "
+        "`operation list`.",
+    ),
     "VS2050": (
         "No error has this code.",
         "Codes are VS and four digits, as they stand at the front of an error's text.",
@@ -395,6 +405,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "An SP is drained: it is being emptied, or is empty already, and nothing new may go there.",
         "Choose another SP, or let it hold objects again with `vswitchctl sp undrain SP`.",
     ),
+    "VS3079": (
+        "SPs of several clusters have come to a controller that has an empty store, so it "
+        "can't tell whose it is.",
+        "Stop the SPs that do not belong here, start the controller again, and try again.",
+    ),
     "VS4010": (
         "There is not enough free space where the layout wants it. Space that open operations "
         "have planned to take does not count as free.",
@@ -440,6 +455,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Look at `vswitchctl operation list --open` for how far it is, and at `vswitchctl status` "
         "for what it is stuck at.",
     ),
+    "VS5032": (
+        "A store was recovered, and then not all SPs came to their controller in time. "
+        "Nothing is lost: hosts are served all the while.",
+        "Start the SPs that the message names; `vswitchctl fsck` tells what is left to do.",
+    ),
     # 6: refused for the data's safety.
     "VS5070": (
         "The quickstart's controller and SPs started, but its devices or its volume were not "
@@ -477,6 +497,11 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "Only a controller whose store has never held anything can take over the cluster that "
         "SPs name; this one has a cluster of its own.",
         "Start a controller with an empty --state, and have that recover the cluster.",
+    ),
+    "VS6032": (
+        "Not everything that the cluster had can be recovered from the SPs that answer.",
+        "Start the SPs and bring back the devices that the message names, and try again. Only "
+        "if they are lost for good take the rest with --force.",
     ),
     # 9: a defect or damage.
     "VS9001": (

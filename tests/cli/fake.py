@@ -34,6 +34,7 @@ class Fake:
     """What the controller holds, and what it was asked."""
 
     def __init__(self) -> None:
+        self.fsck = cluster_pb2.FsckResponse()
         self.status = cluster_pb2.ClusterStatus(health=cluster_pb2.HEALTH_SEVERITY_OK)
         self.volumes: list[volume_pb2.Volume] = []
         self.devices: list[device_pb2.Device] = []
@@ -214,3 +215,16 @@ class _Cluster(_Servicer, cluster_pb2_grpc.ClusterServiceServicer):
     def GetStatus(self, request: Any, context: Any) -> Any:
         self.note("GetStatus", request)
         return self.fake.status
+
+    def Fsck(self, request: Any, context: Any) -> Any:
+        self.note("Fsck", request)
+        return self.fake.fsck
+
+    def Recover(self, request: Any, context: Any) -> Any:
+        self.note("Recover", request)
+        return cluster_pb2.RecoverResponse(cluster_id="c-1", sps=["sp-a"], devices=["d0"])
+
+    def Explain(self, request: Any, context: Any) -> Any:
+        self.note("Explain", request)
+        one = cluster_pb2.Explanation(kind="volume", object=request.object, sentences=["It is."])
+        return cluster_pb2.ExplainResponse(explanations=[one])

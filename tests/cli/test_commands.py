@@ -354,6 +354,38 @@ def test_a_volume_is_shown_with_where_to_mount_it_and_what_ails_it(fake: Fake, c
     ]
 
 
+def test_fsck_exits_by_the_worst_finding(fake: Fake, ctl: Ctl) -> None:
+    assert (ctl("fsck").status, fake.asked[-1][1].repair) == (0, False)
+    fake.fsck.findings.add(
+        code="T2_OLDER",
+        severity=cluster_pb2.HEALTH_SEVERITY_WARNING,
+        object="T2 of db1 at SP sp-a",
+        evidence="version 1 is active, the store has 2",
+        repair="wait",
+    )
+    ran = ctl("fsck", "--repair")
+    assert (ran.status, fake.asked[-1][1].repair) == (10, True)
+    assert ran.out.splitlines() == [
+        "WARNING  T2_OLDER: T2 of db1 at SP sp-a: version 1 is active, the store has 2",
+        "         wait",
+    ]
+    fake.fsck.findings.add(code="T1_MISSING", severity=cluster_pb2.HEALTH_SEVERITY_ERROR)
+    assert ctl("fsck", "-o", "json").status == 11
+
+
+def test_recover_shows_what_came_back(fake: Fake, ctl: Ctl) -> None:
+    ran = ctl("recover", "--dry-run", "--force")
+    assert ran.status == 0 and "sp-a" in ran.out and "d0" in ran.out
+    request = fake.asked[-1][1]
+    assert (request.force, request.dry_run) == (True, True)
+
+
+def test_explain_asks_the_controller_about_objects(fake: Fake, ctl: Ctl) -> None:
+    ran = ctl("explain", "db1")
+    assert (ran.status, ran.out) == (0, "volume db1\n  It is.\n")
+    assert fake.asked[-1][0] == "Explain"
+
+
 def test_explain_knows_every_code_in_any_case(ctl: Ctl) -> None:
     for code, (meaning, remedy) in itertools.islice(EXPLAIN.items(), 3):
         for said in (code, code.lower()):

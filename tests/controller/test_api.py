@@ -88,7 +88,13 @@ class Api:
 async def api() -> AsyncIterator[Api]:
     world = World()
     controller = await world.controller()
-    server = await make_server(controller.service, controller.inventory, controller.drainer)
+    server = await make_server(
+        controller.service,
+        controller.inventory,
+        controller.drainer,
+        controller.reconciler,
+        controller.recovery,
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -4,6 +4,7 @@ that are emptied; versions that are remembered and come back."""
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -297,7 +298,7 @@ async def test_a_drained_sp_is_emptied_and_stays_so() -> None:
     await controller.inventory.drain(A, False)
     for _ in range(6):
         await controller.drainer.look()
-        await until("the operations", lambda: not controller.executor.live)
+        await until("the operations", lambda c=controller: not c.executor.live)
         await controller.stop()
         controller = await world.controller()  # that it is drained outlives the controller
     assert not controller.drainer.stuck
@@ -350,7 +351,7 @@ async def test_every_version_is_remembered_and_comes_back() -> None:
     _, rows = await controller.service.history("v1")
     assert [row.version for row in rows] == list(range(1, volume.version + 1))
     assert {row.who for row in rows[1:]} == {"ann"}
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         assert changes(before.volume, after.volume), after.version
     first = await controller.service.version(volume, 1)
     ended = await controller.ended(await controller.change(Restore(first)))

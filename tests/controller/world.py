@@ -14,6 +14,7 @@ from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.live import OPEN
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
+from vswitchd.controller.recover import Recovery
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Options, Service
 from vswitchd.controller.turns import Turns
@@ -85,6 +86,7 @@ class Controller:
             store, self.registry, self.collector, self.executor, self.service.planning
         )
         self.drainer = Drainer(self.service, clock, log)
+        self.recovery = Recovery(self.service, self.registry, world.processors, clock, log)
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vswitchd import __version__
-from vswitchd.cli import device, mirror, operation, processor, status, volume
+from vswitchd.cli import check, device, mirror, operation, processor, status, volume
 from vswitchd.cli.context import EXIT, context, note
 from vswitchd.errors import VsError
 
@@ -27,7 +27,9 @@ app.add_typer(device.app, name="device")
 app.add_typer(processor.app, name="sp")
 app.add_typer(operation.app, name="operation")
 app.command("status")(status.status)
-app.command("explain")(status.explain)
+app.command("explain")(check.explain)
+app.command("fsck")(check.fsck)
+app.command("recover")(check.recover)
 
 
 def _version(asked: bool) -> None:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
     0 done, 1 failed, 2 usage, 3 not found, 4 precondition, 5 unsafe, 6 unreachable, 7 timed out;
-    `status`: 0 well, 10 warning, 11 error; 130 interrupted.
+    `status` and `fsck`: 0 well, 10 warning, 11 error; 130 interrupted.
     """
     try:
         app(args=list(argv) if argv is not None else None)

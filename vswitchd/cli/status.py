@@ -1,15 +1,14 @@
-"""vswitchctl status and explain."""
+"""vswitchctl status."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from vswitchd.cli import render
 from vswitchd.cli.context import Output, context, show, watched
 from vswitchd.cli.options import OutputOption, Watch
-from vswitchd.errors import Kind, VsError
 from vswitchd.model.layout import format_size
 
 if TYPE_CHECKING:
@@ -53,15 +52,3 @@ def status(output: OutputOption = Output.TABLE, watch: Watch = False) -> None:
 
     watched(look, watch)
     raise typer.Exit(code)
-
-
-def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="VSnnnn")]) -> None:
-    """What an error's code means, and what to do."""
-    from vswitchd.errors_text import EXPLAIN
-
-    known = code.upper()
-    if known not in EXPLAIN:
-        raise VsError("VS2050", Kind.NOT_FOUND, f"there is no error {code}; codes are VSnnnn")
-    meaning, remedy = EXPLAIN[known]
-    render.line(f"{known}: {meaning}")
-    render.line(f"What to do: {remedy}")

@@ -27,6 +27,7 @@ from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.metrics import Metrics
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
+from vswitchd.controller.recover import Recovery
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Service
 from vswitchd.controller.turns import Turns
@@ -110,10 +111,11 @@ async def _run(args: argparse.Namespace) -> None:
     service = Service(store, registry, collector, planner, executor, turns, clock, logger)
     inventory = Inventory(store, registry, collector, executor, service.planning)
     drainer = Drainer(service, clock, logger)
+    recovery = Recovery(service, registry, processors, clock, logger)
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
     await registry.start()
     await executor.resume()
-    server = await make_server(service, inventory, drainer)
+    server = await make_server(service, inventory, drainer, reconciler, recovery)
     host = settings.listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(settings.listen)
@@ -151,7 +153,13 @@ async def _run(args: argparse.Namespace) -> None:
         logger.info("ended")
 
 
-async def make_server(service: Service, inventory: Inventory, drainer: Drainer) -> grpc.aio.Server:
+async def make_server(
+    service: Service,
+    inventory: Inventory,
+    drainer: Drainer,
+    reconciler: Reconciler,
+    recovery: Recovery,
+) -> grpc.aio.Server:
     """The public API with health and reflection, not started."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), server)
@@ -160,7 +168,8 @@ async def make_server(service: Service, inventory: Inventory, drainer: Drainer) 
         ProcessorServicer(service, inventory), server
     )
     operation_pb2_grpc.add_OperationServiceServicer_to_server(OperationServicer(service), server)
-    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(service, drainer), server)
+    cluster = ClusterServicer(service, drainer, reconciler, recovery)
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, server)
     cluster_pb2_grpc.add_RegistryServiceServicer_to_server(
         RegistryServicer(service.registry), server
     )

@@ -16,6 +16,8 @@ from vswitchd.ports import Clock, Processor, ProcessorRecord, Processors, Store
 #: Seconds between heartbeats, and without one until an SP counts as down.
 HEARTBEAT = 1.0
 DOWN_AFTER = 5.0
+#: So many SPs of other clusters are remembered.
+STRANGERS = 1000
 
 
 class Registry:
@@ -39,6 +41,9 @@ class Registry:
         self._changing = asyncio.Lock()
         self._telling: set[asyncio.Task[None]] = set()
         self.records: dict[SpId, ProcessorRecord] = {}
+        #: SPs of other clusters that have come while this controller had none of its own, with
+        #: the clusters that they belong to: it may be theirs, with its store lost.
+        self.strangers: dict[SpId, tuple[ProcessorRecord, str]] = {}
         self.cluster = ""
         self.election = election.State()
 
@@ -54,11 +59,14 @@ class Registry:
         """An SP joins, or comes back."""
         check_sp_name(record.sp)
         if cluster and cluster != self.cluster:
+            if record.vsm_address and not self.records and len(self.strangers) < STRANGERS:
+                self.strangers[record.sp] = record, cluster
             raise VsError(
                 "VS6030",
                 Kind.UNSAFE,
                 f"SP {record.sp} belongs to cluster {cluster}, this is {self.cluster}; "
-                "start it with the right --controller, or with an empty --state",
+                "start it with the right --controller, or with an empty --state; if this "
+                "controller has lost its store, `vswitchctl recover`",
             )
         known = self.records.get(record.sp)
         alive = known is not None and self.is_up(record.sp)
@@ -82,6 +90,14 @@ class Registry:
             return False
         self._heard[sp] = self._clock.monotonic()
         return True
+
+    async def adopt(self, cluster: str) -> None:
+        """Becomes the controller of a cluster whose store is lost. Its SPs register again by
+        themselves."""
+        async with self._changing:
+            await self._store.adopt_cluster(cluster)
+            self.cluster = cluster
+            self.strangers.clear()
 
     async def forget(self, sp: SpId) -> None:
         """The SP is no part of the cluster any more."""

@@ -305,7 +305,8 @@ class Service:
         )
         if options.dry_run:
             return await self.store.add_operation(record)
-        record = await self.store.add_operation(record, list(vcm.created(plan)))
+        held = [t1.id for t1 in volume.t1s] if volume is not None else []
+        record = await self.store.add_operation(record, [*held, *vcm.created(plan)])
         self._start(record)
         return record
 

@@ -24,31 +24,49 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vswitchd/v1/cluster.proto\x12\x0bvswitchd.v1\"[\n\x0bHealthCheck\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12-\n\x08severity\x18\x02 \x01(\x0e\x32\x1b.vswitchd.v1.HealthSeverity\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x12\n\x10GetStatusRequest\"\xc0\x02\n\rClusterStatus\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12+\n\x06health\x18\x02 \x01(\x0e\x32\x1b.vswitchd.v1.HealthSeverity\x12(\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x18.vswitchd.v1.HealthCheck\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06master\x18\x05 \x01(\t\x12\x15\n\rprocessors_up\x18\x06 \x01(\r\x12\x12\n\nprocessors\x18\x07 \x01(\r\x12\x0f\n\x07\x64\x65vices\x18\x08 \x01(\r\x12\x0f\n\x07volumes\x18\t \x01(\r\x12\x16\n\x0e\x63\x61pacity_bytes\x18\n \x01(\x04\x12\x17\n\x0f\x61llocated_bytes\x18\x0b \x01(\x04\x12\x17\n\x0foperations_open\x18\x0c \x01(\r\x12\x0f\n\x07version\x18\r \x01(\t\"\x97\x01\n\x0fRegisterRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\n\n\x02sp\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x13\n\x0bvsm_address\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x13\n\x0bnbd_address\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\"S\n\x10RegisterResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x03 \x01(\r\"3\n\x10HeartbeatRequest\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"0\n\x11HeartbeatResponse\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x0c\n\x04term\x18\x02 \x01(\x04*\x81\x01\n\x0eHealthSeverity\x12\x1f\n\x1bHEALTH_SEVERITY_UNSPECIFIED\x10\x00\x12\x16\n\x12HEALTH_SEVERITY_OK\x10\x01\x12\x1b\n\x17HEALTH_SEVERITY_WARNING\x10\x02\x12\x19\n\x15HEALTH_SEVERITY_ERROR\x10\x03\x32X\n\x0e\x43lusterService\x12\x46\n\tGetStatus\x12\x1d.vswitchd.v1.GetStatusRequest\x1a\x1a.vswitchd.v1.ClusterStatus2\xa6\x01\n\x0fRegistryService\x12G\n\x08Register\x12\x1c.vswitchd.v1.RegisterRequest\x1a\x1d.vswitchd.v1.RegisterResponse\x12J\n\tHeartbeat\x12\x1d.vswitchd.v1.HeartbeatRequest\x1a\x1e.vswitchd.v1.HeartbeatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vswitchd/v1/cluster.proto\x12\x0bvswitchd.v1\"[\n\x0bHealthCheck\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12-\n\x08severity\x18\x02 \x01(\x0e\x32\x1b.vswitchd.v1.HealthSeverity\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x12\n\x10GetStatusRequest\"\xc0\x02\n\rClusterStatus\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12+\n\x06health\x18\x02 \x01(\x0e\x32\x1b.vswitchd.v1.HealthSeverity\x12(\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x18.vswitchd.v1.HealthCheck\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06master\x18\x05 \x01(\t\x12\x15\n\rprocessors_up\x18\x06 \x01(\r\x12\x12\n\nprocessors\x18\x07 \x01(\r\x12\x0f\n\x07\x64\x65vices\x18\x08 \x01(\r\x12\x0f\n\x07volumes\x18\t \x01(\r\x12\x16\n\x0e\x63\x61pacity_bytes\x18\n \x01(\x04\x12\x17\n\x0f\x61llocated_bytes\x18\x0b \x01(\x04\x12\x17\n\x0foperations_open\x18\x0c \x01(\r\x12\x0f\n\x07version\x18\r \x01(\t\"\x1d\n\x0b\x46sckRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\"x\n\x07\x46inding\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12-\n\x08severity\x18\x02 \x01(\x0e\x32\x1b.vswitchd.v1.HealthSeverity\x12\x0e\n\x06object\x18\x03 \x01(\t\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x0e\n\x06repair\x18\x05 \x01(\t\"6\n\x0c\x46sckResponse\x12&\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x14.vswitchd.v1.Finding\"0\n\x0eRecoverRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"u\n\x0fRecoveredVolume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06layout\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x14\n\x0coperation_id\x18\x05 \x01(\t\x12\x0f\n\x07refused\x18\x06 \x01(\t\"\x85\x01\n\x0fRecoverResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0b\n\x03sps\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12-\n\x07volumes\x18\x04 \x03(\x0b\x32\x1c.vswitchd.v1.RecoveredVolume\x12\x11\n\tstrangers\x18\x05 \x03(\t\" \n\x0e\x45xplainRequest\x12\x0e\n\x06object\x18\x01 \x01(\t\">\n\x0b\x45xplanation\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x11\n\tsentences\x18\x03 \x03(\t\"A\n\x0f\x45xplainResponse\x12.\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x18.vswitchd.v1.Explanation\"\x97\x01\n\x0fRegisterRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\n\n\x02sp\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x13\n\x0bvsm_address\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x13\n\x0bnbd_address\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\"S\n\x10RegisterResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x03 \x01(\r\"3\n\x10HeartbeatRequest\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"0\n\x11HeartbeatResponse\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x0c\n\x04term\x18\x02 \x01(\x04*\x81\x01\n\x0eHealthSeverity\x12\x1f\n\x1bHEALTH_SEVERITY_UNSPECIFIED\x10\x00\x12\x16\n\x12HEALTH_SEVERITY_OK\x10\x01\x12\x1b\n\x17HEALTH_SEVERITY_WARNING\x10\x02\x12\x19\n\x15HEALTH_SEVERITY_ERROR\x10\x03\x32\xa1\x02\n\x0e\x43lusterService\x12\x46\n\tGetStatus\x12\x1d.vswitchd.v1.GetStatusRequest\x1a\x1a.vswitchd.v1.ClusterStatus\x12;\n\x04\x46sck\x12\x18.vswitchd.v1.FsckRequest\x1a\x19.vswitchd.v1.FsckResponse\x12\x44\n\x07Recover\x12\x1b.vswitchd.v1.RecoverRequest\x1a\x1c.vswitchd.v1.RecoverResponse\x12\x44\n\x07\x45xplain\x12\x1b.vswitchd.v1.ExplainRequest\x1a\x1c.vswitchd.v1.ExplainResponse2\xa6\x01\n\x0fRegistryService\x12G\n\x08Register\x12\x1c.vswitchd.v1.RegisterRequest\x1a\x1d.vswitchd.v1.RegisterResponse\x12J\n\tHeartbeat\x12\x1d.vswitchd.v1.HeartbeatRequest\x1a\x1e.vswitchd.v1.HeartbeatResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vswitchd.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEALTHSEVERITY']._serialized_start=821
-  _globals['_HEALTHSEVERITY']._serialized_end=950
+  _globals['_HEALTHSEVERITY']._serialized_start=1500
+  _globals['_HEALTHSEVERITY']._serialized_end=1629
   _globals['_HEALTHCHECK']._serialized_start=42
   _globals['_HEALTHCHECK']._serialized_end=133
   _globals['_GETSTATUSREQUEST']._serialized_start=135
   _globals['_GETSTATUSREQUEST']._serialized_end=153
   _globals['_CLUSTERSTATUS']._serialized_start=156
   _globals['_CLUSTERSTATUS']._serialized_end=476
-  _globals['_REGISTERREQUEST']._serialized_start=479
-  _globals['_REGISTERREQUEST']._serialized_end=630
-  _globals['_REGISTERRESPONSE']._serialized_start=632
-  _globals['_REGISTERRESPONSE']._serialized_end=715
-  _globals['_HEARTBEATREQUEST']._serialized_start=717
-  _globals['_HEARTBEATREQUEST']._serialized_end=768
-  _globals['_HEARTBEATRESPONSE']._serialized_start=770
-  _globals['_HEARTBEATRESPONSE']._serialized_end=818
-  _globals['_CLUSTERSERVICE']._serialized_start=952
-  _globals['_CLUSTERSERVICE']._serialized_end=1040
-  _globals['_REGISTRYSERVICE']._serialized_start=1043
-  _globals['_REGISTRYSERVICE']._serialized_end=1209
+  _globals['_FSCKREQUEST']._serialized_start=478
+  _globals['_FSCKREQUEST']._serialized_end=507
+  _globals['_FINDING']._serialized_start=509
+  _globals['_FINDING']._serialized_end=629
+  _globals['_FSCKRESPONSE']._serialized_start=631
+  _globals['_FSCKRESPONSE']._serialized_end=685
+  _globals['_RECOVERREQUEST']._serialized_start=687
+  _globals['_RECOVERREQUEST']._serialized_end=735
+  _globals['_RECOVEREDVOLUME']._serialized_start=737
+  _globals['_RECOVEREDVOLUME']._serialized_end=854
+  _globals['_RECOVERRESPONSE']._serialized_start=857
+  _globals['_RECOVERRESPONSE']._serialized_end=990
+  _globals['_EXPLAINREQUEST']._serialized_start=992
+  _globals['_EXPLAINREQUEST']._serialized_end=1024
+  _globals['_EXPLANATION']._serialized_start=1026
+  _globals['_EXPLANATION']._serialized_end=1088
+  _globals['_EXPLAINRESPONSE']._serialized_start=1090
+  _globals['_EXPLAINRESPONSE']._serialized_end=1155
+  _globals['_REGISTERREQUEST']._serialized_start=1158
+  _globals['_REGISTERREQUEST']._serialized_end=1309
+  _globals['_REGISTERRESPONSE']._serialized_start=1311
+  _globals['_REGISTERRESPONSE']._serialized_end=1394
+  _globals['_HEARTBEATREQUEST']._serialized_start=1396
+  _globals['_HEARTBEATREQUEST']._serialized_end=1447
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1449
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1497
+  _globals['_CLUSTERSERVICE']._serialized_start=1632
+  _globals['_CLUSTERSERVICE']._serialized_end=1921
+  _globals['_REGISTRYSERVICE']._serialized_start=1924
+  _globals['_REGISTRYSERVICE']._serialized_end=2090
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,21 @@ class ClusterServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_cluster__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_cluster__pb2.ClusterStatus.FromString,
                 _registered_method=True)
+        self.Fsck = channel.unary_unary(
+                '/vswitchd.v1.ClusterService/Fsck',
+                request_serializer=vswitchd_dot_v1_dot_cluster__pb2.FsckRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_cluster__pb2.FsckResponse.FromString,
+                _registered_method=True)
+        self.Recover = channel.unary_unary(
+                '/vswitchd.v1.ClusterService/Recover',
+                request_serializer=vswitchd_dot_v1_dot_cluster__pb2.RecoverRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_cluster__pb2.RecoverResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/vswitchd.v1.ClusterService/Explain',
+                request_serializer=vswitchd_dot_v1_dot_cluster__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_cluster__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -50,6 +65,27 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fsck(self, request, context):
+        """Holds the store, the SPs and the devices' labels against each other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recover(self, request, context):
+        """Rebuilds an empty store from what the SPs hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Why an object is as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +93,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=vswitchd_dot_v1_dot_cluster__pb2.GetStatusRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_cluster__pb2.ClusterStatus.SerializeToString,
+            ),
+            'Fsck': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fsck,
+                    request_deserializer=vswitchd_dot_v1_dot_cluster__pb2.FsckRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_cluster__pb2.FsckResponse.SerializeToString,
+            ),
+            'Recover': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recover,
+                    request_deserializer=vswitchd_dot_v1_dot_cluster__pb2.RecoverRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_cluster__pb2.RecoverResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=vswitchd_dot_v1_dot_cluster__pb2.ExplainRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_cluster__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +137,87 @@ class ClusterService:
             '/vswitchd.v1.ClusterService/GetStatus',
             vswitchd_dot_v1_dot_cluster__pb2.GetStatusRequest.SerializeToString,
             vswitchd_dot_v1_dot_cluster__pb2.ClusterStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fsck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.ClusterService/Fsck',
+            vswitchd_dot_v1_dot_cluster__pb2.FsckRequest.SerializeToString,
+            vswitchd_dot_v1_dot_cluster__pb2.FsckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recover(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.ClusterService/Recover',
+            vswitchd_dot_v1_dot_cluster__pb2.RecoverRequest.SerializeToString,
+            vswitchd_dot_v1_dot_cluster__pb2.RecoverResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.ClusterService/Explain',
+            vswitchd_dot_v1_dot_cluster__pb2.ExplainRequest.SerializeToString,
+            vswitchd_dot_v1_dot_cluster__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

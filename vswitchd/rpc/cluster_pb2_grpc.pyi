@@ -32,11 +32,23 @@ class ClusterServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClusterServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.ClusterStatus]
+    Fsck: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.FsckRequest, _cluster_pb2.FsckResponse]
+    """Holds the store, the SPs and the devices' labels against each other."""
+    Recover: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.RecoverRequest, _cluster_pb2.RecoverResponse]
+    """Rebuilds an empty store from what the SPs hold."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ExplainRequest, _cluster_pb2.ExplainResponse]
+    """Why an object is as it is."""
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.ClusterStatus]  # type: ignore[assignment]
+    Fsck: _aio.UnaryUnaryMultiCallable[_cluster_pb2.FsckRequest, _cluster_pb2.FsckResponse]  # type: ignore[assignment]
+    """Holds the store, the SPs and the devices' labels against each other."""
+    Recover: _aio.UnaryUnaryMultiCallable[_cluster_pb2.RecoverRequest, _cluster_pb2.RecoverResponse]  # type: ignore[assignment]
+    """Rebuilds an empty store from what the SPs hold."""
+    Explain: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ExplainRequest, _cluster_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Why an object is as it is."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,6 +57,30 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ClusterStatus, _abc.Awaitable[_cluster_pb2.ClusterStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def Fsck(
+        self,
+        request: _cluster_pb2.FsckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.FsckResponse, _abc.Awaitable[_cluster_pb2.FsckResponse]]:
+        """Holds the store, the SPs and the devices' labels against each other."""
+
+    @_abc_1.abstractmethod
+    def Recover(
+        self,
+        request: _cluster_pb2.RecoverRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.RecoverResponse, _abc.Awaitable[_cluster_pb2.RecoverResponse]]:
+        """Rebuilds an empty store from what the SPs hold."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _cluster_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ExplainResponse, _abc.Awaitable[_cluster_pb2.ExplainResponse]]:
+        """Why an object is as it is."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
