@@ -59,6 +59,7 @@ async def test_leftovers_go_when_the_ledger_knows_them() -> None:
     world, controller = await made()
     volume = await controller.volume()
     world.sps.cluster.sps[C].t1s[STRAY.id] = STRAY, 1
+    world.sps.cluster.homes[STRAY.id] = C
     await controller.reconciler.reconcile()
     assert STRAY.id in world.sps.cluster.sps[C].t1s
     ended = await controller.ended(await controller.change(Serve(C)))

@@ -71,6 +71,8 @@ class Cluster:
     content: dict[T1Id, list[int]] = field(default_factory=dict)
     expected: dict[VolumeId, list[int]] = field(default_factory=dict)
     writes: int = 0
+    #: Whose each T1 object is by the labels.
+    homes: dict[T1Id, SpId] = field(default_factory=dict)
 
     @classmethod
     def of(cls, devices: Mapping[str, Mapping[str, int]]) -> Cluster:
@@ -122,7 +124,13 @@ class Cluster:
 
     def labels(self, sp: SpId) -> tuple[LabelView, ...]:
         """What the labels of an SP's devices say."""
-        held = [one for each in self.sps.values() for one in each.t1s.values()]
+        # An old home that has not been told to forget still shows the object; its label does not.
+        held = [
+            one
+            for each in self.sps.values()
+            for one in each.t1s.values()
+            if self.homes[one[0].id] == each.name
+        ]
         return tuple(
             LabelView(
                 device,
@@ -190,6 +198,7 @@ class Cluster:
             assert t1.extents[: len(old[0].extents)] == old[0].extents, "not an extension"
             assert t1.size >= old[0].size
         sp.t1s[t1.id] = t1, max(epoch, old[1] if old else 0)
+        self.homes[t1.id] = t1.home
         have = self.content.setdefault(t1.id, [])
         have += [0] * (t1.size // BLOCK - len(have))
         for extent in t1.extents:
@@ -204,6 +213,7 @@ class Cluster:
             if other is not sp and t1.id in other.t1s:
                 assert other.t1s[t1.id][1] >= epoch, "adopted before it was fenced (claim 16)"
         sp.t1s[t1.id] = t1, max(epoch, sp.t1s.get(t1.id, (t1, 0))[1])
+        self.homes[t1.id] = t1.home
 
     def _stage(self, t2: T2) -> None:
         needed = (set(t2.homes.values()) | {t2.owner}) - {t2.sp}

@@ -96,13 +96,13 @@ def _interrupted_and_rebuilt(cluster: Cluster, steps: tuple[object, ...]) -> Non
     for step in steps:
         world.apply(step)  # type: ignore[arg-type]
         world.host_io(VOLUME)
-    found = rebuild(world.views())
+    found = rebuild(world.views(), all_labels(world))
     if found.refused:
         # The one case that is in doubt: within a move of objects of the same size.
         assert "of one size" in found.refused["v1"]
         return
     (volume,) = found.volumes
-    held = {t1.id: (t1, e) for sp in world.sps.values() for t1, e in sp.t1s.values()}
+    held = {one.t1.id: (one.t1, one.epoch) for label in all_labels(world) for one in label.t1s}
     assert all(t1.id in held for t1 in volume.t1s)
     assert volume.epoch >= max(held[t1.id][1] for t1 in volume.t1s)
     # Its trees pushed anew under the next version: every block is what hosts wrote.
@@ -123,9 +123,14 @@ def _interrupted_and_rebuilt(cluster: Cluster, steps: tuple[object, ...]) -> Non
     assert world.host_io(VOLUME) == len(volume.serving) * blocks
 
 
+def all_labels(cluster: Cluster) -> list[LabelView]:
+    return [label for sp in cluster.sps for label in cluster.labels(sp)]
+
+
 def stray(cluster: Cluster) -> T1:
     t1 = T1(T1Id("t-x"), VolumeId("gone"), BLOCK, (Extent(DeviceId("c0"), 50 * BLOCK, BLOCK),), C)
     cluster.sps[C].t1s[t1.id] = t1, 1
+    cluster.homes[t1.id] = C
     return t1
 
 
@@ -268,7 +273,8 @@ def test_what_cannot_be_rebuilt_says_why() -> None:
     create = Create(VOLUME, "v1", 8 * BLOCK, "mirror(a, b)", (A, B))
     execute(cluster, planned(cluster, None, create, count(1)), random.Random(1))
     without_b = [view for view in cluster.views() if view.sp != B]
-    assert "SP b had it" in rebuild(without_b).refused["v1"]
+    others = [label for sp in (A, C) for label in cluster.labels(sp)]
+    assert "SP b had it" in rebuild(without_b, others).refused["v1"]
     stray(cluster)
-    found = rebuild(cluster.views())
+    found = rebuild(cluster.views(), all_labels(cluster))
     assert found.strangers == ("t-x",) and not found.refused

@@ -12,7 +12,7 @@ from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Options, Service
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import DeviceId, SpId
-from vswitchd.model.view import View
+from vswitchd.model.view import LabelView, View
 from vswitchd.ports import Clock, DeviceRecord, OperationRecord, Processors
 from vswitchd.restructure.rebuilt import Rebuilt, rebuild
 from vswitchd.restructure.requests import Recover
@@ -72,8 +72,8 @@ class Recovery:
                 "not belong here, start the controller again, and try again",
             )
         (cluster,) = clusters
-        views = await self._views(cluster)
-        rebuilt = rebuild(views)
+        views, labels = await self._collected(cluster)
+        rebuilt = rebuild(views, labels)
         found = Recovered(cluster, tuple(v.sp for v in views), _devices(views), rebuilt)
         missing = sorted(set(strangers) - set(found.sps))
         if (rebuilt.refused or missing) and not force and not dry_run:
@@ -114,17 +114,19 @@ class Recovery:
         ]
         return Recovered(found.cluster, found.sps, found.devices, found.rebuilt, tuple(operations))
 
-    async def _views(self, cluster: str) -> list[View]:
-        async def one(sp: SpId) -> View | None:
+    async def _collected(self, cluster: str) -> tuple[list[View], list[LabelView]]:
+        async def one(sp: SpId) -> tuple[View, tuple[LabelView, ...]] | None:
             record, _ = self._registry.strangers[sp]
+            processor = self._processors.connect(record, cluster, 0)
             try:
-                return await self._processors.connect(record, cluster, 0).view()
+                return await processor.view(), await processor.labels()
             except VsError as error:
                 self._log.warning("no_view", sp=sp, error=str(error))
                 return None
 
-        views = await asyncio.gather(*(one(sp) for sp in sorted(self._registry.strangers)))
-        return [view for view in views if view is not None]
+        answers = await asyncio.gather(*(one(sp) for sp in sorted(self._registry.strangers)))
+        found = [answer for answer in answers if answer is not None]
+        return [view for view, _ in found], [label for _, labels in found for label in labels]
 
 
 def _devices(views: Sequence[View]) -> tuple[DeviceRecord, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from vswitchd.model.invariants import problems
 from vswitchd.model.objects import T1, T2, Hole, Leaf, Node, T1Id, Volume, VolumeId, leaves, walk
 from vswitchd.model.objects import replace as put
-from vswitchd.model.view import T2View, View
+from vswitchd.model.view import LabelView, T2View, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,19 @@ class Rebuilt:
     strangers: tuple[T1Id, ...]
 
 
-def rebuild(views: Sequence[View]) -> Rebuilt:
+def rebuild(views: Sequence[View], labels: Sequence[LabelView]) -> Rebuilt:
     """What the SPs' trees and T1 objects come to. Each volume's version and epoch are the highest
-    that anybody has; the next ones are made by pushing its trees anew."""
+    that anybody has; the next ones are made by pushing its trees anew. Whose a T1 object is, its
+    label says: an SP that it has just left may still know it."""
     held: dict[T1Id, list[tuple[T1, int]]] = defaultdict(list)
     trees: dict[VolumeId, list[T2View]] = defaultdict(list)
+    for label in labels:
+        for one in label.t1s:
+            places = held[one.t1.id]
+            # An object stands in the label of each of its devices, and shared ones are read twice.
+            if all((t1.home, t1.extents) != (one.t1.home, one.t1.extents) for t1, _ in places):
+                places.append((one.t1, one.epoch))
     for view in views:
-        for one in view.t1s:
-            held[one.t1.id].append((one.t1, one.epoch))
         for tree in view.t2s:
             trees[tree.t2.volume].append(tree)
     volumes: list[Volume] = []
@@ -58,11 +63,13 @@ def _volume(
 ) -> tuple[Volume | None, str]:
     """The volume, or why there is none. The highest tree that is active counts; one with a range
     that is out for a moment has the same shape as the one before it and the one after it."""
-    whole = [
-        tree for tree in trees if not any(isinstance(node, Hole) for _, node in walk(tree.t2.root))
-    ]
+    filled = [replace(tree, t2=_filled(tree.t2, held)) for tree in trees]
+    whole = [tree for tree in filled if not _holes(tree.t2.root)]
     if not whole:
-        return None, "no SP that answers has a whole tree of it; start the others"
+        return None, (
+            "every tree of it was within a move of several objects of one size when the store was "
+            "lost; bring a copy of the store back"
+        )
     best = max(whole, key=lambda tree: (tree.active, tree.t2.version, tree.t2.epoch)).t2
     t1s: list[T1] = []
     epochs = [tree.t2.epoch for tree in trees]
