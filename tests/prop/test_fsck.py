@@ -233,7 +233,6 @@ DAMAGES: dict[str, Callable[[Cluster, Evidence], Evidence]] = {
     "T1_EPOCH": lambda cluster, seen: _epoch(cluster, seen, 99),
     "T1_STRANGER": _stray,
     "T1_LEFT_OVER": _left_over,
-    "LEDGER_STALE": lambda _, seen: replace(seen, ledger={*seen.ledger, T1Id("t-z")}),
     "TWO_OWNERS": lambda cluster, _: _tree(cluster, A, owner=B),
     "T2_STRANGER": _unknown_volume,
     "T2_LEFT_OVER": _served_elsewhere,

@@ -225,17 +225,6 @@ def _strangers(found: Evidence) -> Iterator[Finding]:
                 "if the store is an old copy, bring a newer one; if nobody needs it, wipe its "
                 "device when everything else has been moved away from there",
             )
-    known = _all_held(found).keys()
-    all_heard = set(found.labels) >= set(found.known)
-    for t1_id in sorted(set(found.ledger) - set(ours) - known) if all_heard else ():
-        if not found.busy:
-            yield Finding(
-                "LEDGER_STALE",
-                WARNING,
-                f"T1 {t1_id}",
-                "it is in the ledger, and in no label and no volume",
-                RECONCILED,
-            )
 
 
 def _trees(found: Evidence) -> Iterator[Finding]:
