@@ -347,8 +347,9 @@ class SimEngine:
                     async with self._pinned(now), self._lock(now, block):
                         if now.t2 is not t2:
                             return
-                        pieces = locate(t2.root, block)
-                        value = await self._read(t2, pieces, pinned=True)
+                        # What has one copy alone is not touched: others may be writing it.
+                        pieces = [p for p in locate(t2.root, block) if p.mirrored]
+                        value = await self._read(t2, pieces, pinned=True) if pieces else None
                         for piece in pieces:
                             await self._piece(t2, piece, value, write=True)
                     now.resynced = block + 1
