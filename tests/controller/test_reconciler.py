@@ -9,6 +9,7 @@ import pytest
 
 from tests.controller.world import A, B, C, Controller, World, settled
 from tests.fakes import unreachable, until
+from vswitchd.controller.reconciler import KEPT
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import BLOCK, T1, DeviceId, Extent, SpId, T1Id, VolumeId
 from vswitchd.ports import DeviceRecord
@@ -68,7 +69,13 @@ async def test_leftovers_go_when_the_ledger_knows_them() -> None:
     assert STRAY.id not in world.sps.cluster.sps[C].t1s
     settled(world, await controller.volume())
     assert volume.version < (await controller.volume()).version
-    # Seen gone everywhere, it has left the ledger too: only what is in use stays.
+    # Seen gone everywhere, it leaves the ledger too, but not before what is late has come.
+    assert STRAY.id in await world.store.ledger()
+    world.clock.now += KEPT
+    controller.hear()
+    for sp in (A, B, C):
+        await controller.join(sp)
+    await controller.reconciler.reconcile()
     assert await world.store.ledger() == {t1.id for t1 in volume.t1s}
 
 

@@ -151,8 +151,9 @@ class Cluster:
             case PutT1(t1, epoch):
                 self._put(t1, epoch)
             case FenceT1(sp, t1_id, epoch):
-                t1, old = self.sps[sp].t1s[t1_id]
-                self.sps[sp].t1s[t1_id] = t1, max(old, epoch)
+                if t1_id in self.sps[sp].t1s:
+                    t1, old = self.sps[sp].t1s[t1_id]
+                    self.sps[sp].t1s[t1_id] = t1, max(old, epoch)
             case AdoptT1(t1, epoch):
                 self._adopt(t1, epoch)
             case DeleteT1(sp, t1_id, upto):

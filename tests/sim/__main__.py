@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+from tests.sim.mutants import MUTANTS
 from tests.sim.run import Outcome, run
 from tests.sim.scenario import Scenario, scenario
 
@@ -42,7 +44,7 @@ def show(outcome: Outcome, what: Scenario) -> None:
     print(f"repeat it: python -m tests.sim --seed {outcome.seed}")
 
 
-def _many(first: int, count: int, seconds: float) -> int:
+def _many(first: int, count: int, seconds: float, *, first_failure: bool) -> int:
     counts: Counter[str] = Counter()
     failed: list[int] = []
     begun = time.monotonic()
@@ -56,6 +58,8 @@ def _many(first: int, count: int, seconds: float) -> int:
         if outcome.breaches:
             failed.append(seed)
             print(f"seed {seed}: {outcome.breaches[0]}", file=sys.stderr, flush=True)
+            if first_failure:
+                break
     print(json.dumps({"seeds": done, "failed": failed, "counts": counts}))
     return 1 if failed else 0
 
@@ -66,14 +70,21 @@ def main() -> int:
     parser.add_argument("--noisy", action="store_true", help="with every log line")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--first-failure", action="store_true", help="stop there")
+    parser.add_argument("--mutant", choices=MUTANTS, help="with this rule broken")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long")
     args = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets must not differ between two runs of a seed.
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         return subprocess.call([sys.executable, "-m", "tests.sim", *sys.argv[1:]], env=environment)
+    with MUTANTS[args.mutant]() if args.mutant else contextlib.nullcontext():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.seed is None:
-        return _many(args.first, args.count, args.seconds)
+        return _many(args.first, args.count, args.seconds, first_failure=args.first_failure)
     outcome = run(args.seed, noisy=args.noisy)
     if not outcome.breaches:
         print(f"seed {args.seed} is well: {dict(outcome.counts)}")

@@ -19,12 +19,17 @@ class Checks:
         self._world = world
         #: The highest term that each SP is known to have seen.
         self._terms: dict[SpId, int] = {}
+        #: The highest version that was active at an SP, and with which the volume was removed.
+        self._seen: dict[tuple[SpId, VolumeId], int] = {}
+        self._removed: dict[tuple[SpId, VolumeId], int] = {}
 
     def __call__(self, event: str, sp: SpId, what: object) -> None:
         match event:
             case "io":
                 assert isinstance(what, tuple)
                 self._one_tree_at_a_time(sp, what[0], what[1])
+                if what[1] < what[2]:
+                    self._breach(f"{what[0]}, fenced at {what[2]}, works for epoch {what[1]}")
                 return
             case "adopt_t1":
                 assert isinstance(what, T1)
@@ -36,6 +41,10 @@ class Checks:
                 assert isinstance(what, T2)
                 self._is_committed(sp, what)
                 self._one_owner(what.volume)
+                self._older_trees_are_fenced(what)
+            case "remove_t2":
+                key = sp, VolumeId(str(what))
+                self._removed[key] = self._seen.get(key, 0)
         self._no_dangling_reference(event)
         self.one_master()
 
@@ -78,6 +87,34 @@ class Checks:
         stored = self._world.store.stored(t2.volume)
         if stored is None or stored.version < t2.version:
             self._breach(f"v{t2.version} of {t2.name} active at {sp} before its commit record")
+        if t2.version <= self._removed.get((sp, t2.volume), 0):
+            self._breach(f"v{t2.version} of {t2.name} is back at {sp}, where it was removed")
+        seen = self._seen.get((sp, t2.volume), 0)
+        self._seen[sp, t2.volume] = max(seen, t2.version)
+
+    def _older_trees_are_fenced(self, t2: T2) -> None:
+        """Before a tree is active anywhere, no other tree's epoch is served any more, and nothing
+        of it is on its way: no range is served under two unlike trees."""
+        for sp, other in self._trees(t2.volume):
+            if other.epoch >= t2.epoch:
+                continue
+            for t1, home in other.homes.items():
+                found = self._world.sps[home].disks.find(t1)
+                if found is not None and found[0].home == home and found[1] <= other.epoch:
+                    self._breach(
+                        f"v{t2.version} of {t2.name} is active while {t1} still serves epoch "
+                        f"{other.epoch} of v{other.version} at {sp}"
+                    )
+        for node in self._world.sps.values():
+            if node.process is None or not node.process.alive or node.engine is None:
+                continue
+            for (t1, epoch), count in node.engine.running.items():
+                held = node.disks.find(t1)
+                if count and epoch < t2.epoch and held is not None and held[0].volume == t2.volume:
+                    self._breach(
+                        f"v{t2.version} of {t2.name} is active while {t1} at {node.name} still "
+                        f"works for epoch {epoch}"
+                    )
 
     def _one_tree_at_a_time(self, sp: SpId, t1: T1Id, epoch: int) -> None:
         """No range is served under two unlike trees: a T1 object works for one epoch at a time."""
@@ -161,7 +198,7 @@ def _legs_differ(world: World) -> list[str]:
             for piece in locate(volume.root, block):
                 t1 = volume.t1(piece.t1)
                 values.add(world.sps[t1.home].disks.get(t1, piece.index))
-            if len(values) != 1:
+            if len(values) != 1 and not world.hosts.dropped(volume.id, block):
                 found.append(f"block {block} of {volume.name} has unlike legs: {values}")
     return found
 

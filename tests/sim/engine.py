@@ -36,6 +36,11 @@ DRAIN = 20.0
 HOLD = 120.0
 #: Mean seconds of a device's work, and seconds between looks of what waits.
 WORK = 0.001
+#: How often a device is slow, and for how long at most.
+SLOW = 0.03
+SLOWEST = 1.5
+#: Most seconds between two blocks of a copy.
+COPYING = 0.3
 LOOK = 0.05
 
 
@@ -207,6 +212,8 @@ class SimEngine:
         else:
             if (t2.version, t2.epoch) < (now.t2.version, now.t2.epoch):
                 raise VsError("VS3022", Kind.STALE, f"volume {t2.name}: older")
+            if t2 == now.t2 and not resync:
+                return 0
             await self._quiesce(now)
             old, now.t2 = now.t2, t2
             now.copies = {
@@ -318,20 +325,24 @@ class SimEngine:
     async def _copy(self, now: Active, copy: Copy) -> None:
         while copy.done < copy.total and now.copies.get(copy.path) is copy:
             try:
-                await self._copy_block(now, copy.path, copy.done)
+                # Long enough for something to happen meanwhile.
+                await asyncio.sleep(self._rng.uniform(0.0, COPYING))
+                await self._copy_block(now, copy, copy.done)
                 copy.done += 1
             except (StaleError, PeerDownError):
                 await asyncio.sleep(LOOK)
         if copy.done >= copy.total:
             copy.state = CopyState.DONE
 
-    async def _copy_block(self, now: Active, path: Path, index: int) -> None:
-        """One block of the mirror at `path[:-1]` onto its leg."""
-        t2 = now.t2
+    async def _copy_block(self, now: Active, copy: Copy, index: int) -> None:
+        """One block of the mirror around the leg onto it; none if the copy is not wanted now."""
+        t2, path = now.t2, copy.path
+        if now.copies.get(path) is not copy:
+            raise StaleError
         source = at(t2.root, path[:-1])
         block = volume_block(t2.root, path[:-1], index)
         async with self._pinned(now), self._lock(now, block):
-            if now.t2 is not t2:
+            if now.t2 is not t2 or now.copies.get(path) is not copy:
                 raise StaleError
             pieces = locate(source, index)
             value = await self._read(t2, pieces, pinned=True)
@@ -461,10 +472,10 @@ class SimEngine:
     ) -> Stamp:
         """At a T1 object's home: one block, if the epoch is not over."""
         found = self.held().get(t1_id)
-        if found is None or epoch < found[1]:
+        if found is None or not self._serves(epoch, found[1]):
             raise StaleError
         key = t1_id, epoch
-        self._checked("io", self.sp, key)
+        self._checked("io", self.sp, (*key, found[1]))
         self.running[key] += 1
         try:
             await asyncio.sleep(self._pause())
@@ -477,7 +488,14 @@ class SimEngine:
         finally:
             self.running[key] -= 1
 
+    @staticmethod
+    def _serves(epoch: int, fenced: int) -> bool:
+        """Whether a T1 object that is fenced at an epoch takes a request of another."""
+        return epoch >= fenced
+
     def _pause(self) -> float:
+        if self._rng.random() < SLOW:
+            return self._rng.uniform(0.0, SLOWEST)
         return self._rng.expovariate(1 / WORK)
 
     def _pinned(self, now: Active) -> _Pin:

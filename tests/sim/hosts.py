@@ -32,6 +32,9 @@ class Block:
     known: int = 0
     writing: bool = False
     unseen: bool = False
+    #: A write was dropped as its SP stopped serving: it may be on some legs alone, since nobody
+    #: runs it to its end. The maps of issue 5 are to make such legs alike.
+    dropped: bool = False
     quiet_until: float = 0.0
 
 
@@ -46,6 +49,11 @@ class Hosts:
         self.unmounted: set[VolumeId] = set()
         self.active = True
         self.busy = 0
+
+    def dropped(self, volume: VolumeId, block: int) -> bool:
+        """Whether the block's legs may be unlike."""
+        held = self._blocks.get((volume, block))
+        return held is not None and held.dropped
 
     async def run(self) -> None:
         """One host."""
@@ -94,6 +102,7 @@ class Hosts:
             if write:
                 held.quiet_until = self._world.loop.time() + IN_FLIGHT
                 held.unseen = True
+                held.dropped |= process.alive
             return
         except IoError as error:
             if volume.id not in self.unmounted:
@@ -105,7 +114,7 @@ class Hosts:
         self._counts["write answered" if write else "read answered"] += 1
         if write:
             held.known = max(held.known, number)
-            held.unseen = False
+            held.unseen = held.dropped = False
         else:
             self._judge(volume, sp, block, held, low, found)
 

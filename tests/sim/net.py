@@ -17,6 +17,8 @@ R = TypeVar("R")
 DELAY = 0.004
 #: Seconds until a caller knows that nobody listens, or that a connection is broken.
 NOTICED = 0.3
+#: Seconds that a repeated request may be on its way.
+LATE = 8.0
 
 
 class PeerDownError(Expected):
@@ -80,7 +82,7 @@ class Net:
             self._loop.outside(self._delay(), arrive)
             if self._rng.random() < self.twice:
                 self._counts["request repeated"] += 1
-                self._loop.outside(self._rng.uniform(0.0, 3.0), arrive)
+                self._loop.outside(self._rng.uniform(0.0, LATE), arrive)
         try:
             async with asyncio.timeout(seconds):
                 return await answer

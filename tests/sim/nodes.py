@@ -157,24 +157,39 @@ class _Registry:
 class Processors:
     """`ports.Processors` over the network."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, breach: Callable[[str], None]) -> None:
         self._net = net
+        self._breach = breach
 
     def connect(self, record: ProcessorRecord, cluster: str, term: int) -> SimProcessor:
-        return SimProcessor(self._net, record.sp, Caller(cluster, term))
+        return SimProcessor(self._net, record.sp, Caller(cluster, term), self._breach)
 
 
 class SimProcessor:
     """`ports.Processor`: each call a message to the SP's VSM."""
 
-    def __init__(self, net: Net, sp: SpId, caller: Caller) -> None:
+    def __init__(self, net: Net, sp: SpId, caller: Caller, breach: Callable[[str], None]) -> None:
         self._net = net
+        self._breach = breach
         self._sp = sp
         self._caller = caller
 
     async def _call(
         self, work: Callable[[Vsm], Coroutine[Any, Any, R]], seconds: float = SHORT
     ) -> R:
+        async def obeyed(vsm: Vsm) -> R:
+            seen = vsm.term
+            result = await work(vsm)
+            if self._caller.term < seen:
+                self._breach(f"{self._sp} has seen term {seen} and obeyed {self._caller.term}")
+            return result
+
+        return await self._net.call(CONTROLLER, f"{self._sp}/vsm", seconds, obeyed)
+
+    async def _look(
+        self, work: Callable[[Vsm], Coroutine[Any, Any, R]], seconds: float = SHORT
+    ) -> R:
+        """What changes nothing is answered in any term."""
         return await self._net.call(CONTROLLER, f"{self._sp}/vsm", seconds, work)
 
     async def view(self, volume: VolumeId | None = None) -> View:
@@ -182,7 +197,7 @@ class SimProcessor:
             vsm.check_cluster(self._caller)
             return await vsm.view(volume)
 
-        return await self._call(work)
+        return await self._look(work)
 
     async def add_device(
         self, uri: str, size: int, device: DeviceId, *, direct: bool
@@ -245,7 +260,7 @@ class SimProcessor:
         await self._call(lambda vsm: vsm.stop_copy(self._caller, volume, path))
 
     async def labels(self) -> tuple[LabelView, ...]:
-        return await self._call(lambda vsm: vsm.labels(self._caller))
+        return await self._look(lambda vsm: vsm.labels(self._caller))
 
     async def activate_mvsm(self) -> None:
         async def work(vsm: Vsm) -> None:
@@ -275,7 +290,7 @@ class Controller:
         self.process = Process(world.loop, CONTROLLER)
         store, clock, log = world.store, SimClock(world.loop), world.log.bind(program=CONTROLLER)
         self.registry = Registry(
-            store, Processors(world.net), clock, log, lambda _: self.reconciler.wake()
+            store, Processors(world.net, world.breach), clock, log, lambda _: self.reconciler.wake()
         )
         self.collector = Collector(self.registry, log)
         self.executor = Executor(store, self.registry, clock, log, lambda *_: None, copies=2)

@@ -71,9 +71,14 @@ def scenario(seed: int) -> Scenario:
     )
     names = [name for name, *_ in volumes]
     actions: list[Action] = []
-    for _ in range(rng.randint(2, 5)):
+    for _ in range(rng.randint(2, 6)):
         at, volume = rng.uniform(1.0, BUSY * 0.8), rng.choice(names)
         actions.append(Action(at, "request", (volume, _request(rng))))
+        if rng.random() < 0.25:
+            # What the request sends comes again, late; and its controller may be gone by then.
+            actions.append(Action(at, "repeats", (0.5, 4.0)))
+            if rng.random() < 0.5:
+                actions.append(_kill_controller(rng, at + rng.expovariate(1.0)))
         if rng.random() < 0.25:
             wish = rng.choice(("pause", "cancel", "throttle"))
             actions.append(Action(at + rng.expovariate(2.0), wish, (volume,)))
@@ -137,7 +142,7 @@ def _loss(rng: random.Random, at: float) -> Action:
 
 def _repeats(rng: random.Random, at: float) -> Action:
     share = rng.choice((0.1, 0.5))
-    return Action(at, "repeats", (share, round(rng.expovariate(0.2), 3)))
+    return Action(at, "repeats", (share, round(rng.expovariate(0.1), 3)))
 
 
 def _store_full(rng: random.Random, at: float) -> Action:
@@ -162,6 +167,7 @@ _FAULTS: tuple[Callable[[random.Random, float], Action], ...] = (
     _partition,
     _partition,
     _loss,
+    _repeats,
     _repeats,
     _store_full,
     _die_at_store_write,

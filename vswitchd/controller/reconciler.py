@@ -16,6 +16,9 @@ from vswitchd.model.objects import SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import View
 from vswitchd.ports import Clock, DeviceRecord, Store
 
+#: Seconds for which an object stays in the ledger after it was last in use: a request to make it
+#: that comes late must still be known for what it is.
+KEPT = 600.0
 #: Seconds between looks while nobody joins.
 INTERVAL = 10.0
 
@@ -41,6 +44,8 @@ class Reconciler:
         self._log = log
         self._busy = busy
         self._wake = asyncio.Event()
+        #: Since when objects of the ledger have been in no volume, as far as this life knows.
+        self._idle: dict[T1Id, float] = {}
 
     def wake(self) -> None:
         """Look soon: an SP has joined."""
@@ -139,7 +144,10 @@ class Reconciler:
         may make it, every SP there is was asked afresh and holds it in no label, and no tree
         refers to it."""
         volumes = {volume.id: volume for volume in await self._store.volumes()}
-        idle = set(ledger) - {t1.id for volume in volumes.values() for t1 in volume.t1s}
+        now = self._clock.monotonic()
+        unused = set(ledger) - {t1.id for volume in volumes.values() for t1 in volume.t1s}
+        self._idle = {t1: self._idle.get(t1, now) for t1 in unused}
+        idle = {t1 for t1, since in self._idle.items() if now - since >= KEPT}
         if not idle or self._busy() or set(views) != set(self._registry.records):
             return
         seen = {t1 for view in views.values() for held in view.t2s for t1 in held.t2.homes}

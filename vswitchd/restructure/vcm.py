@@ -133,7 +133,9 @@ def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
         )
         order = _owner_first(target)
         _stage(draft, target, order, peers)
-        draft.group(FenceT1(t1.home, t1.id, target.epoch) for t1 in target.t1s)
+        # What `done` has created too: a tree of it may be in use still, and must not read there.
+        fenced = {**{t1.id: t1.home for t1 in target.t1s}, **new}
+        draft.group(FenceT1(home, t1, target.epoch) for t1, home in fenced.items())
         draft.add(Commit(target))
         _activate(draft, target, order)
         gone = sorted(staged - set(base.serving))
