@@ -164,7 +164,7 @@ class Checks:
 
 
 def settled(world: World) -> list[str]:
-    """What is wrong once all has healed and every operation has ended, a sentence each."""
+    """What SPs hold beside what the store says, once all has healed, a sentence each."""
     found: list[str] = []
     volumes = {volume.id: volume for volume in world.store.now()}
     peers = {sp: str(sp) for sp in world.sps}
@@ -185,12 +185,11 @@ def settled(world: World) -> list[str]:
                     f"{sp.name} has v{active.t2.version} of {active.t2.name}, the store "
                     f"v{served[volume_id].version}"
                 )
-    found += _legs_differ(world)
-    found += _overlaps(world)
-    return found
+    return found + _overlaps(world)
 
 
-def _legs_differ(world: World) -> list[str]:
+def legs_differ(world: World) -> list[str]:
+    """Blocks whose legs are unlike though nothing is on its way, a sentence each."""
     found = []
     for volume in world.store.now():
         for block in range(volume.size // BLOCK):

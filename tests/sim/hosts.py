@@ -32,8 +32,9 @@ class Block:
     known: int = 0
     writing: bool = False
     unseen: bool = False
-    #: A write was dropped as its SP stopped serving: it may be on some legs alone, since nobody
-    #: runs it to its end. The maps of issue 5 are to make such legs alike.
+    #: A write was dropped as its SP stopped serving, or died while the volume was restructured: it
+    #: may be on some legs alone, and the owner of now does not know of it. Nothing that was
+    #: acknowledged is touched by that; the maps of issue 5 are to make such legs alike.
     dropped: bool = False
     quiet_until: float = 0.0
 
@@ -102,7 +103,8 @@ class Hosts:
             if write:
                 held.quiet_until = self._world.loop.time() + IN_FLIGHT
                 held.unseen = True
-                held.dropped |= process.alive
+                changing = any(r.volume == volume.id for r in self._world.store.open())
+                held.dropped |= process.alive or changing
             return
         except IoError as error:
             if volume.id not in self.unmounted:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from tests.sim.checks import settled
+from tests.sim.checks import legs_differ, settled
 from tests.sim.loop import SimLoop, StuckError
 from tests.sim.nodes import rng_ids
 from tests.sim.scenario import BUSY, Action, Scenario, scenario
@@ -269,12 +269,16 @@ class Run:
         except BreachError as error:
             waits = [live.record for live in executor.live.values()]
             raise BreachError(f"{error}; {waits}") from None
-        await asyncio.sleep(45.0)  # the reconciler looks every 10 s, or at a deadline later
+        await asyncio.sleep(12.0)  # the reconciler looks every 10 s
+        try:
+            await self._until("what is left over to go", lambda: not settled(world), 200)
+        except BreachError:
+            raise BreachError("; ".join(settled(world))) from None
         world.hosts.active = False
         await self._until("hosts to get their answers", lambda: not world.hosts.busy, 60)
         await self._until("resyncs to end", self._resynced, 120)
         await self._read_all()
-        if problems := settled(world):
+        if problems := [*settled(world), *legs_differ(world)]:
             raise BreachError("; ".join(problems))
         world.checked.one_master()
         world.counts["operation done"] += sum(
