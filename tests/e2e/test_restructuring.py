@@ -28,7 +28,10 @@ def writing(cluster: Cluster) -> Writer:
 
 def random_layout(rng: random.Random) -> str:
     """Any that the cluster has room for."""
-    sp = lambda: rng.choice(("sp-a", "sp-b", "sp-c", "any"))  # noqa: E731
+
+    def sp() -> str:
+        return rng.choice(("sp-a", "sp-b", "sp-c", "any"))
+
     chunk = rng.choice(("", ", chunk=4K", ", chunk=16K", ", chunk=256K"))
     return rng.choice(
         (
