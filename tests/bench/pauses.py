@@ -1,5 +1,6 @@
-"""How long hosts wait when a tree is swapped: changes that copy nothing, under a host's 4 KiB writes,
-on loopback. Prints what the host saw (its slowest write of each change) and what the SP measured."""
+"""How long hosts wait when a tree is swapped: changes that copy nothing, under a host's 4 KiB
+writes, on loopback. Prints what the host saw (its slowest write of each change) and what the SPs
+measured."""
 
 from __future__ import annotations
 

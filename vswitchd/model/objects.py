@@ -128,7 +128,8 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class T2:
-    """Tier 2: a volume's logical configuration as one SP holds it.
+    """Tier 2: a volume's logical configuration as one SP holds it. A leaf is an LRN if this SP is
+    its T1 object's home, an RRN if not.
 
     `homes` says which SP is home of each T1 object that the tree refers to; `peers` is
     the peer address of every other SP that this one must reach (homes, and the owner).
@@ -144,10 +145,6 @@ class T2:
     root: Node
     homes: dict[T1Id, SpId] = field(default_factory=dict)
     peers: dict[SpId, str] = field(default_factory=dict)
-
-    def is_local(self, leaf: Leaf) -> bool:
-        """True if the leaf is an LRN here, False if it is an RRN."""
-        return self.homes[leaf.t1] == self.sp
 
 
 def children(node: Node) -> tuple[Node, ...]:
