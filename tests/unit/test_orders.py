@@ -252,3 +252,18 @@ def test_an_sp_that_homes_legs_of_several_mirrors_leaves_all() -> None:
     world = World(layout="stripe(mirror(a, b), mirror(a, b), chunk=4K)")
     world.do(RemoveLeg("a"))
     assert {t1.home for t1 in world.volume.t1s} == {"b"}
+
+
+def test_the_last_leg_in_sync_stays() -> None:
+    """While the other leg is still being copied to, the one that has the data can't go."""
+    world = World(layout="a", serving=("a",))
+    plan = world.plan(AddLeg(sp=B))
+    for step in plan.steps:
+        if isinstance(step, Copy):
+            break
+        world.cluster.apply(step)
+    for leg in ("a", "0"):
+        with pytest.raises(VsError) as refused:
+            world.plan(RemoveLeg(leg))
+        assert refused.value.code == "VS6010"
+    assert world.plan(RemoveLeg("b")).steps
