@@ -165,10 +165,11 @@ class SimEngine:
         found = self._disks.find(t1.id)
         if found is None:
             raise VsError("VS2020", Kind.NOT_FOUND, f"T1 object {t1.id} is not there")
-        if found[0].home != self.sp:
-            if found[1] > epoch:
-                raise VsError("VS3022", Kind.STALE, f"T1 object {t1.id} is at epoch {found[1]}")
-            self._checked("adopt_t1", self.sp, t1)
+        if found[0].home == self.sp:
+            return  # said again, and it may have grown since
+        if found[1] > epoch:
+            raise VsError("VS3022", Kind.STALE, f"T1 object {t1.id} is at epoch {found[1]}")
+        self._checked("adopt_t1", self.sp, t1)
         self._disks.write(homed_by(t1, self.sp), max(epoch, found[1]))
         self._checked("adopted", self.sp, t1)
 

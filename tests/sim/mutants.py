@@ -8,8 +8,6 @@ from typing import Any
 from unittest import mock
 
 from tests.sim.engine import Copy, SimEngine
-from vswitchd.controller.registry import Registry
-from vswitchd.errors import VsError
 from vswitchd.processor.state import State
 from vswitchd.processor.vsm import Vsm
 from vswitchd.restructure import vcm
@@ -63,14 +61,6 @@ def _earlier(kind: type[Any]) -> Mutant:
     return _replanned(change)
 
 
-async def _term_that_fails(registry: Registry, term: int) -> None:
-    try:
-        while await registry._store.term() < term:
-            await registry._store.raise_term()
-    except VsError:
-        pass
-
-
 def _fence_that_does_not_wait() -> AbstractContextManager[Any]:
     async def fence(engine: SimEngine, t1: Any, epoch: int) -> None:
         found = engine.held().get(t1)
@@ -99,15 +89,6 @@ def _copy_that_ends_early() -> AbstractContextManager[Any]:
 
 def _any_epoch_is_served() -> AbstractContextManager[Any]:
     return mock.patch.object(SimEngine, "_serves", staticmethod(lambda epoch, fenced: True))
-
-
-def _no_resync() -> AbstractContextManager[Any]:
-    right = Vsm._activate
-
-    async def activate(vsm: Vsm, t2: Any, *, resync: bool) -> int:
-        return await right(vsm, t2, resync=False)
-
-    return mock.patch.object(Vsm, "_activate", activate)
 
 
 def _terms_are_not_refused() -> AbstractContextManager[Any]:
@@ -139,12 +120,6 @@ MUTANTS: dict[str, Mutant] = {
     "references not dropped before a move": _without(DropReference),
     # A leg is in sync only when all is on it.
     "a copy ends early": _copy_that_ends_early,
-    # Legs may differ after an unclean end.
-    "no resync after a crash": _no_resync,
-    # Claims 23, 26, 27: one master in a term.
-    "a term said before it is durable": lambda: mock.patch.object(
-        Registry, "_raise_term", _term_that_fails
-    ),
     "terms that are over are not refused": _terms_are_not_refused,
     # What comes late hits nothing.
     "removed trees may come back": lambda: mock.patch.object(

@@ -22,6 +22,8 @@ class SimStore(MemoryStore):
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
+        # One that a seed repeats.
+        self._cluster = "c-sim"
         self._rng = rng
         self.full = False
         self.dies: Callable[[], str] = lambda: ""

@@ -337,12 +337,18 @@ impl T1Table {
             return Err(invalid(format!("T1 object {}: its new home is {}", spec.id, spec.home)));
         }
         let devices_of = Self::devices_of(devices, spec)?;
+        let mut mine = self.get(&spec.id).is_some();
         for device in &devices_of {
             let label = device.label()?;
+            mine &= label.t1s.iter().any(|e| e.t1.id == spec.id && e.t1.home == self.sp);
             let other = label.t1s.iter().find(|e| e.t1.id == spec.id && e.t1.home != self.sp);
             if let Some(entry) = other.filter(|entry| entry.epoch > epoch) {
                 return Err(stale(&spec.id, entry.epoch, epoch));
             }
+        }
+        if mine {
+            // Said again, and it may have grown since: what is here counts.
+            return Ok(());
         }
         for device in devices_of {
             let mut blocking = device.blocking()?;
