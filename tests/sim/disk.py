@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tests.sim.loop import CrashError
@@ -134,12 +135,21 @@ class SimFiles:
         return self._texts[name]
 
     def write(self, name: str, text: str) -> None:
+        with self._faults(name):
+            self._texts[name] = text
+
+    def rename(self, name: str, into: str) -> None:
+        with self._faults(into):
+            self._texts[into] = self._texts.pop(name)
+
+    @contextmanager
+    def _faults(self, name: str) -> Iterator[None]:
         fault = self.fault(self._sp)
         if fault == "fail":
             raise VsError("VS9022", Kind.INTERNAL, f"can't write {name}")
         if fault == "before":
             raise CrashError(self._sp)
-        self._texts[name] = text
+        yield
         if fault == "after":
             raise CrashError(self._sp)
 

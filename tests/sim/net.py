@@ -17,6 +17,9 @@ R = TypeVar("R")
 DELAY = 0.004
 #: Seconds until a caller knows that nobody listens, or that a connection is broken.
 NOTICED = 0.3
+#: Seconds until a caller gives up a connection on which nothing comes back: keepalive and its
+#: time-out (`api.vsm_client.OPTIONS`).
+SILENT = 10.0
 #: Seconds that a repeated request may be on its way.
 LATE = 8.0
 
@@ -66,18 +69,21 @@ class Net:
             else:
                 answer.set_result(result)  # type: ignore[arg-type]
 
+        gone = VsError("VS5001", Kind.UNREACHABLE, f"SP {target} can't be reached")
+
         def arrive() -> None:
             process, server = self.nodes.get(target, (None, None))
             if process is None or not process.alive:
-                gone = VsError("VS5001", Kind.UNREACHABLE, f"SP {target} can't be reached")
                 self._loop.outside(NOTICED, lambda: tell(None, gone))
                 return
             process.spawn(self._carried_out(work(server), source, target, tell))
 
         if not self.passes(source, target):
             self._counts["message stopped by a partition"] += 1
+            self._loop.outside(SILENT, lambda: tell(None, gone))
         elif self._rng.random() < self.loss:
             self._counts["request lost"] += 1
+            self._loop.outside(SILENT, lambda: tell(None, gone))
         else:
             self._loop.outside(self._delay(), arrive)
             if self._rng.random() < self.twice:
@@ -98,14 +104,17 @@ class Net:
     ) -> None:
         result: R | None = None
         error: BaseException | None = None
+        gone = VsError("VS5001", Kind.UNREACHABLE, f"SP {target} can't be reached")
         try:
             result = await work
         except VsError as refused:
             error = refused
         if not self.passes(target, source):
             self._counts["message stopped by a partition"] += 1
+            self._loop.outside(SILENT, lambda: tell(None, gone))
         elif self._rng.random() < self.loss:
             self._counts["answer lost"] += 1
+            self._loop.outside(SILENT, lambda: tell(None, gone))
         else:
             self._loop.outside(self._delay(), lambda: tell(result, error))
 

@@ -27,9 +27,20 @@ OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A peer that is silent for 10 seconds is taken for unreachable, whatever a call's deadline:
+    # hosts may be waiting for the next try.
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
-#: For servers. Without the last, two processes could share a port, and each get some calls.
-SERVER_OPTIONS = [*OPTIONS, ("grpc.so_reuseport", 0)]
+#: For servers. Without the first, two processes could share a port, and each get some calls; the
+#: others let clients ask every 5 seconds whether they are there.
+SERVER_OPTIONS = [
+    *OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
 
 Q = TypeVar("Q")
 A = TypeVar("A")

@@ -38,10 +38,11 @@ from vswitchd.controller.live import (
 )
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.objects import Volume
 from vswitchd.ports import Clock, OperationRecord, Store
 from vswitchd.restructure import vcm
 from vswitchd.restructure.codec import decode_plan, describe, encode_plan
-from vswitchd.restructure.steps import ActivateT2, FenceT1, pause_points
+from vswitchd.restructure.steps import ActivateT2, FenceT1, begun, journal_points, pause_points
 
 #: Seconds between tries of a step whose SP does not answer.
 FIRST_RETRY = 0.05
@@ -89,15 +90,15 @@ class Executor:
         for record in await self._store.operations(open_only=True):
             if record.state in OPEN:
                 self._log.info("operation_resumed", operation=record.id, cursor=record.cursor)
-                self.start(record)
+                self.start(record, await self._store.volume(record.volume))
 
-    def start(self, record: OperationRecord) -> None:
-        """Begins or goes on with a journalled operation."""
+    def start(self, record: OperationRecord, stored: Volume | None) -> None:
+        """Begins or goes on with a journalled operation on a volume as the store has it."""
         plan = decode_plan(record.plan)
         live = Live(record, plan, pause_points(plan), copied=record.copied)
         live.finished_copies = record.copied
         # What a former controller may have begun counts as begun.
-        live.begun = next((end for _, end in live.plan.groups if end > record.cursor), 0)
+        live.begun = begun(plan, record.cursor, stored)
         self.live[record.id] = live
         self._tasks[record.id] = asyncio.create_task(self._run(live))
 
@@ -272,13 +273,14 @@ class Executor:
     async def _steps(self, live: Live) -> None:
         """Group after group from the cursor on; the cursor moves when all of one is done."""
         fenced_at: float | None = None
+        journalled = journal_points(live.plan)
         for start, end in live.plan.groups:
             if end <= live.record.cursor:
                 continue
             steps = live.plan.steps[start:end]
             while True:
                 await self._heed(live, start)
-                live.begun, live.doom = end, None
+                live.begun, live.doom = max(live.begun, end), None
                 if fenced_at is None and any(isinstance(step, FenceT1) for step in steps):
                     fenced_at = self._clock.monotonic()
                 try:
@@ -289,7 +291,8 @@ class Executor:
             if fenced_at is not None and any(isinstance(step, ActivateT2) for step in steps):
                 self.pauses.append(self._clock.monotonic() - fenced_at)
                 fenced_at = None
-            await self._journal(live, cursor=end, copied=live.copied, checkpoint=0)
+            if end in journalled:
+                await self._journal(live, cursor=end, copied=live.copied, checkpoint=0)
         await self._heed(live, len(live.plan.steps))
         live.begun = len(live.plan.steps) + 1
 
@@ -321,7 +324,7 @@ class Executor:
 
     @staticmethod
     def _heed_cancel(live: Live, index: int) -> None:
-        way_back = 0 < live.plan.no_return >= index
+        way_back = 0 < live.plan.no_return >= max(index, live.begun)
         if live.record.wish == CANCEL and way_back:
             raise CancelledError
 
@@ -330,8 +333,8 @@ class Executor:
         is a way back, by all steps of the group; past that, the operation waits and shows for
         what."""
         step = live.plan.steps[index]
-        way_back = index < live.plan.no_return and live.record.state != UNDOING
-        delay, begun = FIRST_RETRY, self._clock.monotonic()
+        way_back = live.can_undo
+        delay, since = FIRST_RETRY, self._clock.monotonic()
         while True:
             try:
                 await self._carrier.carry_out(live, step, index)
@@ -348,5 +351,5 @@ class Executor:
                 delay = min(delay * 2, LAST_RETRY)
             else:
                 self._wait_for(live, index, "")
-                self._step_done(describe(step)[0], self._clock.monotonic() - begun)
+                self._step_done(describe(step)[0], self._clock.monotonic() - since)
                 return

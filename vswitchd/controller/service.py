@@ -226,7 +226,7 @@ class Service:
             await self.store.update_operation(
                 record, expect_cursor=0, creates=list(vcm.created(plan))
             )
-            self._start(record)
+            self._start(record, plan.base)
             return record
 
     async def _planned(self, name: str, plan_id: str) -> OperationRecord:
@@ -307,10 +307,10 @@ class Service:
             return await self.store.add_operation(record)
         held = [t1.id for t1 in volume.t1s] if volume is not None else []
         record = await self.store.add_operation(record, [*held, *vcm.created(plan)])
-        self._start(record)
+        self._start(record, plan.base)
         return record
 
-    def _start(self, record: OperationRecord) -> None:
+    def _start(self, record: OperationRecord, stored: Volume | None) -> None:
         self._log.info(
             "operation_started",
             operation=record.id,
@@ -318,7 +318,7 @@ class Service:
             volume=record.volume_name,
             who=record.requested_by,
         )
-        self.executor.start(record)
+        self.executor.start(record, stored)
 
     def _reserved(self) -> list[Extent]:
         return [

@@ -21,6 +21,10 @@ class Files(Protocol):
 
     def read(self, name: str) -> str: ...
     def write(self, name: str, text: str) -> None: ...
+    def rename(self, name: str, into: str) -> None:
+        """Takes the place of `into`, in the same directory."""
+        ...
+
     def remove(self, *names: str, durable: bool = True) -> None:
         """Those that are not there are fine. Not `durable`: after a crash they may be back."""
         ...
@@ -79,6 +83,14 @@ class Directory:
         except OSError as error:
             raise _cannot("write", path, error) from None
         write_durably(path, text)
+
+    def rename(self, name: str, into: str) -> None:
+        path = self._path / into
+        try:
+            (self._path / name).rename(path)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise _cannot("write", path, error) from None
 
     def remove(self, *names: str, durable: bool = True) -> None:
         for name in names:

@@ -70,7 +70,7 @@ class State:
             self.staged = {
                 volume: t2
                 for volume, t2 in self._read_t2s(_STAGED).items()
-                # One that was committed may be back: `commit` does not wait for its removal.
+                # One that was committed may be back: `commit` need not wait for its removal.
                 if t2 != self.committed.get(volume)
             }
         except VsError:
@@ -177,9 +177,15 @@ class State:
 
     def commit(self, t2: T2) -> None:
         """Makes a T2 object the one that is activated after a restart."""
-        self._files.write(self._name(t2.volume, _COMMITTED), encode_t2(t2))
-        self.committed[t2.volume] = t2
-        staged = self.staged.get(t2.volume)
+        committed, staged = self._name(t2.volume, _COMMITTED), self.staged.get(t2.volume)
+        if staged == t2:
+            # Hosts on other SPs may wait for this: its bytes are on disk already.
+            self._files.rename(self._name(t2.volume, _STAGED), committed)
+            self.committed[t2.volume] = self.staged.pop(t2.volume)
+            return
+        if self.committed.get(t2.volume) != t2:
+            self._files.write(committed, encode_t2(t2))
+            self.committed[t2.volume] = t2
         if staged is not None and staged.version <= t2.version:
             self._files.remove(self._name(t2.volume, _STAGED), durable=False)
             self.staged.pop(t2.volume)

@@ -6,6 +6,7 @@ Every step is idempotent: carried out again after a crash it finds its work done
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 from vswitchd.model.objects import T1, T2, Hole, Path, SpId, T1Id, Volume, VolumeId, walk
@@ -144,6 +145,36 @@ class Plan:
     steps: tuple[Step, ...]
     no_return: int
     groups: tuple[tuple[int, int], ...] = ()
+
+
+def journal_points(plan: Plan) -> frozenset[int]:
+    """Ends of groups after which it is journalled how far a plan has come. Not between the
+    fences, the commit record and the activations: hosts wait there, and steps carried out once
+    more find their work done."""
+    points = {end for _, end in plan.groups}
+    for (before_at, _), (after_at, _) in pairwise(plan.groups):
+        before, after = plan.steps[before_at], plan.steps[after_at]
+        if isinstance(before, FenceT1 | Commit | ActivateT2) and (
+            isinstance(after, Commit | ActivateT2)
+        ):
+            points.discard(after_at)
+    return frozenset(points)
+
+
+def begun(plan: Plan, cursor: int, stored: Volume | None) -> int:
+    """The end of the last group that may have begun, by the journal's cursor and the volume that
+    the store holds."""
+    journalled, last = journal_points(plan), cursor
+    for start, end in plan.groups:
+        if start < cursor:
+            continue
+        step = plan.steps[start]
+        if isinstance(step, Commit) and (stored is None or stored.version < step.volume.version):
+            break
+        last = end
+        if end in journalled:
+            break
+    return last
 
 
 def pause_points(plan: Plan) -> frozenset[int]:
