@@ -165,6 +165,13 @@ async def test_what_is_not_staged_or_is_older_is_refused(life: Life) -> None:
     await refused("VS1031", life.vsm.stage_t2(caller(), wrong))
 
 
+async def test_a_late_staging_does_not_displace_a_later_tree(life: Life) -> None:
+    await life.push(t2(1))
+    await life.vsm.stage_t2(caller(), t2(3))
+    await refused("VS3024", life.vsm.stage_t2(caller(), t2(2)))
+    await life.vsm.activate_t2(caller(), VOLUME, 3)
+
+
 async def test_a_swap_that_does_not_drain_changes_nothing(life: Life) -> None:
     await life.push(t2(1))
     await life.vsm.stage_t2(caller(), t2(2))

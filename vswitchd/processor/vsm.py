@@ -305,6 +305,14 @@ class Vsm:
                     Kind.STALE,
                     f"volume {t2.name}: version {t2.version} is older than {current.version}",
                 )
+            staged = self._state.staged.get(t2.volume)
+            if staged is not None and t2.version < staged.version:
+                raise VsError(
+                    "VS3024",
+                    Kind.STALE,
+                    f"volume {t2.name}: version {t2.version} is older than {staged.version}, "
+                    "which is staged",
+                )
             gone = self._state.identity.removed.get(t2.volume, 0)
             if t2.version <= gone:
                 raise VsError(
