@@ -112,7 +112,11 @@ proptest! {
                 Step::Read(at, length) => {
                     let found = match device.look(at, length) {
                         Look::Here(from) => bytes_at(from, length as usize).expect("there"),
-                        _ => {
+                        look => {
+                            // Asked for once: who does not admit it then is not asked again.
+                            if look == Look::Wanted {
+                                device.admit();
+                            }
                             let mut bytes = vec![0; length as usize];
                             device.read(at, &mut bytes).expect("read");
                             bytes
