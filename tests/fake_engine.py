@@ -207,7 +207,13 @@ class FakeEngine:
     # Copies.
 
     def copy_start(
-        self, volume_id: str, path: list[int], start: int, rate: int, adaptive: bool
+        self,
+        volume_id: str,
+        path: list[int],
+        start: int,
+        rate: int,
+        adaptive: bool,
+        delta: bool,
     ) -> None:
         if volume_id not in self.volumes:
             raise EngineError("not_found", f"volume {volume_id} is not served here")

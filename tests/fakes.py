@@ -128,6 +128,9 @@ class FakeSps:
         number = int(self.lives[sp].incarnation.rpartition("-")[2])
         self.lives[sp] = Life(f"{sp}-{number + 1}")
 
+    async def listens(self, record: ProcessorRecord) -> bool:
+        return True
+
     def connect(self, record: ProcessorRecord, cluster: str, term: int) -> FakeSp:
         return FakeSp(self, record.sp, term)
 
@@ -274,6 +277,7 @@ class FakeSp:
         start: int,
         rate: int,
         adaptive: bool,
+        delta: bool,
     ) -> None:
         life = await self._admit("start_copy")
         t2 = self._world.cluster.sps[self._sp].active[volume]

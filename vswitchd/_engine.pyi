@@ -56,11 +56,18 @@ class Engine:
         """Closes the remote reference to a T1 object; "precondition" while the tree uses it."""
 
     def copy_start(
-        self, volume_id: str, path: list[int], start: int, rate: int, adaptive: bool
+        self,
+        volume_id: str,
+        path: list[int],
+        start: int,
+        rate: int,
+        adaptive: bool,
+        delta: bool,
     ) -> None:
         """Copies onto the write-only leg at `path` from byte `start` on, which an earlier copy has
         made durable up to there; at most `rate` bytes per second (0: no limit), and, `adaptive`,
-        less while hosts' latency suffers. One that runs takes the limits and goes on."""
+        less while hosts' latency suffers; `delta`: only what the write-intent maps of the mirror's
+        legs have. One that runs takes the limits and goes on."""
 
     def copy_throttle(self, volume_id: str, path: list[int], rate: int, adaptive: bool) -> None:
         """Changes a copy's limits; "not_found" if there is none."""

@@ -24,19 +24,23 @@ DEFAULT_FILE = Path("/etc/vswitchd/vswitchd.toml")
 @dataclass
 class Controller:
     """[controller]. `copies_at_once`: how many copies of data run at the same time, in all volumes
-    together; the others wait, the highest priority first."""
+    together; the others wait, the highest priority first. `lost_after_seconds`: so long an SP
+    may be silent, if its process has not ended, until volumes go on without its legs."""
 
     state: Path = field(default=Path("/var/lib/vswitchd/controller"))
     listen: str = "127.0.0.1:9440"
     metrics: str = "127.0.0.1:9441"
     copies_at_once: int = 4
+    lost_after_seconds: float = 5.0
 
 
 @dataclass
 class Processor:
     """[processor]. `loops` 0: one for each core. `hold_seconds`: how long I/O waits for a peer
     or a new tree before the host gets an error. `spin_microseconds`: how long a busy event loop
-    looks for more to do before it sleeps; 0: not at all."""
+    looks for more to do before it sleeps; 0: not at all. `map_region_bytes`: of a region of the
+    write-intent map, on devices that are added from now on; a region stays in the map for about
+    `map_clear_seconds` after its last write."""
 
     name: str = ""
     state: Path = field(default=Path("/var/lib/vswitchd/sp"))
@@ -49,6 +53,8 @@ class Processor:
     device_root: list[str] = field(default_factory=list)
     hold_seconds: float = 120.0
     spin_microseconds: int = 50
+    map_region_bytes: int = 1 << 20
+    map_clear_seconds: float = 5.0
 
 
 @dataclass

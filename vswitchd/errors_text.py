@@ -478,6 +478,12 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "This SP is the last that serves the volume; hosts would lose it.",
         "Let another SP serve it first (`vswitchctl volume serve`), or delete the volume.",
     ),
+    "VS6012": (
+        "SPs are lost, and the volume can't go on without them: what they hold is nowhere else, or "
+        "too few of a mirror's legs are left to vote. Of two legs one and the controller's store "
+        "are enough, of three it takes two. Going on with fewer could bring back old data.",
+        "Bring an SP back; hosts wait meanwhile.",
+    ),
     "VS6020": (
         "The device is not what it should be: it holds something that vswitchd did not write, "
         "carries another cluster's or another device's label, or is smaller than its label says.",

@@ -58,10 +58,11 @@ class Processor(Protocol):
         start: int,
         rate: int,
         adaptive: bool,
+        delta: bool,
     ) -> None:
         """Copies onto the write-only leg at `path` of that version from byte `start` on; an
         earlier copy has made what is before it durable there. `rate`: bytes per second, 0 for
-        no limit."""
+        no limit; `delta`: only what the write-intent maps have."""
         ...
 
     async def throttle_copy(
@@ -96,6 +97,11 @@ class Processors(Protocol):
 
     def connect(self, record: ProcessorRecord, cluster: str, term: int) -> Processor:
         """A client of that SP's VSM whose calls carry the cluster's id and the term."""
+        ...
+
+    async def listens(self, record: ProcessorRecord) -> bool:
+        """False if nobody listens where that SP's VSM was: its process has ended. True also if
+        nobody can tell."""
         ...
 
 

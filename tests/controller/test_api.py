@@ -432,7 +432,7 @@ async def test_sps_join_by_the_api(api: Api) -> None:
     )
     answer = await api.registry.Register(request, timeout=DEADLINE)
     assert answer.cluster_id == api.controller.registry.cluster
-    assert answer.heartbeat_interval_ms == 1000
+    assert answer.heartbeat_interval_ms == 500
     beat = cluster_pb2.HeartbeatRequest(sp="c", incarnation="c-7")
     assert (await api.registry.Heartbeat(beat, timeout=DEADLINE)).known
     listed = await api.call(api.sps.ListProcessors, processor_pb2.ListProcessorsRequest())

@@ -16,13 +16,16 @@ from vswitchd.controller.service import Options
 from vswitchd.model.layout import print_volume
 from vswitchd.model.objects import BLOCK, SpId, Volume
 from vswitchd.ports import OperationRecord, ProcessorRecord
+from vswitchd.restructure.away import away
 from vswitchd.restructure.requests import (
     AddLeg,
     Delete,
+    Eject,
     Evacuate,
     Grow,
     Move,
     Recover,
+    Rejoin,
     Relayout,
     RemoveLeg,
     Request,
@@ -77,6 +80,9 @@ KINDS: dict[str, tuple[str | None, tuple[Request, ...], Ask]] = {
     "evacuate, device shared": ("stripe(a/ab, a/a0, chunk=4K)", (), change(Evacuate(A))),
     "recover": ("mirror(a, c)", (), change(Recover())),
     "apply": ("a", (), apply),
+    "eject": ("mirror(a, b)", (), change(Eject((B,)))),
+    "eject the owner": ("mirror(a, b)", (), change(Eject((A,)))),
+    "rejoin": ("mirror(a, b)", (Eject((B,)),), change(Rejoin((B,)))),
 }
 
 
@@ -105,6 +111,9 @@ class Processors:
     def __init__(self, world: World, points: Points) -> None:
         self._world = world
         self._points = points
+
+    async def listens(self, record: ProcessorRecord) -> bool:
+        return await self._world.sps.listens(record)
 
     def connect(self, record: ProcessorRecord, cluster: str, term: int) -> Any:
         return _Processor(self._world.sps.connect(record, cluster, term), self._points)
@@ -137,6 +146,7 @@ async def world_of(layout: str | None, before: tuple[Request, ...]) -> tuple[Wor
         for request in before:
             ended = await controller.ended(await controller.change(request))
             assert ended.state == "done", ended
+        await controller.reconciler.reconcile()
         volume = await controller.volume()
         world.sps.cluster.host_io(volume.id)
         await controller.stop()
@@ -174,7 +184,8 @@ def shape(volume: Volume | None) -> object:
     """What must be the same however often it was interrupted; ids and versions are not."""
     if volume is None:
         return None
-    return print_volume(volume), volume.size, volume.serving, volume.owner
+    lost = [path for path, _ in away(volume.root)]
+    return print_volume(volume), volume.size, volume.serving, volume.owner, lost
 
 
 async def outcome(world: World) -> Volume | None:
@@ -185,6 +196,11 @@ async def outcome(world: World) -> Volume | None:
 async def judge(world: World, wanted: object, before: object, operations: int, where: str) -> None:
     """Whole, or not at all."""
     volume = await outcome(world)
+    if volume is not None and any(away(volume.root)):
+        # Nobody waited for the SP that was left behind.
+        controller = await world.controller()
+        await controller.reconciler.reconcile()
+        await controller.stop()
     settled(world, volume)
     records = await world.store.operations()
     begun = [record for record in records if record.state != "planned"]

@@ -129,7 +129,9 @@ async def test_a_view_may_be_of_one_volume(life: Life) -> None:
         await life.vsm.stage_t2(caller(), tree)
         await life.vsm.activate_t2(caller(), tree.volume, 1)
         await life.vsm.stage_t2(caller(), replace(tree, version=2))
-        await life.vsm.start_copy(caller(), tree.volume, 1, (1,), start=0, rate=0, adaptive=True)
+        await life.vsm.start_copy(
+            caller(), tree.volume, 1, (1,), start=0, rate=0, adaptive=True, delta=False
+        )
     whole, part = await life.vsm.view(), await life.vsm.view(other)
     assert (len(whole.t1s), len(whole.t2s), len(whole.copies), whole.other_t1s) == (2, 4, 2, 0)
     assert [held.t1 for held in part.t1s] == [theirs] and part.other_t1s == 1
@@ -208,10 +210,13 @@ async def test_a_reference_in_use_is_not_dropped(life: Life) -> None:
 
 async def test_copies_are_in_the_view(life: Life) -> None:
     await refused(
-        "VS3028", life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True)
+        "VS3028",
+        life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True, delta=False),
     )
     await life.push(t2(1, mirror(IN, OUT)))
-    await life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True)
+    await life.vsm.start_copy(
+        caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True, delta=False
+    )
     (copy,) = (await life.vsm.view()).copies
     assert (copy.volume, copy.path, copy.state) == (VOLUME, (1,), CopyState.RUNNING)
     assert 0 < copy.copied < copy.total
@@ -258,7 +263,9 @@ async def test_an_object_that_is_in_use_anew_is_not_deleted(life: Life) -> None:
 async def test_a_copy_for_another_tree_is_not_begun(life: Life) -> None:
     """Its checkpoint would be another leg's."""
     await life.push(t2(2, mirror(IN, OUT)))
-    late = life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=4096, rate=0, adaptive=True)
+    late = life.vsm.start_copy(
+        caller(), VOLUME, 1, (1,), start=4096, rate=0, adaptive=True, delta=False
+    )
     await refused("VS3028", late)
     assert not (await life.vsm.view()).copies
 

@@ -295,12 +295,29 @@ class Cluster:
 
     def _by(self, t2: T2, block: int) -> T2:
         """The tree that the request runs on: what is mirrored is the owner's to do."""
-        if t2.owner == t2.sp or len(list(locate(t2.root, block))) == 1:
+        if t2.owner == t2.sp or not is_mirrored(t2.root, block):
             return t2
         owner = self.sps[t2.owner].active.get(t2.volume)
         if owner is None or owner.epoch != t2.epoch:
             raise ParkedError
         return owner
+
+
+def is_mirrored(node: Node, block: int) -> bool:
+    """Whether a block lies under a mirror."""
+    match node:
+        case Mirror():
+            return True
+        case Stripe(chunk, columns):
+            per = chunk // BLOCK
+            row, column = divmod(block // per, len(columns))
+            return is_mirrored(columns[column], row * per + block % per)
+        case Concat(parts):
+            for part in parts:
+                if block < node_size(part) // BLOCK:
+                    return is_mirrored(part, block)
+                block -= node_size(part) // BLOCK
+    return False
 
 
 def locate(node: Node, block: int, readable: bool = True) -> Iterator[tuple[Leaf, int, bool]]:
@@ -312,7 +329,8 @@ def locate(node: Node, block: int, readable: bool = True) -> Iterator[tuple[Leaf
             raise ParkedError
         case Mirror(legs):
             for leg in legs:
-                yield from locate(leg.node, block, readable and leg.state is LegState.IN_SYNC)
+                if leg.state is not LegState.AWAY:
+                    yield from locate(leg.node, block, readable and leg.state is LegState.IN_SYNC)
         case Stripe(chunk, columns):
             per = chunk // BLOCK
             row, column = divmod(block // per, len(columns))

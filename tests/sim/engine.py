@@ -285,7 +285,14 @@ class SimEngine:
             return frozenset()
 
     async def copy_start(
-        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+        self,
+        volume: VolumeId,
+        path: Path,
+        *,
+        start: int,
+        rate: int,
+        adaptive: bool,
+        delta: bool,
     ) -> None:
         now = self.volumes.get(volume)
         if now is None:

@@ -161,6 +161,10 @@ class Processors:
         self._net = net
         self._breach = breach
 
+    async def listens(self, record: ProcessorRecord) -> bool:
+        process, _ = self._net.nodes.get(record.vsm_address, (None, None))
+        return process is not None and process.alive
+
     def connect(self, record: ProcessorRecord, cluster: str, term: int) -> SimProcessor:
         return SimProcessor(self._net, record.sp, Caller(cluster, term), self._breach)
 
@@ -242,11 +246,11 @@ class SimProcessor:
         start: int,
         rate: int,
         adaptive: bool,
+        delta: bool,
     ) -> None:
+        limits = {"rate": rate, "adaptive": adaptive, "delta": delta}
         await self._call(
-            lambda vsm: vsm.start_copy(
-                self._caller, volume, version, path, start=start, rate=rate, adaptive=adaptive
-            )
+            lambda vsm: vsm.start_copy(self._caller, volume, version, path, start=start, **limits)
         )
 
     async def throttle_copy(

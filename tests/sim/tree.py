@@ -40,6 +40,8 @@ def locate(node: Node, block: int, *, readable: bool = True, mirrored: bool = Fa
         case Mirror(legs):
             found: list[Piece] = []
             for leg in legs:
+                if leg.state is LegState.AWAY:
+                    continue
                 fresh = readable and leg.state is LegState.IN_SYNC
                 pieces = locate(leg.node, block, readable=fresh, mirrored=True)
                 if not pieces:

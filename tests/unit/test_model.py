@@ -91,7 +91,7 @@ def test_objects_read_back() -> None:
         ('{"kind": "mirror", "legs": []}', "node: a mirror needs children"),
         (
             '{"kind": "mirror", "legs": [{"state": "good", "node": {"kind": "hole", "size": 1}}]}',
-            r"node.legs\[0\].state: in_sync or write_only",
+            r"node.legs\[0\].state: in_sync, write_only or away",
         ),
     ],
 )

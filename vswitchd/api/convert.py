@@ -38,6 +38,7 @@ from vswitchd.rpc import common_pb2, vsm_pb2
 _LEG_STATES = {
     common_pb2.LEG_STATE_IN_SYNC: LegState.IN_SYNC,
     common_pb2.LEG_STATE_WRITE_ONLY: LegState.WRITE_ONLY,
+    common_pb2.LEG_STATE_AWAY: LegState.AWAY,
 }
 _COPY_STATES = {
     vsm_pb2.COPY_STATE_RUNNING: CopyState.RUNNING,

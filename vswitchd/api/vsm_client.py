@@ -18,6 +18,8 @@ from vswitchd.rpc import vsm_pb2, vsm_pb2_grpc
 
 #: Seconds for calls that only look or note something.
 SHORT = 10.0
+#: Seconds for a connection that is made to see whether anybody listens.
+PROBE = 0.5
 #: Seconds for calls that drain I/O or zero extents.
 LONG = 60.0
 #: Most bytes of one message: a view of an SP with a hundred thousand extents.
@@ -68,6 +70,19 @@ class VsmProcessors:
         stub = vsm_pb2_grpc.VsmServiceStub(channel)
         caller = vsm_pb2.Caller(cluster_id=cluster, term=term)
         return VsmProcessor(record.sp, address, stub, caller)
+
+    async def listens(self, record: ProcessorRecord) -> bool:
+        """False if the connection is refused."""
+        host, _, port = record.vsm_address.rpartition(":")
+        try:
+            async with asyncio.timeout(PROBE):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except ConnectionRefusedError:
+            return False
+        except (OSError, TimeoutError):
+            return True
+        writer.close()
+        return True
 
     async def close(self) -> None:
         """Closes every channel."""
@@ -164,6 +179,7 @@ class VsmProcessor:
         start: int,
         rate: int,
         adaptive: bool,
+        delta: bool,
     ) -> None:
         request = vsm_pb2.StartCopyRequest(
             caller=self._caller,
@@ -173,6 +189,7 @@ class VsmProcessor:
             start_bytes=start,
             bytes_per_second=rate,
             adaptive=adaptive,
+            delta=delta,
         )
         await self._call(self._stub.StartCopy, request)
 

@@ -22,6 +22,7 @@ from vswitchd.api.vsm_client import SERVER_OPTIONS, VsmProcessors
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
+from vswitchd.controller.guardian import Guardian
 from vswitchd.controller.health import Check, checks
 from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.metrics import Metrics
@@ -113,6 +114,7 @@ async def _run(args: argparse.Namespace) -> None:
     drainer = Drainer(service, clock, logger)
     recovery = Recovery(service, registry, processors, clock, logger)
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
+    guardian = Guardian(service, processors, clock, logger, settings.lost_after_seconds)
     await registry.start()
     await executor.resume()
     server = await make_server(service, inventory, drainer, reconciler, recovery)
@@ -132,6 +134,7 @@ async def _run(args: argparse.Namespace) -> None:
         asyncio.create_task(registry.run()),
         asyncio.create_task(reconciler.run()),
         asyncio.create_task(drainer.run()),
+        asyncio.create_task(guardian.run()),
         asyncio.create_task(_gauges(metrics, service, drainer)),
     ]
     endpoints.write(api=f"{host}:{port}", metrics=bound)

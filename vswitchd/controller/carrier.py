@@ -8,11 +8,12 @@ from vswitchd.controller.copying import Copying
 from vswitchd.controller.live import Live
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import T2, Volume
-from vswitchd.ports import Store
+from vswitchd.model.objects import LEASE_MARGIN, LEASE_SECONDS, T2, Volume
+from vswitchd.ports import Clock, Store
 from vswitchd.restructure.steps import (
     ActivateT2,
     AdoptT1,
+    AwaitLease,
     AwaitSync,
     Commit,
     Copy,
@@ -30,7 +31,8 @@ from vswitchd.restructure.steps import (
 class Carrier:
     """Carries out steps; each finds its work done if it was carried out before."""
 
-    def __init__(self, store: Store, registry: Registry, copying: Copying) -> None:
+    def __init__(self, store: Store, registry: Registry, clock: Clock, copying: Copying) -> None:
+        self._clock = clock
         self._store = store
         self._registry = registry
         self._copying = copying
@@ -57,6 +59,8 @@ class Carrier:
                 await at(sp).remove_t2(volume_id, version)
             case DropReference(sp, volume_id, t1_id):
                 await at(sp).drop_reference(volume_id, t1_id)
+            case AwaitLease():
+                await self._clock.sleep(LEASE_SECONDS + LEASE_MARGIN)
             case AwaitSync():
                 live.heed(index)
                 await self._await_sync(step)

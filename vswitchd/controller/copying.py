@@ -127,6 +127,7 @@ class Copying:
             start=start,
             rate=record.rate,
             adaptive=record.adaptive,
+            delta=step.delta,
         )
         return record.rate, record.adaptive
 

@@ -77,7 +77,7 @@ class Executor:
         self._log = log
         self._step_done = step_done
         self._carrier = Carrier(
-            store, registry, Copying(registry, clock, Slots(copies), self._checkpoint)
+            store, registry, clock, Copying(registry, clock, Slots(copies), self._checkpoint)
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.live: dict[str, Live] = {}
@@ -202,7 +202,7 @@ class Executor:
         async def turn_back() -> None:
             nonlocal stored
             stored = await self._store.volume(live.record.volume)
-            plan = vcm.undo(live.plan, stored, self._registry.peers)
+            plan = vcm.undo(live.plan, stored, self._registry.peers, self._registry.lost)
             await self._write(
                 live,
                 state=UNDOING,

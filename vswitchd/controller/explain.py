@@ -113,7 +113,7 @@ def _t1(t1: T1, volume: Volume, known: Known) -> Iterator[str]:
     yield f"It holds {format_size(t1.size)} of volume {volume.name}: {places}."
     yield f"Its home is SP {t1.home}; the tree there refers to it as an LRN, others as an RRN."
     behind = any(
-        leg.state is LegState.WRITE_ONLY and any(leaf.t1 == t1.id for leaf in leaves(leg.node))
+        leg.state is not LegState.IN_SYNC and any(leaf.t1 == t1.id for leaf in leaves(leg.node))
         for _, node in walk(volume.root)
         if isinstance(node, Mirror)
         for leg in node.legs

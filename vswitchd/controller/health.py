@@ -41,7 +41,7 @@ def conditions(volume: Volume, views: Mapping[SpId, View]) -> tuple[str, list[st
     ]
     for _, node in walk(volume.root):
         if isinstance(node, Mirror):
-            behind = sum(leg.state is LegState.WRITE_ONLY for leg in node.legs)
+            behind = sum(leg.state is not LegState.IN_SYNC for leg in node.legs)
             if behind:
                 why.append(f"{len(node.legs) - behind} of {len(node.legs)} legs in sync")
     if not served:

@@ -13,9 +13,10 @@ from vswitchd.model.objects import DeviceId, Extent, SpId, Volume, VolumeId
 from vswitchd.model.view import Affected, View
 from vswitchd.ports import Store
 from vswitchd.restructure import vbm, vcm
+from vswitchd.restructure.away import absent
 from vswitchd.restructure.collected import require_agreement, view_of
 from vswitchd.restructure.preview import taken
-from vswitchd.restructure.requests import Request
+from vswitchd.restructure.requests import Eject, Request
 from vswitchd.restructure.space import less
 from vswitchd.restructure.steps import Plan
 
@@ -67,7 +68,8 @@ class Planner:
     ) -> Plan:
         """The plan of a request about a volume (None: there is none yet); VsError says why the
         request can't be."""
-        views = without(await self._collector.collect(volume_id), reserved)
+        found = await self._collector.collect(volume_id)
+        views = without(found, reserved)
         names = {DeviceId(d.id): d.name for d in await self._store.devices()}
         drained = await self._store.drained()
         stages = vbm.restructure(
@@ -76,14 +78,17 @@ class Planner:
         answers: list[tuple[Affected, ...]] = []
         for asked in vcm.transitions(volume, stages):
             answers.append(() if asked is None else await self._determine(*asked))
-        return vcm.plan(volume, stages, answers, self._registry.peers)
+        gone = absent(volume, found) if volume is not None else frozenset()
+        if isinstance(request, Eject):
+            gone |= set(request.sps)
+        return vcm.plan(volume, stages, answers, self._registry.peers, gone)
 
     async def confirm(self, volume_id: VolumeId, plan: Plan, reserved: Sequence[Extent]) -> None:
         """VsError unless a plan that was made a while ago, for the volume as it still is, can be
         carried out as it is: the SPs hold what it begins with, and what it takes is free."""
         views = without(await self._collector.collect(volume_id), reserved)
         if plan.base is not None:
-            require_agreement(plan.base, views)
+            require_agreement(plan.base, views, absent(plan.base, {view.sp for view in views}))
         for sp, extent in taken(plan):
             device = view_of(views, sp).device(extent.device)
             run = extent.offset, extent.offset + extent.length

@@ -14,7 +14,7 @@ from vswitchd.model.objects import SpId
 from vswitchd.ports import Clock, Processor, ProcessorRecord, Processors, Store
 
 #: Seconds between heartbeats, and without one until an SP counts as down.
-HEARTBEAT = 1.0
+HEARTBEAT = 0.5
 DOWN_AFTER = 5.0
 #: So many SPs of other clusters are remembered.
 STRANGERS = 1000
@@ -44,6 +44,8 @@ class Registry:
         #: SPs of other clusters that have come while this controller had none of its own, with
         #: the clusters that they belong to: it may be theirs, with its store lost.
         self.strangers: dict[SpId, tuple[ProcessorRecord, str]] = {}
+        #: SPs that are known to be lost, until they register again.
+        self.lost: set[SpId] = set()
         self.cluster = ""
         self.election = election.State()
 
@@ -80,6 +82,7 @@ class Registry:
             # Its first contact, to learn the cluster's id: it will register once it serves.
             return
         self._heard[record.sp] = self._clock.monotonic()
+        self.lost.discard(record.sp)
         await self._elect(election.SpUp(record.sp))
         self._joined(record.sp)
 
@@ -99,20 +102,32 @@ class Registry:
             self.cluster = cluster
             self.strangers.clear()
 
+    async def lose(self, sp: SpId) -> None:
+        """The SP is lost; it is up again when it registers again."""
+        self._log.warning("processor_lost", sp=sp)
+        self.lost.add(sp)
+        await self._elect(election.SpLost(sp))
+
     async def forget(self, sp: SpId) -> None:
         """The SP is no part of the cluster any more."""
         async with self._changing:
             await self._store.delete_processor(sp)
             self.records.pop(sp, None)
             self._heard.pop(sp, None)
+            self.lost.discard(sp)
         await self._elect(election.SpDown(sp))
 
     # What others ask.
 
     def is_up(self, sp: SpId) -> bool:
         """Heard lately."""
-        heard = self._heard.get(sp)
+        heard = None if sp in self.lost else self._heard.get(sp)
         return heard is not None and self._clock.monotonic() - heard < DOWN_AFTER
+
+    def silent(self, sp: SpId) -> float | None:
+        """Seconds since it was heard; None if it was not, in this controller's life."""
+        heard = self._heard.get(sp)
+        return None if heard is None else self._clock.monotonic() - heard
 
     @property
     def up(self) -> list[SpId]:

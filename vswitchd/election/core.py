@@ -47,6 +47,13 @@ class SpDown:
 
 
 @dataclass(frozen=True, slots=True)
+class SpLost:
+    """An SP has ended, or can't be reached, beyond doubt: nobody waits for it."""
+
+    sp: SpId
+
+
+@dataclass(frozen=True, slots=True)
 class Activated:
     """An SP's MVSM is active under the term."""
 
@@ -68,7 +75,7 @@ class Tick:
     """Time has passed; said about once a second."""
 
 
-Event: TypeAlias = ControllerStarted | SpUp | SpDown | Activated | Refused | Tick
+Event: TypeAlias = ControllerStarted | SpUp | SpDown | SpLost | Activated | Refused | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,9 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
             return _up(state, sp, now)
         case SpDown(sp):
             down = now if sp == state.master and state.down_since is None else state.down_since
+            return _upkeep(replace(state, up=state.up - {sp}, down_since=down), now)
+        case SpLost(sp):
+            down = now - LEASE if sp == state.master else state.down_since
             return _upkeep(replace(state, up=state.up - {sp}, down_since=down), now)
         case Activated(sp, term):
             if sp == state.master and term == state.term:

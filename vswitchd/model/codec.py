@@ -80,6 +80,13 @@ class Fields:
             )
         return value
 
+    def flag(self, name: str) -> bool:
+        """A field that is true or false."""
+        value = self.take(name)
+        if not isinstance(value, bool):
+            raise malformed(self.path(name), f"true or false was expected, not {value!r}")
+        return value
+
     def items(self, name: str, decode: Callable[[object, str], _T]) -> tuple[_T, ...]:
         """A list field, each item decoded."""
         value = self.take(name)
@@ -163,7 +170,7 @@ def node_from_json(value: object, where: str = "node", depth: int = 0) -> Node:
         state = _LEG_STATES.get(text := inner.text("state"))
         if state is None:
             raise malformed(
-                inner.path("state"), f"in_sync or write_only was expected, not {text!r}"
+                inner.path("state"), f"in_sync, write_only or away was expected, not {text!r}"
             )
         found = Leg(child(inner.take("node"), inner.path("node")), state)
         inner.done()

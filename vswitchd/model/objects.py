@@ -14,6 +14,10 @@ T1Id = NewType("T1Id", str)
 
 #: Smallest unit a host may address and the alignment of every T1 object's size.
 BLOCK = 4096
+#: Seconds for which an owner may read its own leg on the word of the other legs' homes, and what
+#: is added to that by who waits for its end.
+LEASE_SECONDS = 1.0
+LEASE_MARGIN = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,12 @@ class T1:
 
 
 class LegState(StrEnum):
-    """Whether a mirror's leg may be read."""
+    """Whether a mirror's leg may be read, and is written. One that is away was in sync once, and
+    has missed writes since it was lost; the write-intent maps of the others know which."""
 
     IN_SYNC = "in_sync"
     WRITE_ONLY = "write_only"
+    AWAY = "away"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,11 @@ class EngineCollector(Collector):
         moved = CounterMetricFamily(
             PREFIX + "volume_io_bytes", "Bytes of those requests.", labels=["volume", "op"]
         )
+        copied = CounterMetricFamily(
+            PREFIX + "volume_copied_bytes",
+            "Written by copies and resyncs; regions that were alike are passed over.",
+            labels=["volume"],
+        )
         errors = CounterMetricFamily(
             PREFIX + "volume_io_errors",
             "Requests answered with an error.",
@@ -85,6 +90,7 @@ class EngineCollector(Collector):
                     operations.add_metric([name, op, transport], count)
             for op, count in volume["bytes"].items():
                 moved.add_metric([name, op], count)
+            copied.add_metric([name], volume["copied_bytes"])
             for op, kinds in volume["errors"].items():
                 for kind, count in kinds.items():
                     errors.add_metric([name, op, kind], count)
@@ -93,7 +99,7 @@ class EngineCollector(Collector):
             if any(volume["pause"]["counts"]):
                 # With a thousand volumes most of a scrape would be histograms of nothing.
                 _histogram(pause, [name], volume["pause"])
-        yield from (info, *plain.values(), operations, moved, errors, duration, pause)
+        yield from (info, *plain.values(), operations, moved, copied, errors, duration, pause)
 
     def _device_families(self, counters: list[Json]) -> Iterator[Metric]:
         size = GaugeMetricFamily(PREFIX + "device_size_bytes", "Usable.", labels=["device"])

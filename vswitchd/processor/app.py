@@ -21,7 +21,7 @@ from vswitchd.api.vsm_client import SERVER_OPTIONS
 from vswitchd.api.vsm_server import VsmServicer
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.invariants import check_sp_name
-from vswitchd.model.objects import SpId
+from vswitchd.model.objects import LEASE_SECONDS, SpId
 from vswitchd.obs import daemon, log
 from vswitchd.obs.engine_metrics import EngineCollector
 from vswitchd.obs.http import Web, split_address
@@ -183,6 +183,9 @@ class StorageProcessor:
                 "max_inflight_bytes_per_connection": limits.inflight_bytes,
                 "max_connections": limits.connections,
                 "spin_microseconds": settings.spin_microseconds,
+                "lease_seconds": LEASE_SECONDS,
+                "map_region": settings.map_region_bytes,
+                "map_clear_seconds": settings.map_clear_seconds,
                 "resident_percent": limits.resident_percent,
                 "device_roots": [str(Path(root).resolve()) for root in settings.device_root],
             }

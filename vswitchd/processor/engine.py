@@ -119,9 +119,16 @@ class Engine:
         await self._wait(self._native.reference_drop, volume, t1)
 
     async def copy_start(
-        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+        self,
+        volume: VolumeId,
+        path: Path,
+        *,
+        start: int,
+        rate: int,
+        adaptive: bool,
+        delta: bool,
     ) -> None:
-        await self._wait(self._native.copy_start, volume, list(path), start, rate, adaptive)
+        await self._wait(self._native.copy_start, volume, list(path), start, rate, adaptive, delta)
 
     async def copy_throttle(
         self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool

@@ -57,7 +57,14 @@ class EngineCalls(Protocol):
     async def resync_percents(self, volume: VolumeId | None = None) -> dict[VolumeId, int]: ...
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None: ...
     async def copy_start(
-        self, volume: VolumeId, path: Path, *, start: int, rate: int, adaptive: bool
+        self,
+        volume: VolumeId,
+        path: Path,
+        *,
+        start: int,
+        rate: int,
+        adaptive: bool,
+        delta: bool,
     ) -> None: ...
     async def copy_throttle(
         self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
@@ -345,9 +352,10 @@ class Vsm:
             # After an unclean end a copy may lack what was in flight then: legs that come
             # into sync in this life are made alike once more.
             new_legs = current is None or in_sync_legs(target.root) != in_sync_legs(current.root)
-            pause = await self._activate(
-                target, resync=volume in self._state.unclean and new_legs and current != target
-            )
+            unclean = volume in self._state.unclean and new_legs
+            # So it may after an owner that has died, and who was it is not for this one to know.
+            heir = current is not None and current.owner != self.sp == target.owner
+            pause = await self._activate(target, resync=(unclean or heir) and current != target)
             self._state.commit(target)
         self._log.info(
             "activate_t2",
@@ -409,11 +417,13 @@ class Vsm:
         start: int,
         rate: int,
         adaptive: bool,
+        delta: bool,
     ) -> None:
         """Copies onto the write-only leg at `path` of the tree of that version what lies from
         `start` on: an earlier copy has made the bytes before it durable there. At most
-        `rate` bytes per second (0: no limit); `adaptive`: less while hosts' latency suffers. One
-        that runs takes the new limits. VsError VS3028 if another version is active."""
+        `rate` bytes per second (0: no limit); `adaptive`: less while hosts' latency suffers;
+        `delta`: only what the write-intent maps have, as the leg was in sync once. One that runs
+        takes the new limits. VsError VS3028 if another version is active."""
         async with self._turn(caller, volume):
             current = self._state.committed.get(volume)
             if current is None or current.version != version:
@@ -423,8 +433,10 @@ class Vsm:
                     Kind.PRECONDITION,
                     f"a copy for version {version} of volume {volume}: SP {self.sp} has {here}",
                 )
-            await self._engine.copy_start(volume, path, start=start, rate=rate, adaptive=adaptive)
-        self._log.info("start_copy", volume=volume, path=path, start=start, rate=rate)
+            await self._engine.copy_start(
+                volume, path, start=start, rate=rate, adaptive=adaptive, delta=delta
+            )
+        self._log.info("start_copy", volume=volume, path=path, start=start, rate=rate, delta=delta)
 
     async def throttle_copy(
         self, caller: Caller, volume: VolumeId, path: Path, *, rate: int, adaptive: bool

@@ -19,6 +19,7 @@ from vswitchd.model.objects import SpId, T1Id, VolumeId
 from vswitchd.restructure.steps import (
     ActivateT2,
     AdoptT1,
+    AwaitLease,
     AwaitSync,
     Commit,
     Copy,
@@ -44,6 +45,7 @@ _KINDS: dict[type[Step], str] = {
     RemoveT2: "remove_t2",
     DropReference: "drop_reference",
     AwaitSync: "await_sync",
+    AwaitLease: "await_lease",
     Copy: "copy",
     Forget: "forget",
 }
@@ -73,7 +75,7 @@ def describe(step: Step) -> tuple[str, str, str, int]:
             words, copy = f"T2 of {volume_id}", 0
         case DropReference(sp, _, t1_id):
             words, copy = f"reference to T1 {t1_id}", 0
-        case AwaitSync(sp, volume_id):
+        case AwaitSync(sp, volume_id) | AwaitLease(sp, volume_id):
             words, copy = f"volume {volume_id}", 0
         case Copy(sp, volume_id, _, path, copy):
             place = ".".join(str(index) for index in path)
@@ -99,17 +101,18 @@ def step_to_json(step: Step) -> Json:
             body = {"volume": volume_to_json(volume)}
         case ActivateT2(sp, volume_id, version) | RemoveT2(sp, volume_id, version):
             body = {"sp": sp, "volume": volume_id, "version": version}
-        case AwaitSync(sp, volume_id):
+        case AwaitSync(sp, volume_id) | AwaitLease(sp, volume_id):
             body = {"sp": sp, "volume": volume_id}
         case DropReference(sp, volume_id, t1_id):
             body = {"sp": sp, "volume": volume_id, "t1": t1_id}
-        case Copy(sp, volume_id, version, path, size):
+        case Copy(sp, volume_id, version, path, size, delta):
             body = {
                 "sp": sp,
                 "volume": volume_id,
                 "version": version,
                 "path": list(path),
                 "bytes": size,
+                "delta": delta,
             }
         case Forget(volume_id):
             body = {"volume": volume_id}
@@ -143,6 +146,8 @@ def step_from_json(value: object, where: str = "step") -> Step:
             step = DropReference(_sp(fields), _volume(fields), _t1(fields))
         case "await_sync":
             step = AwaitSync(_sp(fields), _volume(fields))
+        case "await_lease":
+            step = AwaitLease(_sp(fields), _volume(fields))
         case "copy":
             step = Copy(
                 _sp(fields),
@@ -150,6 +155,7 @@ def step_from_json(value: object, where: str = "step") -> Step:
                 fields.number("version"),
                 fields.items("path", _index),
                 fields.number("bytes"),
+                fields.flag("delta"),
             )
         case "forget":
             step = Forget(_volume(fields))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import T1, Hole, LegState, Mirror, T1Id, Volume, walk
+from vswitchd.model.objects import T1, Hole, LegState, Mirror, SpId, T1Id, Volume, walk
 from vswitchd.model.view import View
 
 
@@ -27,14 +27,18 @@ def require_reachable(volume: Volume, views: Sequence[View]) -> None:
         view_of(views, sp)
 
 
-def require_agreement(volume: Volume, views: Sequence[View]) -> dict[T1Id, T1]:
-    """Every SP holds just what the store says; the T1 objects as their homes hold them.
+def require_agreement(
+    volume: Volume, views: Sequence[View], absent: Collection[SpId] = ()
+) -> dict[T1Id, T1]:
+    """Every SP but the absent ones holds just what the store says; the T1 objects as their homes
+    hold them.
 
     A T1 object may be longer than the store says: an extension that was undone stays.
     """
-    require_reachable(volume, views)
-    held = {t1.id: _held(t1, view_of(views, t1.home)) for t1 in volume.t1s}
+    held = {t1.id: _held(t1, view_of(views, t1.home)) for t1 in volume.t1s if t1.home not in absent}
     for sp in volume.serving:
+        if sp in absent:
+            continue
         active = view_of(views, sp).t2(volume.id)
         if active is None or active.t2.version != volume.version:
             has = "no active T2 object" if active is None else f"version {active.t2.version}"
@@ -51,7 +55,7 @@ def require_settled(volume: Volume) -> None:
     """No leg is being copied to and no range is out: VsError VS3014."""
     for path, node in walk(volume.root):
         unsettled = isinstance(node, Hole) or (
-            isinstance(node, Mirror) and any(leg.state is LegState.WRITE_ONLY for leg in node.legs)
+            isinstance(node, Mirror) and any(leg.state is not LegState.IN_SYNC for leg in node.legs)
         )
         if unsettled:
             place = ".".join(map(str, path)) or "the root"

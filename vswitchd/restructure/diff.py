@@ -52,7 +52,7 @@ def _changes(before: Volume, after: Volume, names: Mapping[DeviceId, str] | None
 
 def _behind(volume: Volume) -> int:
     return sum(
-        leg.state is LegState.WRITE_ONLY
+        leg.state is not LegState.IN_SYNC
         for _, node in walk(volume.root)
         if isinstance(node, Mirror)
         for leg in node.legs

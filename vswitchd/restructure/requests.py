@@ -101,6 +101,21 @@ class Recover:
     SPs hold now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Eject:
+    """The volume goes on without SPs that are lost: their legs are away, one that was owner is
+    not any more."""
+
+    sps: tuple[SpId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoin:
+    """Legs that are away and whose SPs are all among these come back."""
+
+    sps: tuple[SpId, ...]
+
+
 Request: TypeAlias = (
     Create
     | Delete
@@ -114,6 +129,8 @@ Request: TypeAlias = (
     | Restore
     | Evacuate
     | Recover
+    | Eject
+    | Rejoin
 )
 
 
@@ -126,9 +143,11 @@ class Become:
 
 @dataclass(frozen=True, slots=True)
 class CopyOnto:
-    """The write-only leg at `path` of the volume as it then is gets its data."""
+    """The write-only leg at `path` of the volume as it then is gets its data; `delta`: what it
+    has missed since it was in sync."""
 
     path: Path
+    delta: bool = False
 
 
 Stage: TypeAlias = Become | CopyOnto

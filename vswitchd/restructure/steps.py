@@ -99,13 +99,23 @@ class AwaitSync:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy onto the write-only leg at `path`, run by the owner; ends flushed."""
+    """Copy onto the write-only leg at `path`, run by the owner; ends flushed. `delta`: only what
+    the write-intent maps of the mirror's legs have, since the leg was in sync once."""
 
     sp: SpId
     volume: VolumeId
     version: int
     path: Path
     bytes: int
+    delta: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitLease:
+    """Wait until the lease of an owner that can't be reached is over: it reads nothing then."""
+
+    sp: SpId
+    volume: VolumeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +136,23 @@ Step: TypeAlias = (
     | RemoveT2
     | DropReference
     | AwaitSync
+    | AwaitLease
     | Copy
     | Forget
 )
+
+
+def place(step: Step) -> SpId | None:
+    """The SP that a step is carried out at; None for the store, and for what only waits."""
+    match step:
+        case PutT1(t1) | AdoptT1(t1):
+            return t1.home
+        case StageT2(t2):
+            return t2.sp
+        case Commit() | Forget() | AwaitLease():
+            return None
+        case _:
+            return step.sp
 
 
 @dataclass(frozen=True, slots=True)

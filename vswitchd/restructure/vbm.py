@@ -28,6 +28,7 @@ from vswitchd.model.objects import (
 )
 from vswitchd.model.view import View
 from vswitchd.restructure import twins
+from vswitchd.restructure.away import absent, ejected, rejoined
 from vswitchd.restructure.collected import (
     require_agreement,
     require_reachable,
@@ -50,10 +51,12 @@ from vswitchd.restructure.requests import (
     Become,
     Create,
     Delete,
+    Eject,
     Evacuate,
     Grow,
     Move,
     Recover,
+    Rejoin,
     Relayout,
     RemoveLeg,
     Request,
@@ -108,8 +111,15 @@ class _Work:
         if isinstance(request, Delete | Recover):
             require_reachable(volume, self.views)
             return [Become(None if isinstance(request, Delete) else following(volume))]
-        held = require_agreement(volume, self.views)
+        up = {view.sp for view in self.views}
+        if isinstance(request, Eject):
+            target = ejected(volume, request.sps)
+            require_agreement(volume, self.views, absent(volume, up) | set(request.sps))
+            return [] if target is volume else [Become(target)]
+        held = require_agreement(volume, self.views, absent(volume, up))
         match request:
+            case Rejoin(sps):
+                return rejoined(volume, sps)
             case RemoveLeg(leg):
                 return [Become(following(volume, root=remove_leg(volume, leg)))]
             case Serve(sp):

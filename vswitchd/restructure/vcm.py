@@ -11,7 +11,7 @@ new home first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace as with_fields
 
 from vswitchd.errors import Kind, VsError
@@ -27,10 +27,12 @@ from vswitchd.model.objects import (
     walk,
 )
 from vswitchd.model.view import Affected, Change, ObjectKind
+from vswitchd.restructure.away import ejected
 from vswitchd.restructure.requests import Become, CopyOnto, Stage
 from vswitchd.restructure.steps import (
     ActivateT2,
     AdoptT1,
+    AwaitLease,
     AwaitSync,
     Commit,
     Copy,
@@ -43,6 +45,7 @@ from vswitchd.restructure.steps import (
     RemoveT2,
     StageT2,
     Step,
+    place,
 )
 
 Peers = Mapping[SpId, str]
@@ -69,20 +72,22 @@ def plan(
     stages: Sequence[Stage],
     affected: Sequence[Iterable[Affected]],
     peers: Peers,
+    gone: Collection[SpId] = (),
 ) -> Plan:
     """The whole plan. `affected` holds the MVSM's answer for each stage (empty for a copy);
-    `peers` the peer address of every SP. VsError VS3010 names an SP without an address."""
-    draft = _Draft()
+    `peers` the peer address of every SP; SPs that are `gone` are asked for nothing. VsError VS3010
+    names an SP without an address."""
+    draft = _Draft(frozenset(gone))
     current = base
-    if base is not None and _needs_sync(base, stages):
+    if base is not None and base.owner not in gone and _needs_sync(base, stages):
         draft.add(AwaitSync(base.owner, base.id))
     for stage, answer in zip(stages, affected, strict=True):
         match stage:
-            case CopyOnto(path):
+            case CopyOnto(path, delta):
                 assert current is not None, "a copy follows a tree"
                 # What a copy moves is bounded by the mirror, the smallest of its legs.
                 size = node_size(at(current.root, path[:-1]))
-                draft.add(Copy(current.owner, current.id, current.version, path, size))
+                draft.add(Copy(current.owner, current.id, current.version, path, size, delta))
             case Become(None):
                 assert current is not None, "only what exists is deleted"
                 _delete(draft, current)
@@ -108,16 +113,23 @@ def created(plan: Plan) -> dict[T1Id, SpId]:
     }
 
 
-def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
+def undo(done: Plan, current: Volume | None, peers: Peers, gone: Collection[SpId] = ()) -> Plan:
     """The plan that takes back one that has not passed `no_return`, wherever it stands.
+    SPs that are `gone` are asked for nothing: the volume goes on without them, if it can.
 
     It does not ask how far `done` came: every step finds its work done or not needed. The
     base's tree comes back under a version and epoch above all that `done` may have used
     (`current`: the volume as the store has it). T1 objects that `done` extended stay
     extended; the next request uses that room.
     """
-    draft = _Draft()
     base = done.base
+    if base is not None and gone:
+        try:
+            base = ejected(base, gone)
+        except VsError:
+            # Nothing but their return helps.
+            gone = ()
+    draft = _Draft(frozenset(gone))
     new = created(done)
     staged = {step.t2.sp for step in done.steps if isinstance(step, StageT2)}
     if base is None:
@@ -136,22 +148,24 @@ def undo(done: Plan, current: Volume | None, peers: Peers) -> Plan:
         # What `done` has created too: a tree of it may be in use still, and must not read there.
         fenced = {**{t1.id: t1.home for t1 in target.t1s}, **new}
         draft.group(FenceT1(home, t1, target.epoch) for t1, home in fenced.items())
+        _outlast(draft, done.base)
         draft.add(Commit(target))
         _activate(draft, target, order)
-        gone = sorted(staged - set(base.serving))
-        draft.group(RemoveT2(sp, base.id, target.version) for sp in gone)
+        left = sorted(staged - set(base.serving))
+        draft.group(RemoveT2(sp, base.id, target.version) for sp in left)
     epoch = volume.epoch if base is None else target.epoch
     draft.group(DeleteT1(home, t1, epoch) for t1, home in sorted(new.items()))
     if base is None:
         draft.add(Forget(volume.id))
     draft.no_return = 0
-    return draft.plan(base)
+    return draft.plan(done.base)
 
 
 class _Draft:
-    """Steps being gathered, with the groups that may run at once."""
+    """Steps being gathered, with the groups that may run at once; none for SPs that are gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, gone: frozenset[SpId]) -> None:
+        self.gone = gone
         self.steps: list[Step] = []
         self.groups: list[tuple[int, int]] = []
         self.no_return: int | None = None
@@ -162,7 +176,7 @@ class _Draft:
     def group(self, steps: Iterable[Step]) -> None:
         """Steps that may run at the same time, after all that came before."""
         start = len(self.steps)
-        self.steps.extend(steps)
+        self.steps.extend(step for step in steps if place(step) not in self.gone)
         if len(self.steps) > start:
             self.groups.append((start, len(self.steps)))
 
@@ -199,13 +213,21 @@ def _become(
     _stage(draft, new, order, peers)
     if old is not None:
         draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in moved)
-        gone = any(t1 not in moved for _, t1 in t1_removed)
-        if gone or new.size > old.size:
+        leaves = any(t1 not in moved for _, t1 in t1_removed)
+        if leaves or new.size > old.size:
             draft.pass_no_return()
+        _outlast(draft, old)
     draft.add(Commit(new))
     _activate(draft, new, order)
     draft.group(RemoveT2(sp, new.id, new.version) for sp, _ in t2_removed)
     draft.group(DeleteT1(sp, t1, new.epoch) for sp, t1 in t1_removed)
+
+
+def _outlast(draft: _Draft, old: Volume | None) -> None:
+    """An owner that can't be reached was not fenced where it is home: it must have stopped to
+    read before another may write."""
+    if old is not None and old.owner in draft.gone:
+        draft.add(AwaitLease(old.owner, old.id))
 
 
 def _adopt(draft: _Draft, old: Volume, new: Volume, moved: Mapping[T1Id, SpId]) -> None:
@@ -243,7 +265,7 @@ def _stage(draft: _Draft, volume: Volume, order: Sequence[SpId], peers: Peers) -
 
 def _activate(draft: _Draft, volume: Volume, order: Sequence[SpId]) -> None:
     """The first alone: the owner, or the new home of a T1 object that moved."""
-    steps = [ActivateT2(sp, volume.id, volume.version) for sp in order]
+    steps = [ActivateT2(sp, volume.id, volume.version) for sp in order if sp not in draft.gone]
     draft.group(steps[:1])
     draft.group(steps[1:])
 

@@ -30,6 +30,8 @@ class _LegStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LegState.Val
     """Holds every acknowledged write; may be read."""
     LEG_STATE_WRITE_ONLY: _LegState.ValueType  # 2
     """Receives every write but is not read: it is being copied to."""
+    LEG_STATE_AWAY: _LegState.ValueType  # 3
+    """Neither read nor written: it was lost, and has missed writes since."""
 
 class LegState(_LegState, metaclass=_LegStateEnumTypeWrapper): ...
 
@@ -38,6 +40,8 @@ LEG_STATE_IN_SYNC: LegState.ValueType  # 1
 """Holds every acknowledged write; may be read."""
 LEG_STATE_WRITE_ONLY: LegState.ValueType  # 2
 """Receives every write but is not read: it is being copied to."""
+LEG_STATE_AWAY: LegState.ValueType  # 3
+"""Neither read nor written: it was lost, and has missed writes since."""
 Global___LegState: _TypeAlias = LegState  # noqa: Y015
 
 @_typing.final

@@ -642,6 +642,7 @@ class StartCopyRequest(_message.Message):
     START_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ADAPTIVE_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     version: _builtins.int
     """Refused unless the active tree is of this version: `start_bytes` is true of its leg alone."""
@@ -651,6 +652,8 @@ class StartCopyRequest(_message.Message):
     """At most; 0: no limit."""
     adaptive: _builtins.bool
     """Back off while hosts' latency suffers."""
+    delta: _builtins.bool
+    """Only what the write-intent maps of the mirror's legs have: the leg was in sync once."""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -665,10 +668,11 @@ class StartCopyRequest(_message.Message):
         start_bytes: _builtins.int = ...,
         bytes_per_second: _builtins.int = ...,
         adaptive: _builtins.bool = ...,
+        delta: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "path", b"path", "start_bytes", b"start_bytes", "version", b"version", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "delta", b"delta", "path", b"path", "start_bytes", b"start_bytes", "version", b"version", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ use crate::file::FileDevice;
 use crate::label::{self, Known, Label};
 use crate::nbd::NbdBlocking;
 use crate::pool::Pool;
+use crate::regions::Regions;
 use crate::resident::Residency;
 use crate::survey::Survey;
 
@@ -77,6 +78,8 @@ pub struct Device {
     pub known: Mutex<Option<Known>>,
     /// Its label, for views.
     pub survey: Survey,
+    /// This SP's write-intent map of it.
+    pub regions: Regions,
     /// FUA writes that are under way.
     pub through: AtomicU64,
     /// Counts up over all devices of the process, so that loops can keep counters in an array.
@@ -86,7 +89,14 @@ pub struct Device {
 impl Device {
     /// A device of that label, with at most `threads` threads for what would block a loop.
     #[must_use]
-    pub fn new(uri: &str, label: &Label, kind: Kind, threads: usize, slot: usize) -> Device {
+    pub fn new(
+        uri: &str,
+        label: &Label,
+        kind: Kind,
+        regions: Regions,
+        threads: usize,
+        slot: usize,
+    ) -> Device {
         Device {
             id: label.device.clone(),
             cluster: label.cluster.clone(),
@@ -97,6 +107,7 @@ impl Device {
             committer: Committer::default(),
             known: Mutex::default(),
             survey: Survey::new(label),
+            regions,
             through: AtomicU64::new(0),
             slot,
         }

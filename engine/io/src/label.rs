@@ -8,12 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::{BlockingDevice, UNIT};
 use crate::error::{DeviceError, ErrorKind};
+use crate::regions::{self, MAPS, MAX_SPS};
 
 const MAGIC: &[u8; 8] = b"VSLABEL1";
-const SLOT: u64 = 2 << 20;
+/// Bytes of a slot; the write-intent maps lie at its end.
+pub const SLOT: u64 = 2 << 20;
 /// magic, sequence u64, length u32, crc32c of all that follows the checksum and of the
 /// sequence and length before it, u32.
 const HEADER: usize = 24;
+/// Longest body.
+const BODY: u64 = SLOT - MAPS - HEADER as u64;
 
 /// A run of bytes on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,10 @@ pub struct Label {
     pub device: String,
     pub size: u64,
     pub unit: u64,
+    /// Bytes of a region of the write-intent maps.
+    pub region: u64,
+    /// The SPs that have a write-intent map here, in the order of their maps.
+    pub maps: Vec<String>,
     pub t1s: Vec<Entry>,
 }
 
@@ -73,6 +81,9 @@ struct Body<'a> {
     device: Cow<'a, str>,
     size: u64,
     unit: u64,
+    region: u64,
+    #[serde(borrow)]
+    maps: Vec<Cow<'a, str>>,
     /// Ids of the devices that extents lie on; extents name them by their place here.
     #[serde(borrow)]
     devices: Vec<Cow<'a, str>>,
@@ -105,6 +116,8 @@ impl<'a> Body<'a> {
             device: Cow::Borrowed(&label.device),
             size: label.size,
             unit: label.unit,
+            region: label.region,
+            maps: label.maps.iter().map(|sp| Cow::Borrowed(sp.as_str())).collect(),
             devices: Vec::new(),
             t1s: Vec::with_capacity(label.t1s.len()),
         };
@@ -171,6 +184,8 @@ impl<'a> Body<'a> {
             device: self.device.into_owned(),
             size: self.size,
             unit: self.unit,
+            region: self.region,
+            maps: self.maps.into_iter().map(Cow::into_owned).collect(),
             t1s,
         })
     }
@@ -183,7 +198,7 @@ fn encode(sequence: u64, label: &Label) -> Result<Vec<u8>, DeviceError> {
     })?;
     let body = serde_json::to_vec(&body)
         .map_err(|e| DeviceError::new(ErrorKind::Invalid, format!("label: {e}")))?;
-    if body.len() as u64 > SLOT - HEADER as u64 {
+    if body.len() as u64 > BODY {
         let extents: usize = label.t1s.iter().map(|entry| entry.t1.extents.len()).sum();
         let text = format!(
             "device {}: its label is full: {} T1 objects with {extents} extents would take {} of \
@@ -191,7 +206,7 @@ fn encode(sequence: u64, label: &Label) -> Result<Vec<u8>, DeviceError> {
             label.device,
             label.t1s.len(),
             body.len(),
-            SLOT - HEADER as u64
+            BODY
         );
         return Err(DeviceError::new(ErrorKind::NoSpace, text));
     }
@@ -223,7 +238,7 @@ fn read_head(device: &mut dyn BlockingDevice, index: u64) -> Result<Option<Head>
         |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
     let (length, sum) = (number(16) as usize, number(20));
     let sequence = u64::from(number(8)) | u64::from(number(12)) << 32;
-    let known = &block[..8] == MAGIC && length as u64 <= SLOT - HEADER as u64;
+    let known = &block[..8] == MAGIC && length as u64 <= BODY;
     Ok(known.then_some(Head { index, sequence, length, sum, block }))
 }
 
@@ -351,7 +366,8 @@ fn standing_locked(device: &mut dyn BlockingDevice) -> Result<Standing, DeviceEr
     })
 }
 
-/// Labels a blank device, or recognises this cluster's. Gives the label that stands there.
+/// Labels a blank device, or recognises this cluster's, and has a write-intent map there for `sp`;
+/// on a blank device with regions of `region` bytes or more. Gives the label that stands there.
 /// With an empty `device_id` a blank device is refused: it was not blank when it was known.
 ///
 /// # Errors
@@ -360,9 +376,11 @@ pub fn claim(
     device: &mut dyn BlockingDevice,
     cluster: &str,
     device_id: &str,
+    sp: &str,
+    region: u64,
 ) -> Result<Label, DeviceError> {
     device.lock()?;
-    let result = claim_locked(device, cluster, device_id);
+    let result = claim_locked(device, cluster, device_id, sp, region);
     device.unlock();
     result
 }
@@ -371,6 +389,8 @@ fn claim_locked(
     device: &mut dyn BlockingDevice,
     cluster: &str,
     device_id: &str,
+    sp: &str,
+    region: u64,
 ) -> Result<Label, DeviceError> {
     let refuse = |text: String| Err(DeviceError::new(ErrorKind::Unsafe, text));
     match read(device)? {
@@ -380,7 +400,17 @@ fn claim_locked(
             label.cluster,
             label.device
         )),
-        Found::Label(label) => Ok(label),
+        Found::Label(label) if label.maps.iter().any(|known| known == sp) => Ok(label),
+        Found::Label(label) if label.maps.len() == MAX_SPS => refuse(format!(
+            "{}: {MAX_SPS} SPs have used it, no more can; use another device",
+            device.name()
+        )),
+        Found::Label(Label { cluster, device: id, .. }) => {
+            update_locked(device, &cluster, &id, &mut None, |label| {
+                label.maps.push(sp.to_owned());
+                Ok(label.clone())
+            })
+        }
         Found::Foreign(what) => refuse(format!(
             "{}: holds {what}; wipe its first 4 MiB and last 64 KiB if it may be used here",
             device.name()
@@ -395,8 +425,14 @@ fn claim_locked(
                 device: device_id.to_owned(),
                 size: device.size() / UNIT * UNIT,
                 unit: UNIT,
+                region: regions::region(device.size(), region),
+                maps: vec![sp.to_owned()],
                 t1s: Vec::new(),
             };
+            // Somebody may have wiped another label's beginning only.
+            for slot in 0..2 {
+                device.write_durably((slot + 1) * SLOT - MAPS, &vec![0; MAPS as usize])?;
+            }
             let slot = encode(1, &label)?;
             device.write_durably(0, &slot)?;
             Ok(label)

@@ -84,6 +84,15 @@ impl T1Object {
         &self.devices
     }
 
+    /// True if the write-intent map durably says that this range is being written.
+    #[must_use]
+    pub fn intends(&self, offset: u64, length: u64) -> bool {
+        let held = self.map(offset, length, |device, start, count, _| {
+            if device.regions.hold(start, count) { Ok(()) } else { Err(()) }
+        });
+        held.is_ok()
+    }
+
     /// Lets go of what is kept resident of it: its blocks are about to be somebody else's.
     fn forget_resident(&self) {
         for run in &self.runs {
@@ -311,6 +320,8 @@ impl T1Table {
                 let mut blocking = device.blocking()?;
                 for (offset, length) in alloc::runs(&spec.extents[old..], &device.id) {
                     blocking.zero(offset, length)?;
+                    // What its last user left there.
+                    device.regions.clear(&mut *blocking, offset, length)?;
                 }
                 blocking.sync()?;
             }
@@ -352,7 +363,9 @@ impl T1Table {
         }
         for device in devices_of {
             let mut blocking = device.blocking()?;
-            for (offset, length) in alloc::runs(&spec.extents, &device.id) {
+            let runs = alloc::runs(&spec.extents, &device.id);
+            device.regions.inherit(&mut *blocking, &*device.label()?, &runs)?;
+            for (offset, length) in runs {
                 if let Kind::File(file) = &device.kind {
                     file.forget(offset, length);
                 }

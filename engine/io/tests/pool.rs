@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use vs_io::device::{self, LABEL_AREA, Options};
+use vs_io::device::{self, LABEL_AREA, Options, UNIT};
 use vs_io::{Committer, Device, Full, Kind, Pool, label};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -109,8 +109,9 @@ fn disk(dir: &tempfile::TempDir, id: &str) -> Arc<Device> {
     let uri = format!("file:{}", dir.path().join(id).display());
     let options = Options { create_size: 8 << 20, ..Options::default() };
     let (kind, mut blocking) = device::open(&uri, &options).unwrap();
-    let label = label::claim(&mut *blocking, "c1", id).unwrap();
-    Arc::new(Device::new(&uri, &label, kind, 4, 0))
+    let label = label::claim(&mut *blocking, "c1", id, "sp", UNIT).unwrap();
+    let regions = vs_io::Regions::load(&mut *blocking, &label, "sp").unwrap();
+    Arc::new(Device::new(&uri, &label, kind, regions, 4, 0))
 }
 
 fn flushed(device: &Arc<Device>) {

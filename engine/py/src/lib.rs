@@ -95,6 +95,7 @@ impl Engine {
         call(py, || self.0.reference_drop(volume_id, t1_id))
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn copy_start(
         &self,
         py: Python<'_>,
@@ -103,8 +104,9 @@ impl Engine {
         start: u64,
         rate: u64,
         adaptive: bool,
+        delta: bool,
     ) -> PyResult<()> {
-        call(py, || self.0.copy_start(volume_id, path, start, rate, adaptive))
+        call(py, || self.0.copy_start(volume_id, path, start, rate, adaptive, delta))
     }
 
     fn copy_throttle(

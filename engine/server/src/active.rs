@@ -1,14 +1,16 @@
 //! A volume in service: its current tree with what the leaves resolve to.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::Serialize;
 use vs_io::{Kind, T1Object, T1Table};
-use vs_tree::{Place, Tree};
+use vs_tree::{LeafRef, Place, Tree};
 
 use crate::metrics::Histogram;
 use crate::pace::Hosts;
 use crate::rangelock::RangeLock;
+use crate::recent::Recent;
 
 /// What a leaf leads to.
 #[derive(Debug)]
@@ -31,10 +33,16 @@ pub struct Active {
     pub fast_zero: bool,
     /// Mirrors are read from their first in-sync leg only, until a resync is done.
     pub pinned: bool,
+    /// At an owner, the in-sync leaves of mirrors that other SPs home: while these say that they
+    /// know of no later epoch, nobody else is the owner.
+    pub voters: Vec<u32>,
+    /// Where hosts have written of late.
+    pub recent: Arc<Recent>,
 }
 
 impl Active {
-    pub fn new(tree: Tree, t1s: &T1Table, pinned: bool) -> Active {
+    /// `before` is the tree that it takes the place of.
+    pub fn new(tree: Tree, t1s: &T1Table, pinned: bool, before: Option<&Active>) -> Active {
         let leaves: Vec<Leaf> = tree
             .leaves()
             .iter()
@@ -54,7 +62,17 @@ impl Active {
         let fast_zero = whole && leaves.iter().all(quick);
         let peers = tree.peers().iter().map(|peer| peer.sp.as_str().into()).collect();
         let epoch = tree.spec().epoch;
-        Active { tree, leaves, peers, epoch, fast_zero, pinned }
+        let votes = |leaf: &LeafRef| leaf.mirrored && leaf.in_sync && leaf.place != Place::Local;
+        let all = tree.leaves().iter().enumerate();
+        let voters = all.filter(|(_, leaf)| tree.is_owner() && votes(leaf));
+        let voters = voters.map(|(index, _)| index as u32).collect();
+        // An owner before this one, and a resync, may have left more than this one knows of.
+        let same = |old: &&Active| {
+            old.recent.size() == tree.size() && old.tree.is_owner() && tree.is_owner() && !pinned
+        };
+        let recent = before.filter(same).map(|old| Arc::clone(&old.recent));
+        let recent = recent.unwrap_or_else(|| Arc::new(Recent::new(tree.size())));
+        Active { tree, leaves, peers, epoch, fast_zero, pinned, voters, recent }
     }
 }
 
@@ -79,6 +97,11 @@ pub struct Copy {
     pub durable: u64,
     /// Bytes per second, lately.
     pub rate: u64,
+    /// Bytes that were read and written; the rest is alike already.
+    pub moved: u64,
+    /// Only what the write-intent maps of the legs have.
+    #[serde(skip)]
+    pub delta: bool,
     #[serde(skip)]
     pub resync: bool,
     /// Where it begins: what is before was durable when it began.
@@ -103,6 +126,8 @@ impl Copy {
             error: String::new(),
             durable: 0,
             rate: 0,
+            moved: 0,
+            delta: resync,
             resync,
             start: 0,
             limit: 0,
@@ -121,6 +146,8 @@ pub struct Volume {
     pub copies: Mutex<Vec<Copy>>,
     /// What hosts met, by the loop that last said so when it was asked.
     pub hosts: Mutex<Vec<Hosts>>,
+    /// Bytes that copies and resyncs have written.
+    pub moved: AtomicU64,
     /// Held by the control call that changes the volume.
     pub control: Mutex<()>,
 }
@@ -135,6 +162,7 @@ impl Volume {
             pause: Mutex::default(),
             copies: Mutex::default(),
             hosts: Mutex::default(),
+            moved: AtomicU64::new(0),
             control: Mutex::default(),
         }
     }

@@ -33,6 +33,16 @@ pub struct Config {
     /// How long a loop that is busy looks for more to do before it sleeps; 0: not at all.
     #[serde(default = "spin_microseconds")]
     pub spin_microseconds: u64,
+    /// Bytes of a region of the write-intent map, on devices that are labelled from now on.
+    #[serde(default = "map_region")]
+    pub map_region: u64,
+    /// How long a region stays dirty after its last write, about.
+    #[serde(default = "map_clear_seconds")]
+    pub map_clear_seconds: f64,
+    /// For so long an owner may read its own leg on the word of the other legs' homes; whoever
+    /// takes over from one that it can't reach waits this out.
+    #[serde(default = "lease_seconds")]
+    pub lease_seconds: f64,
     /// Where file and block devices may lie; empty: anywhere.
     #[serde(default)]
     pub device_roots: Vec<PathBuf>,
@@ -52,6 +62,18 @@ fn inflight() -> u64 {
 
 fn connections() -> usize {
     4096
+}
+
+fn map_region() -> u64 {
+    1 << 20
+}
+
+fn map_clear_seconds() -> f64 {
+    5.0
+}
+
+fn lease_seconds() -> f64 {
+    1.0
 }
 
 fn resident_percent() -> u64 {

@@ -18,6 +18,7 @@ use crate::copy;
 use crate::event_loop::{Loop, Shared};
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Histogram, LoopMetrics, Transport, VolumeCounters};
+use crate::remote::Object;
 use crate::shapes::{DeviceMetrics, MetricsShape, PeerMetrics, T2Shape, VolumeMetrics};
 use crate::socket::Listener;
 
@@ -72,6 +73,17 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What requests of the old tree need not wait for: legs that are away in the new one, and an
+/// owner that is none any more.
+fn lost(old: &Tree, new: &Tree) -> Vec<Object> {
+    let away = new.leaves().iter().filter(|leaf| leaf.away);
+    let mut lost: Vec<Object> = away.map(|leaf| Object::T1(leaf.t1.as_str().into())).collect();
+    if old.spec().owner != new.spec().owner {
+        lost.push(Object::Volume(new.spec().volume.as_str().into()));
+    }
+    lost
 }
 
 /// The engine of one SP.
@@ -241,7 +253,8 @@ impl Engine {
                 continue;
             }
             if let Ok(tree) = Tree::compile(active.tree.spec().clone()) {
-                volume.set(Active::new(tree, &self.shared.t1s, active.pinned));
+                let next = Active::new(tree, &self.shared.t1s, active.pinned, Some(&active));
+                volume.set(next);
                 // Loops that are slow to answer adopt it all the same.
                 let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
             }
@@ -267,7 +280,8 @@ impl Engine {
         let tree = Tree::compile(spec).map_err(invalid)?;
         let Some(volume) = self.volume(&id) else {
             let pinned = resync && tree.is_owner() && tree.has_mirror();
-            let volume = Arc::new(Volume::new(Active::new(tree, &self.shared.t1s, pinned)));
+            let active = Active::new(tree, &self.shared.t1s, pinned, None);
+            let volume = Arc::new(Volume::new(active));
             if pinned {
                 self.list_resync(&volume);
             }
@@ -291,7 +305,8 @@ impl Engine {
             return Ok(0);
         }
         let begun = Instant::now();
-        let quiet = self.ask(|ack| Message::Quiesce(id.clone(), ack), deadline);
+        let lost = Arc::new(lost(&old.tree, &tree));
+        let quiet = self.ask(|ack| Message::Quiesce(id.clone(), Arc::clone(&lost), ack), deadline);
         if let Err(error) = quiet {
             let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
             return Err(error);
@@ -301,7 +316,7 @@ impl Engine {
         volume
             .copies()
             .retain(|copy| !copy.resync && copy::carries_on(&old.tree, &tree, &copy.path));
-        volume.set(Active::new(tree, &self.shared.t1s, pinned));
+        volume.set(Active::new(tree, &self.shared.t1s, pinned, Some(&old)));
         if pinned {
             self.list_resync(&volume);
         }
@@ -327,8 +342,9 @@ impl Engine {
         let _control = lock(&volume.control);
         // Hosts first, since an error would be all that they could be told later.
         let left = self.ask(|ack| Message::Leave(id.to_owned(), ack), deadline);
-        let quiet =
-            left.and_then(|_| self.ask(|ack| Message::Quiesce(id.to_owned(), ack), deadline));
+        let quiet = left.and_then(|_| {
+            self.ask(|ack| Message::Quiesce(id.to_owned(), Arc::default(), ack), deadline)
+        });
         if let Err(error) = quiet {
             let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
             return Err(error);
@@ -409,6 +425,7 @@ impl Engine {
             VolumeMetrics {
                 volume: volume.id.clone(),
                 name: volume.name.clone(),
+                copied_bytes: volume.moved.load(std::sync::atomic::Ordering::Relaxed),
                 size,
                 version,
                 epoch,

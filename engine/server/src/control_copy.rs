@@ -9,7 +9,8 @@ use crate::mailbox::Message;
 impl Engine {
     /// Copies onto the write-only leg at `path` what lies from `start` on: an earlier copy onto
     /// it has made durable what is before. At most `rate` bytes per second (0: no limit), and,
-    /// `adaptive`, less while hosts suffer. One that runs or is done stays, with these limits.
+    /// `adaptive`, less while hosts suffer. With `delta` only what the write-intent maps of the
+    /// mirror's legs have: the leg was in sync once. One that runs or is done stays, with these limits.
     ///
     /// # Errors
     /// `precondition` unless this SP owns the volume and a write-only leg is there.
@@ -20,6 +21,7 @@ impl Engine {
         start: u64,
         rate: u64,
         adaptive: bool,
+        delta: bool,
     ) -> Result<(), Failure> {
         let volume = self
             .volume(id)
@@ -43,7 +45,7 @@ impl Engine {
             new.total = copy::total(&active.tree, &new);
             new.start = start.min(new.total) / copy::REGION * copy::REGION;
             (new.copied, new.durable) = (new.start, new.start);
-            (new.limit, new.adaptive) = (rate, adaptive);
+            (new.limit, new.adaptive, new.delta) = (rate, adaptive, delta);
             copies.push(new);
         }
         drop(copies);

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use vs_io::{Device, DeviceError, Survey, T1Spec, device, label};
+use vs_io::{Device, DeviceError, Regions, Survey, T1Spec, device, label};
 
 use crate::active::{Leaf, Volume};
 use crate::control::{Engine, Failure, json, lock, parse};
@@ -73,7 +73,8 @@ impl Engine {
             residency: self.shared.residency.as_ref(),
         };
         let (kind, mut blocking) = device::open(uri, &options)?;
-        let label = label::claim(&mut *blocking, &config.cluster_id, id)?;
+        let label =
+            label::claim(&mut *blocking, &config.cluster_id, id, &config.sp, config.map_region)?;
         if label.size > blocking.size() {
             let text =
                 format!("{uri}: {} bytes, but its label says {}", blocking.size(), label.size);
@@ -84,7 +85,9 @@ impl Engine {
             return Err(Failure::new("exists", text));
         }
         let slot = self.shared.next_slot.fetch_add(1, Ordering::Relaxed);
-        let device = Arc::new(Device::new(uri, &label, kind, config.pool_threads, slot));
+        let regions = Regions::load(&mut *blocking, &label, &config.sp)?;
+        let device = Device::new(uri, &label, kind, regions, config.pool_threads, slot);
+        let device = Arc::new(device);
         {
             let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
             let mut next = (**devices).clone();

@@ -1,12 +1,13 @@
 //! Copies onto write-only legs, and resyncs: region by region, each under the range lock.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vs_tree::{LegState, Tree};
 
 use crate::active::{Active, Copy, CopyState};
-use crate::event_loop::{Loop, LoopVolume};
+use crate::event_loop::Loop;
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::pace::{Hosts, Pace};
@@ -18,6 +19,10 @@ pub const REGION: u64 = 1 << 20;
 const PARALLEL: u32 = 4;
 /// The task number of the flush that ends a copy.
 const FLUSH: usize = usize::MAX;
+/// The task number of a look at the write-intent maps.
+const LOOK: usize = usize::MAX - 2;
+/// Bytes of which the maps are looked at in one go.
+const WINDOW: u64 = 64 << 20;
 /// The task number of a flush in its middle, after which what was copied before is durable.
 const CHECKPOINT: usize = usize::MAX - 1;
 /// A checkpoint is made after so many bytes, or after so long if there is anything new.
@@ -33,9 +38,51 @@ const AGAIN: Duration = Duration::from_millis(100);
 struct Task {
     source: Vec<usize>,
     targets: Vec<Vec<usize>>,
+    /// The legs whose maps say what may be unlike.
+    maps: Vec<Vec<usize>>,
     /// The T1 objects under `targets`: a tree that has others there needs another copy.
     onto: Vec<String>,
     size: u64,
+}
+
+/// Which regions from `start` on are dirty, of one task.
+#[derive(Debug)]
+struct Window {
+    task: usize,
+    start: u64,
+    dirty: Vec<bool>,
+}
+
+impl Window {
+    fn end(&self) -> u64 {
+        self.start + self.dirty.len() as u64 * REGION
+    }
+
+    /// Of what the legs' maps have said: (offset in the window, runs).
+    fn of(task: usize, start: u64, length: u64, found: &[(u64, Vec<(u64, u32)>)]) -> Window {
+        let mut dirty = vec![false; length.div_ceil(REGION) as usize];
+        for (at, runs) in found {
+            let mut at = *at;
+            for &(count, flag) in runs {
+                if flag == 1 && count > 0 {
+                    let last = ((at + count - 1) / REGION).min(dirty.len() as u64 - 1);
+                    dirty[(at / REGION) as usize..=last as usize].fill(true);
+                }
+                at += count;
+            }
+        }
+        Window { task, start, dirty }
+    }
+}
+
+/// What a job does next.
+enum Next {
+    Region(usize, u64),
+    Look(usize, u64),
+    /// A look is under way.
+    Wait,
+    /// All has been begun.
+    End,
 }
 
 /// A copy that this loop runs; what others see of it is in `Volume::copies`.
@@ -49,6 +96,12 @@ pub struct Job {
     again: Vec<(usize, u64)>,
     /// Regions under way: (task, offset).
     flying: Vec<(usize, u64)>,
+    /// Only what the maps have.
+    delta: bool,
+    window: Option<Window>,
+    looking: bool,
+    /// Bytes that were alike, since this was last told.
+    skipped: u64,
     /// How far all was done when the checkpoint's flush began; None: none is under way.
     mark: Option<u64>,
     marked: Instant,
@@ -62,7 +115,7 @@ pub struct Job {
     failed: bool,
     /// The loop has been told to look at the job again.
     kicked: bool,
-    retry: Option<Instant>,
+    pub retry: Option<Instant>,
     epoch: u64,
 }
 
@@ -76,6 +129,10 @@ impl Job {
             offset: copy.start,
             again: Vec::new(),
             flying: Vec::new(),
+            delta: copy.delta,
+            window: None,
+            looking: false,
+            skipped: 0,
             mark: None,
             marked: now,
             // A resync has no limits: until it is done reads have one leg alone.
@@ -89,6 +146,35 @@ impl Job {
             retry: None,
             epoch,
         }
+    }
+
+    /// What comes next; regions that are alike are passed over.
+    fn next(&mut self) -> Next {
+        if let Some((task, offset)) = self.again.pop() {
+            return Next::Region(task, offset);
+        }
+        while let Some(task) = self.tasks.get(self.task) {
+            if self.offset >= task.size {
+                (self.task, self.offset) = (self.task + 1, 0);
+                continue;
+            }
+            let offset = self.offset;
+            if self.delta {
+                let here =
+                    |w: &&Window| w.task == self.task && (w.start..w.end()).contains(&offset);
+                let Some(window) = self.window.as_ref().filter(here) else {
+                    return if self.looking { Next::Wait } else { Next::Look(self.task, offset) };
+                };
+                if !window.dirty[((offset - window.start) / REGION) as usize] {
+                    self.skipped += REGION.min(task.size - offset);
+                    self.offset += REGION;
+                    continue;
+                }
+            }
+            self.offset += REGION;
+            return Next::Region(self.task, offset);
+        }
+        Next::End
     }
 
     /// Below this everything has been copied. Of a copy, which has one task.
@@ -124,7 +210,10 @@ fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
         let size = tree.node_size(parent).unwrap_or(0);
         let targets = vec![copy.path.clone()];
         let onto = objects(tree, &targets);
-        return vec![Task { source: parent.to_vec(), targets, onto, size }];
+        let legs = tree.legs(parent).unwrap_or_default();
+        let present = legs.iter().enumerate().filter(|(_, state)| **state != LegState::Away);
+        let maps = present.map(|(index, _)| leg(parent, index)).collect();
+        return vec![Task { source: parent.to_vec(), targets, maps, onto, size }];
     }
     let mut tasks = Vec::new();
     for path in tree.mirrors() {
@@ -135,7 +224,8 @@ fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
         let size = tree.node_size(&path).unwrap_or(0);
         let targets: Vec<Vec<usize>> = in_sync.collect();
         let onto = objects(tree, &targets);
-        tasks.push(Task { source, targets, onto, size });
+        let maps = std::iter::once(&source).chain(&targets).cloned().collect();
+        tasks.push(Task { source, targets, maps, onto, size });
     }
     tasks
 }
@@ -271,35 +361,43 @@ impl Loop {
                 job.retry = Some(at);
                 return self.want_tick();
             }
-            let next = job.again.pop().or_else(|| {
-                while job.task < job.tasks.len() && job.offset >= job.tasks[job.task].size {
-                    job.task += 1;
-                    job.offset = 0;
-                }
-                (job.task < job.tasks.len()).then(|| {
-                    let next = (job.task, job.offset);
-                    job.offset += REGION;
-                    next
-                })
-            });
+            let next = job.next();
             let (path, resync) = (job.path.clone(), job.resync);
-            let mut op = if let Some((task, offset)) = next {
-                let work = &job.tasks[task];
-                let length = REGION.min(work.size - offset);
-                let scope = Scope::Subtrees(vec![work.source.clone()]);
-                let source = Source::Copy { path, resync, task };
-                job.flying.push((task, offset));
-                job.pace.spend(length);
-                let mut op = Op::new(source, scope, Kind::Read, offset, length);
-                op.data = self.buffers.take(length as usize);
-                op
-            } else if job.inflight > 0 || job.flushing {
-                return;
-            } else if !job.flushed {
-                job.flushing = true;
-                return self.flush_copy(token, index, FLUSH);
-            } else {
-                return self.copied(token, index);
+            let skipped = std::mem::take(&mut job.skipped);
+            if skipped > 0 {
+                for copy in volume.volume.copies().iter_mut() {
+                    if copy.path == path && copy.resync == resync {
+                        copy.copied = (copy.copied + skipped).min(copy.total);
+                    }
+                }
+            }
+            let mut op = match next {
+                Next::Region(task, offset) => {
+                    let work = &job.tasks[task];
+                    let length = REGION.min(work.size - offset);
+                    let scope = Scope::Subtrees(vec![work.source.clone()]);
+                    let source = Source::Copy { path, resync, task };
+                    job.flying.push((task, offset));
+                    job.pace.spend(length);
+                    let mut op = Op::new(source, scope, Kind::Read, offset, length);
+                    op.data = self.buffers.take(length as usize);
+                    op
+                }
+                Next::Look(task, offset) => {
+                    job.looking = true;
+                    let work = &job.tasks[task];
+                    let length = WINDOW.min(work.size - offset);
+                    let scope = Scope::Subtrees(work.maps.clone());
+                    let source = Source::Copy { path, resync, task: LOOK };
+                    Op::new(source, scope, Kind::Dirty, offset, length)
+                }
+                Next::Wait => return,
+                Next::End if job.inflight > 0 || job.flushing => return,
+                Next::End if !job.flushed => {
+                    job.flushing = true;
+                    return self.flush_copy(token, index, FLUSH);
+                }
+                Next::End => return self.copied(token, index),
             };
             job.inflight += 1;
             op.volume = token;
@@ -369,7 +467,8 @@ impl Loop {
         shared.copies().iter_mut().filter(|copy| copy.resync).for_each(done);
         let spec = shared.active().tree.spec().clone();
         if let Ok(tree) = Tree::compile(spec) {
-            shared.set(Active::new(tree, &self.shared.t1s, false));
+            let next = Active::new(tree, &self.shared.t1s, false, Some(&shared.active()));
+            shared.set(next);
             let (ack, _) = std::sync::mpsc::channel();
             for mailbox in &self.shared.mailboxes {
                 mailbox.post(Message::Adopt(Arc::clone(&shared), ack.clone()));
@@ -419,13 +518,20 @@ impl Loop {
             job.flushing = false;
         }
         job.flying.retain(|region| *region != (task, op.offset));
-        let region = task < CHECKPOINT;
+        let region = task < LOOK;
+        if task == LOOK {
+            job.looking = false;
+        }
         match result {
             // Its failure is told already; what else was under way changes nothing.
             _ if job.failed => {}
+            Ok(()) if task == LOOK => {
+                job.window = Some(Window::of(job.task, op.offset, op.length, &op.status));
+            }
             Ok(()) if task == FLUSH => job.flushed = true,
             Ok(()) => {
                 let length = if region { op.length } else { 0 };
+                shared.moved.fetch_add(length, Ordering::Relaxed);
                 job.measured.1 += length;
                 let passed = now.saturating_duration_since(job.measured.0);
                 let rate = (passed >= MEASURED).then(|| {
@@ -435,6 +541,7 @@ impl Loop {
                 for copy in shared.copies().iter_mut() {
                     if copy.path == path && copy.resync == resync {
                         copy.copied = (copy.copied + length).min(copy.total);
+                        copy.moved += length;
                         copy.rate = rate.unwrap_or(copy.rate);
                         copy.durable = mark.unwrap_or(0).max(copy.durable);
                     }
@@ -466,82 +573,5 @@ impl Loop {
         }
         self.want_tick();
         self.kick_job(token, index);
-    }
-
-    /// Answers when nothing of the volume is in flight; starts nothing until `adopt`.
-    pub fn quiesce(&mut self, id: &str, ack: std::sync::mpsc::Sender<()>) {
-        let Some(&token) = self.volume_by_id.get(id) else {
-            let _ = ack.send(());
-            return;
-        };
-        let Some(volume) = self.volumes.get_mut(token) else { return };
-        volume.held = true;
-        if volume.inflight == 0 {
-            let _ = ack.send(());
-            return;
-        }
-        volume.quiescing = Some(ack);
-        self.take_back(token);
-    }
-
-    /// Takes the volume's current tree into use and runs what was parked.
-    pub fn adopt(
-        &mut self,
-        shared: &Arc<crate::active::Volume>,
-        ack: &std::sync::mpsc::Sender<()>,
-    ) {
-        let active = shared.active();
-        let token = match self.volume_by_id.get(&shared.id) {
-            Some(&token) => token,
-            None => {
-                let token = self.volumes.insert(LoopVolume {
-                    volume: Arc::clone(shared),
-                    active: Arc::clone(&active),
-                    inflight: 0,
-                    parked: std::collections::VecDeque::new(),
-                    quiescing: None,
-                    held: false,
-                    leaving: false,
-                    counters: crate::metrics::VolumeCounters::default(),
-                    copies: Vec::new(),
-                });
-                self.volume_by_id.insert(shared.id.clone(), token);
-                token
-            }
-        };
-        let Some(volume) = self.volumes.get_mut(token) else { return };
-        volume.active = active;
-        volume.held = false;
-        volume.leaving = false;
-        volume.quiescing = None;
-        for job in &mut volume.copies {
-            job.retry = None;
-        }
-        let parked = std::mem::take(&mut volume.parked);
-        for op in parked {
-            self.run_op(op);
-        }
-        self.copy_kick(&shared.id);
-        let _ = ack.send(());
-    }
-
-    /// The volume is not served here any more.
-    pub fn forget(&mut self, id: &str, ack: &std::sync::mpsc::Sender<()>) {
-        if let Some(token) = self.volume_by_id.remove(id) {
-            let volume = self.volumes.remove(token);
-            for op in volume.map(|volume| volume.parked).unwrap_or_default() {
-                self.finish(op, Err(Fail::Shutdown));
-            }
-            for conn in self.conns.tokens() {
-                let of = |c: &crate::conn::Conn| {
-                    matches!(&c.protocol,
-                        crate::conn::Protocol::Nbd(session) if session.volume == token)
-                };
-                if self.conns.get(conn).is_some_and(of) {
-                    self.end(conn);
-                }
-            }
-        }
-        let _ = ack.send(());
     }
 }

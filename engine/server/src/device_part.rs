@@ -25,6 +25,18 @@ impl Loop {
         at: u64,
     ) {
         let Some(op) = self.ops.get_mut(token) else { return };
+        match op.kind {
+            Kind::Dirty => return op.status.push((at, device.regions.runs(start, count))),
+            Kind::Clean { .. } => {
+                let part = op.part(at, leaf);
+                return self.pool_part(token, part, t1, device, move |device| {
+                    let mut blocking = device.blocking().map_err(|e| fail(&e))?;
+                    let done = device.regions.clear(&mut *blocking, start, count);
+                    done.map(|()| SubData::None).map_err(|e| fail(&e))
+                });
+            }
+            _ => {}
+        }
         let DeviceKind::File(file) = &device.kind else {
             if op.kind == Kind::Status {
                 return op.status.push((at, vec![(count, 0)]));
@@ -34,7 +46,8 @@ impl Loop {
             }
             let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
             let kind = op.kind;
-            let to = Submit { op: token, kind, leaf, epoch: 0, offset: start, length: count, at };
+            let (offset, length) = (start, count);
+            let to = Submit { op: token, kind, leaf, epoch: 0, offset, length, at, intent: false };
             return self.send_remote(key, &device.uri, Object::Device, Some(Arc::clone(t1)), to);
         };
         let span = at as usize..(at + count) as usize;
@@ -113,12 +126,37 @@ impl Loop {
                     done.map(|()| SubData::None).map_err(|e| fail(&e))
                 });
             }
-            Kind::Flush => Ok(()),
+            Kind::Flush | Kind::Dirty | Kind::Clean { .. } => Ok(()),
         };
         counters.done(name, count, done.is_ok());
         if let Err(error) = done {
             op.note(error, leaf);
         }
+    }
+
+    /// Puts a range of a T1 object into the write-intent map, for an operation that runs again
+    /// afterwards.
+    pub fn mark_part(
+        &mut self,
+        token: Token,
+        t1: &Arc<T1Object>,
+        leaf: u32,
+        from: u64,
+        count: u64,
+    ) {
+        let _: Result<(), ()> = t1.map(from, count, |device, start, count, _| {
+            if device.regions.hold(start, count) {
+                return Ok(());
+            }
+            let Some(op) = self.ops.get_mut(token) else { return Err(()) };
+            let part = op.part(0, leaf);
+            self.pool_part(token, part, t1, device, move |device| {
+                let mut blocking = device.blocking().map_err(|e| fail(&e))?;
+                let done = device.regions.set(&mut *blocking, start, count);
+                done.map(|()| SubData::None).map_err(|e| fail(&e))
+            });
+            Ok(())
+        });
     }
 
     /// Runs a part on the device's pool; a fence of the T1 object waits for it. If too many wait

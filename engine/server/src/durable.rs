@@ -151,7 +151,8 @@ impl Loop {
         if matches!(device.kind, DeviceKind::Nbd(_)) {
             let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
             let kind = Kind::Flush;
-            let to = Submit { op: token, kind, leaf, epoch: 0, offset: 0, length: 0, at: 0 };
+            let (offset, length, at) = (0, 0, 0);
+            let to = Submit { op: token, kind, leaf, epoch: 0, offset, length, at, intent: false };
             return self.send_remote(key, &device.uri, Object::Device, None, to);
         }
         op.pending += 1;

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::durable::Durable;
+use crate::lease::Lease;
 use crate::mailbox::{Mailbox, Message, Waiting};
 use crate::metrics::{DeviceTable, LoopMetrics, Tally, Transport, VolumeCounters};
 use crate::op::{Fail, Op};
@@ -24,6 +25,7 @@ use crate::remote::{Remote, RemoteKey};
 use crate::slab::{Slab, Token};
 use crate::socket::{Epoll, IN, Listener};
 use crate::spin::Spin;
+use crate::sweep::Sweep;
 
 const TAG_MAILBOX: u64 = 0;
 pub const TAG_CONN: u64 = 1;
@@ -71,6 +73,8 @@ pub struct LoopVolume {
     pub leaving: bool,
     pub counters: VolumeCounters,
     pub copies: Vec<crate::copy::Job>,
+    pub lease: Lease,
+    pub sweep: Sweep,
 }
 
 pub struct Loop {
@@ -269,9 +273,12 @@ impl Loop {
 
     /// Asks for deadlines to be looked at before long.
     pub fn want_tick(&mut self) {
-        if self.next_tick.is_none() {
-            self.next_tick = Some(self.now + TICK);
-        }
+        self.want_tick_at(self.now + TICK);
+    }
+
+    /// Asks for deadlines to be looked at by then.
+    pub fn want_tick_at(&mut self, at: Instant) {
+        self.next_tick = Some(self.next_tick.map_or(at, |known| known.min(at)));
     }
 
     fn tick(&mut self) {
@@ -314,8 +321,9 @@ impl Loop {
                 }
             }
         }
+        self.tick_sweeps();
         if waiting {
-            self.next_tick = Some(self.now + TICK);
+            self.want_tick_at(self.now + TICK);
         }
     }
 
@@ -367,7 +375,8 @@ impl Loop {
                 Message::Committed(done) => self.committed(done),
                 Message::Granted(op) => self.granted.push(op),
                 Message::Leave(volume, ack) => self.leave(&volume, ack),
-                Message::Quiesce(volume, ack) => self.quiesce(&volume, ack),
+                Message::Quiesce(volume, lost, ack) => self.quiesce(&volume, &lost, ack),
+                Message::Sweep(volume) => self.plan_sweep(&volume),
                 Message::Adopt(volume, ack) => self.adopt(&volume, &ack),
                 Message::Forget(volume, ack) => self.forget(&volume, &ack),
                 Message::Barrier(ack) => drop(ack.send(())),

@@ -1,13 +1,13 @@
 //! Carrying out operations: routing, parts, retries, parking, replies.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vs_io::T1Object;
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
-use crate::event_loop::Loop;
+use crate::event_loop::{Loop, LoopVolume};
 use crate::mailbox::{Message, SubData};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
 use crate::remote::{Object, RemoteKey, Submit};
@@ -34,6 +34,11 @@ impl Loop {
             let Source::Peer { epoch, .. } = op.source else { return };
             let (offset, length) = (op.offset, op.length);
             op.pending = 1;
+            if op.intent && op.kind.changes() && t1.serves(epoch) && !t1.intends(offset, length) {
+                op.marking = true;
+                self.mark_part(token, &t1, NO_LEAF, offset, length);
+                return self.part_ended(token);
+            }
             self.local_parts(token, &t1, epoch, NO_LEAF, offset, length, 0);
             return self.part_ended(token);
         }
@@ -69,9 +74,19 @@ impl Loop {
             let error = if op.kind.changes() { Fail::NoSpace } else { Fail::Invalid };
             return self.finish(token, Err(error));
         }
+        let reads = matches!(op.kind, Kind::Read | Kind::Status);
+        let leased = reads && matches!(op.scope, Scope::Volume) && !volume.active.voters.is_empty();
+        if leased && !volume.lease.holds(self.now) {
+            op.retry = Some(self.now + AGAIN);
+            let of = op.volume;
+            volume.parked.push_back(token);
+            self.want_tick();
+            return self.ask_lease(of);
+        }
         volume.inflight += 1;
         op.running = true;
-        let ordered = op.kind.changes() || matches!(op.source, Source::Copy { .. });
+        let copies = matches!(op.source, Source::Copy { .. }) && op.kind != Kind::Dirty;
+        let ordered = op.kind.changes() || matches!(op.kind, Kind::Clean { .. }) || copies;
         if ordered && tree.has_mirror() && tree.is_owner() && !op.locked {
             let range = match &op.scope {
                 Scope::Subtrees(paths) => {
@@ -105,23 +120,32 @@ impl Loop {
         let active = Arc::clone(&volume.active);
         let access = match op.kind {
             Kind::Read | Kind::Status | Kind::Flush => Access::Read,
-            Kind::Write => Access::Write,
-            Kind::Trim | Kind::Zero { .. } => Access::Span,
+            Kind::Write | Kind::Dirty => Access::Write,
+            Kind::Trim | Kind::Zero { .. } | Kind::Clean { .. } => Access::Span,
         };
         self.spread = self.spread.wrapping_add(1);
         let mut pieces = std::mem::take(&mut self.pieces);
         let choice = ReadChoice { pinned: active.pinned, avoid: &op.avoid, spread: self.spread };
         let tree = &active.tree;
         let (offset, length) = (op.offset, op.length);
-        let routed = if op.kind == Kind::Flush {
+        let host = matches!(op.scope, Scope::Volume) && tree.has_mirror() && tree.is_owner();
+        if host && op.kind.changes() && active.recent.touch(offset, length) {
+            self.shared.sweep(&volume.volume.id);
+        }
+        if matches!(op.kind, Kind::Clean { flushed: true }) && active.recent.touched(offset, length)
+        {
+            self.pieces = pieces;
+            return self.finish(token, Err(Fail::Stale));
+        }
+        let routed = if op.kind.of_leaf() == Kind::Flush {
             pieces.clear();
             let whole = |leaf| Piece { target: Target::Leaf(leaf), offset: 0, length: 0, at: 0 };
             match &op.scope {
                 Scope::Subtrees(paths) => {
                     let under = paths.iter().filter_map(|path| tree.leaves_under(path).ok());
-                    pieces.extend(under.flatten().map(whole));
+                    pieces.extend(under.flat_map(|under| tree.present(under)).map(whole));
                 }
-                _ => pieces.extend((0..active.leaves.len() as u32).map(whole)),
+                _ => pieces.extend(tree.present(0..active.leaves.len() as u32).map(whole)),
             }
             Routed::Ready
         } else if let Scope::Subtrees(paths) = &op.scope {
@@ -150,6 +174,13 @@ impl Loop {
                 }
                 // One more than the parts, so that it can't end before all have begun.
                 op.pending = 1;
+                if host && op.kind.changes() && !Self::noted(&active, &pieces) {
+                    op.marking = true;
+                    self.mark_pieces(token, &active, &pieces);
+                    pieces.clear();
+                    self.pieces = pieces;
+                    return self.part_ended(token);
+                }
                 for piece in &pieces {
                     self.piece(token, &active, piece);
                 }
@@ -160,9 +191,38 @@ impl Loop {
         self.pieces = pieces;
     }
 
-    fn piece(&mut self, token: Token, active: &Active, piece: &Piece) {
+    /// The T1 object here that a piece of a mirrored write goes to.
+    fn noted_in<'a>(active: &'a Active, piece: &Piece) -> Option<(u32, &'a Arc<T1Object>)> {
+        let Target::Leaf(leaf) = piece.target else { return None };
+        match &active.leaves[leaf as usize] {
+            Leaf::Local(t1) if active.tree.leaves()[leaf as usize].mirrored => Some((leaf, t1)),
+            _ => None,
+        }
+    }
+
+    /// True if the write-intent maps here have all that these pieces change; other SPs see to
+    /// theirs.
+    fn noted(active: &Active, pieces: &[Piece]) -> bool {
+        pieces.iter().all(|piece| {
+            Self::noted_in(active, piece)
+                .is_none_or(|(_, t1)| t1.intends(piece.offset, piece.length))
+        })
+    }
+
+    /// Puts into the maps what the pieces change.
+    fn mark_pieces(&mut self, token: Token, active: &Active, pieces: &[Piece]) {
+        for piece in pieces {
+            if let Some((leaf, t1)) = Self::noted_in(active, piece) {
+                self.mark_part(token, t1, leaf, piece.offset, piece.length);
+            }
+        }
+    }
+
+    pub fn piece(&mut self, token: Token, active: &Active, piece: &Piece) {
         let epoch = active.epoch;
-        let Some(kind) = self.ops.get(token).map(|op| op.kind) else { return };
+        let Some(op) = self.ops.get(token) else { return };
+        let kind = op.kind.of_leaf();
+        let changes = kind.changes() && !matches!(op.source, Source::Copy { .. });
         let Piece { offset, length, at, .. } = *piece;
         match piece.target {
             Target::Owner => {
@@ -170,7 +230,8 @@ impl Loop {
                 let peer = &active.tree.peers()[owner as usize];
                 let object = Object::Volume(active.tree.spec().volume.as_str().into());
                 let key = RemoteKey::Owner(Arc::clone(&active.peers[owner as usize]));
-                let to = Submit { op: token, kind, leaf: NO_LEAF, epoch, offset, length, at };
+                let (leaf, intent) = (NO_LEAF, false);
+                let to = Submit { op: token, kind, leaf, epoch, offset, length, at, intent };
                 self.send_remote(key, &peer.address, object, None, to);
             }
             Target::Leaf(leaf) => match &active.leaves[leaf as usize] {
@@ -179,7 +240,8 @@ impl Loop {
                 Leaf::Remote(peer, t1) => {
                     let address = &active.tree.peers()[*peer as usize].address;
                     let key = RemoteKey::Home(Arc::clone(&active.peers[*peer as usize]));
-                    let to = Submit { op: token, kind, leaf, epoch, offset, length, at };
+                    let intent = changes && active.tree.leaves()[leaf as usize].mirrored;
+                    let to = Submit { op: token, kind, leaf, epoch, offset, length, at, intent };
                     self.send_remote(key, address, Object::T1(Arc::clone(t1)), None, to);
                 }
             },
@@ -209,7 +271,7 @@ impl Loop {
             return self.note(token, Fail::Stale, NO_LEAF);
         }
         let Some(op) = self.ops.get(token) else { return };
-        if op.kind == Kind::Flush {
+        if op.kind.of_leaf() == Kind::Flush {
             for device in t1.devices() {
                 self.flush_device(token, device, leaf);
             }
@@ -252,11 +314,23 @@ impl Loop {
         let Some(op) = self.ops.get_mut(token) else { return };
         let direct = matches!(op.scope, Scope::T1(_));
         let copy = matches!(op.source, Source::Copy { .. });
+        if op.marking && op.fail.is_none() {
+            // In the map now: once more, in earnest.
+            if direct {
+                return self.run_op(token);
+            }
+            op.rewind();
+            return self.route(token);
+        }
         match op.fail {
             Some(why @ (Fail::Stale | Fail::NotFound)) if !direct => {
                 return self.park(token, why);
             }
-            Some(Fail::Io) if matches!(op.kind, Kind::Read | Kind::Status) && !direct => {
+            Some(Fail::Io)
+                if matches!(op.kind, Kind::Read | Kind::Status)
+                    && !direct
+                    && !matches!(op.source, Source::Lease) =>
+            {
                 // Another in-sync leg may have it; `avoid` grows each time, so this ends.
                 let failed = std::mem::take(&mut op.failed_leaves);
                 if !failed.is_empty() {
@@ -276,6 +350,21 @@ impl Loop {
             _ => {}
         }
         let result = op.fail.map_or(Ok(()), Err);
+        if result.is_ok() && op.kind == (Kind::Clean { flushed: false }) {
+            op.kind = Kind::Clean { flushed: true };
+            op.rewind();
+            return self.route(token);
+        }
+        let read =
+            matches!(op.kind, Kind::Read | Kind::Status) && matches!(op.scope, Scope::Volume);
+        if result.is_ok() && read && !matches!(op.source, Source::Lease) {
+            let now = Instant::now();
+            let unsure =
+                |volume: &LoopVolume| !volume.active.voters.is_empty() && !volume.lease.holds(now);
+            if self.volumes.get(op.volume).is_some_and(unsure) {
+                return self.confirm_read(token);
+            }
+        }
         if copy && result.is_ok() && op.kind == Kind::Read {
             return self.copy_write(token);
         }
@@ -321,7 +410,7 @@ impl Loop {
 
     /// Puts the operation aside until the volume has another tree or, where `why` is that
     /// an object was not found, for a moment.
-    fn park(&mut self, token: Token, why: Fail) {
+    pub fn park(&mut self, token: Token, why: Fail) {
         self.stop(token);
         let retry = self.now + AGAIN;
         let Some(op) = self.ops.get_mut(token) else { return };
@@ -332,7 +421,9 @@ impl Loop {
             }
             Source::Nbd { .. } => {}
             // The job looks at the next tree itself.
-            Source::Copy { .. } => return self.finish(token, Err(Fail::Stale)),
+            Source::Copy { .. } | Source::Sweep | Source::Lease => {
+                return self.finish(token, Err(Fail::Stale));
+            }
             // Its sender has the same epoch, so it waits there: if it waited here, a sender
             // that becomes the owner could not drain before this SP has the next tree, which
             // comes only after.
@@ -362,7 +453,7 @@ impl Loop {
     pub fn cancel_ops(&mut self, conn: Token) {
         let of_conn = |op: &Op| match op.source {
             Source::Nbd { conn: of, .. } | Source::Peer { conn: of, .. } => of == conn,
-            Source::Copy { .. } => false,
+            Source::Copy { .. } | Source::Sweep | Source::Lease => false,
         };
         let mut parked = Vec::new();
         for token in self.volumes.tokens() {
@@ -389,7 +480,7 @@ impl Loop {
         {
             let conn = match op.source {
                 Source::Nbd { conn, .. } | Source::Peer { conn, .. } => self.conns.get(conn),
-                Source::Copy { .. } => None,
+                Source::Copy { .. } | Source::Sweep | Source::Lease => None,
             };
             if let Some(conn) = conn {
                 let seconds = (self.clock.now() - op.begun).as_secs_f64();
@@ -408,6 +499,8 @@ impl Loop {
             Source::Copy { path, resync, task } => {
                 self.copy_region_done(op.volume, &path, resync, task, &op, result);
             }
+            Source::Sweep => self.sweep_done(op.volume, &op, result),
+            Source::Lease => self.lease_done(op.volume, op.begun, result),
         }
     }
 }

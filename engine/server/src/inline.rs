@@ -2,6 +2,7 @@
 //! copy of the payload.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use vs_io::{Device, Kind as DeviceKind, Look, Stored, T1Object, TryRead};
 use vs_tree::{Access, ReadChoice, Routed, Target};
@@ -160,7 +161,7 @@ impl Loop {
         length: u64,
         head: impl FnOnce(&mut Vec<u8>),
     ) -> Inline {
-        let Loop { volumes, conns, pieces, found, devices, spread, .. } = self;
+        let Loop { volumes, conns, pieces, found, devices, spread, now, .. } = self;
         let Some(volume) = volumes.get(volume) else { return Inline::No };
         let Some(conn) = conns.get_mut(conn) else { return Inline::No };
         let active = &volume.active;
@@ -168,6 +169,10 @@ impl Loop {
             return Inline::No;
         }
         *spread = spread.wrapping_add(1);
+        let leased = !active.voters.is_empty();
+        if leased && !volume.lease.holds(*now) {
+            return Inline::No;
+        }
         let choice = ReadChoice { pinned: active.pinned, avoid: &[], spread: *spread };
         let routed = active.tree.route(Access::Read, offset, length, &choice, pieces);
         if routed != Routed::Ready {
@@ -175,7 +180,8 @@ impl Loop {
         }
         found.clear();
         let mut reader = Reader { found, devices };
-        let mut resident = true;
+        // What is lent leaves later, when the lease may be over.
+        let mut resident = !leased;
         for piece in &*pieces {
             let Target::Leaf(leaf) = piece.target else { return Inline::No };
             let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return Inline::No };
@@ -192,12 +198,14 @@ impl Loop {
             return Inline::No;
         }
         append(&mut conn.out, head, length, |buffer| {
-            pieces.iter().all(|piece| {
+            let read = pieces.iter().all(|piece| {
                 let Target::Leaf(leaf) = piece.target else { return false };
                 let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return false };
                 let span = piece.at as usize..(piece.at + piece.length) as usize;
                 reader.copy(t1, piece.offset, &mut buffer[span])
-            })
+            });
+            // This process may have been stopped since the lease was looked at.
+            read && (!leased || volume.lease.holds(Instant::now()))
         })
     }
 
@@ -225,15 +233,25 @@ impl Loop {
         };
         // All of it is looked at before any of it is written: to stop half-way would leave the
         // legs of a mirror different. A fence that comes meanwhile waits for this loop.
+        let noted = |target, t1: &T1Object, offset, length| match target {
+            Target::Leaf(leaf) if active.tree.leaves()[leaf as usize].mirrored => {
+                t1.intends(offset, length)
+            }
+            _ => true,
+        };
         let ready = routed == Routed::Ready
             && pieces.iter().all(|piece| {
                 t1_of(piece.target).is_some_and(|t1| {
                     check(t1, active.epoch, piece.offset, piece.length).is_ok()
                         && is_quick(t1, piece.offset, piece.length)
+                        && noted(piece.target, t1, piece.offset, piece.length)
                 })
             });
         if !ready || (locked && !volume.volume.lock.try_acquire(offset, length, holder)) {
             return Inline::No;
+        }
+        if locked && active.recent.touch(offset, length) {
+            shared.sweep(&volume.volume.id);
         }
         let mut result = Inline::Done;
         for piece in &*pieces {
@@ -288,6 +306,7 @@ impl Loop {
         epoch: u64,
         offset: u64,
         data: &[u8],
+        intent: bool,
     ) -> Inline {
         if !t1.in_files() {
             return Inline::No;
@@ -297,7 +316,7 @@ impl Loop {
             self.fencing_rejections += u64::from(error == Fail::Stale);
             return Inline::Failed(error);
         }
-        if !is_quick(t1, offset, length) {
+        if !is_quick(t1, offset, length) || (intent && !t1.intends(offset, length)) {
             return Inline::No;
         }
         match write_t1(&mut self.devices, t1, offset, data) {

@@ -19,6 +19,7 @@ mod exec;
 mod full_queue;
 mod inflight;
 mod inline;
+mod lease;
 mod mailbox;
 mod metrics;
 mod nbd_session;
@@ -27,6 +28,7 @@ mod out;
 mod pace;
 mod peer_server;
 mod rangelock;
+mod recent;
 mod remote;
 mod remote_encode;
 mod shapes;
@@ -34,6 +36,8 @@ mod slab;
 mod socket;
 mod spin;
 mod status;
+mod swap;
+mod sweep;
 
 // For tests in here that use the rig of those in tests/.
 #[cfg(test)]

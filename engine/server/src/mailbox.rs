@@ -9,6 +9,7 @@ use vs_io::{Device, DeviceError};
 use crate::active::Volume;
 use crate::metrics::{LoopMetrics, Transport};
 use crate::op::Fail;
+use crate::remote::Object;
 use crate::slab::Token;
 use crate::socket::Stream;
 
@@ -47,8 +48,9 @@ pub enum Message {
     Granted(Token),
     /// End the volume's sessions; answer when none is left.
     Leave(String, Sender<()>),
-    /// Start no new operations of the volume; answer when none is in flight.
-    Quiesce(String, Sender<()>),
+    /// Start no new operations of the volume, and give up what waits for these objects; answer
+    /// when none is in flight.
+    Quiesce(String, Arc<Vec<Object>>, Sender<()>),
     /// Use the volume's current tree, and run what was parked.
     Adopt(Arc<Volume>, Sender<()>),
     /// The volume is gone: end its sessions.
@@ -59,6 +61,8 @@ pub enum Message {
     DropReference(String, Sender<()>),
     /// Look for copy work of this volume.
     Copy(String),
+    /// The volume has been written to: clear its write-intent map after a while.
+    Sweep(String),
     /// Say what hosts of this volume have met here.
     Observe(String),
     /// End the peer session of that connection, then tell the other loop's connection.

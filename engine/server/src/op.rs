@@ -91,8 +91,17 @@ pub enum Kind {
     Write,
     Flush,
     Trim,
-    Zero { no_hole: bool, fast: bool },
+    Zero {
+        no_hole: bool,
+        fast: bool,
+    },
     Status,
+    /// Which regions the write-intent maps of the legs have; answered as `Status` is.
+    Dirty,
+    /// Takes regions out of the maps, once all legs are flushed.
+    Clean {
+        flushed: bool,
+    },
 }
 
 impl Kind {
@@ -103,7 +112,17 @@ impl Kind {
             Kind::Flush => OpName::Flush,
             Kind::Trim => OpName::Trim,
             Kind::Zero { .. } => OpName::WriteZeroes,
-            Kind::Status => OpName::BlockStatus,
+            // Looks at a map and changes of it are nobody's requests, and counted nowhere.
+            Kind::Status | Kind::Dirty => OpName::BlockStatus,
+            Kind::Clean { .. } => OpName::Flush,
+        }
+    }
+
+    /// What is asked of a leaf.
+    pub fn of_leaf(self) -> Kind {
+        match self {
+            Kind::Clean { flushed: false } => Kind::Flush,
+            other => other,
         }
     }
 
@@ -131,6 +150,10 @@ pub enum Source {
         resync: bool,
         task: usize,
     },
+    /// The clearing of the write-intent map.
+    Sweep,
+    /// The question whether this owner still is one.
+    Lease,
 }
 
 /// What it acts on.
@@ -162,6 +185,10 @@ pub struct Op {
     pub scope: Scope,
     pub kind: Kind,
     pub fua: bool,
+    /// Of a peer's write to one of several legs: its regions go into the map first.
+    pub intent: bool,
+    /// Its regions are being put into the map; then it is run again.
+    pub marking: bool,
     /// The loop's volume; meaningless for a T1 scope.
     pub volume: Token,
     pub offset: u64,
@@ -192,6 +219,8 @@ impl Op {
             scope,
             kind,
             fua: false,
+            intent: false,
+            marking: false,
             volume: Token::default(),
             offset,
             length,
@@ -232,6 +261,7 @@ impl Op {
         self.parts.clear();
         self.pending = 0;
         self.fail = None;
+        self.marking = false;
         self.failed_leaves.clear();
         self.touched.clear();
         self.retry = None;

@@ -262,6 +262,8 @@ impl Loop {
             peer::Op::Flush => Kind::Flush,
             peer::Op::Trim => Kind::Trim,
             peer::Op::Status => Kind::Status,
+            peer::Op::Dirty => Kind::Dirty,
+            peer::Op::Clean => Kind::Clean { flushed: true },
             _ => Kind::Zero {
                 no_hole: request.flags & peer::NO_HOLE != 0,
                 fast: request.flags & peer::FAST_ZERO != 0,
@@ -272,6 +274,9 @@ impl Loop {
         let Protocol::Peer(session) = &mut conn.protocol else { return };
         let (scope, volume) = match session.handles.get_mut(&request.handle) {
             None => return self.peer_answer(token, request.id, Status::NotFound),
+            Some(Handle::Volume(_)) if matches!(kind, Kind::Dirty | Kind::Clean { .. }) => {
+                return self.peer_answer(token, request.id, Status::Invalid);
+            }
             Some(Handle::Volume(id)) => {
                 let Some(&volume) = self.volume_by_id.get(id) else {
                     return self.peer_answer(token, request.id, Status::NotFound);
@@ -315,6 +320,7 @@ impl Loop {
         let mut op = Op::new(source, scope, kind, request.offset, request.length);
         op.volume = volume;
         op.fua = fua;
+        op.intent = request.flags & peer::INTENT != 0;
         op.begun = self.now;
         op.data = match kind {
             Kind::Write => self.buffers.copy(payload),
@@ -362,7 +368,10 @@ impl Loop {
                 let head = |out: &mut Vec<u8>| reply.encode(out);
                 self.inline_t1_read(token, t1, epoch, offset, length, head)
             }
-            peer::Op::Write => self.inline_t1_write(t1, epoch, offset, payload),
+            peer::Op::Write => {
+                let intent = request.flags & peer::INTENT != 0;
+                self.inline_t1_write(t1, epoch, offset, payload, intent)
+            }
             _ => Inline::No,
         }
     }
@@ -428,7 +437,7 @@ impl Loop {
         let status = result.map_or_else(Fail::status, |()| Status::Ok);
         let payload = match (result, op.kind) {
             (Ok(()), Kind::Read) => op.data,
-            (Ok(()), Kind::Status) => {
+            (Ok(()), Kind::Status | Kind::Dirty) => {
                 let runs = crate::status::compose(op.status, op.length, false);
                 let pairs = runs.iter().flat_map(|&(length, flags)| [length, u64::from(flags)]);
                 pairs.flat_map(u64::to_le_bytes).collect::<Vec<u8>>().into()

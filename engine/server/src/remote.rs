@@ -61,6 +61,8 @@ pub struct Submit {
     pub offset: u64,
     pub length: u64,
     pub at: u64,
+    /// A write to one of several legs.
+    pub intent: bool,
 }
 
 /// A request that is not answered yet. Its payload is in the operation.
@@ -425,7 +427,7 @@ impl Loop {
         if kind == Kind::Read && payload as u64 != sent.to.length {
             return Err("answered a read with another length".into());
         }
-        let status = (kind == Kind::Status).then(Vec::new);
+        let status = matches!(kind, Kind::Status | Kind::Dirty).then(Vec::new);
         remote.receiving = Some(Receiving { id, left: payload, got: 0, status });
         Ok(true)
     }
@@ -477,6 +479,17 @@ impl Loop {
         // Peers' requests on a T1 object belong to no volume here.
         let of = |op: &Op| op.volume == volume && !matches!(op.scope, Scope::T1(_));
         self.take_back_if(Fail::NotFound, of);
+    }
+
+    /// Gives up what waits for these objects, whether or not their remote is connected: it may
+    /// have stopped. What it still does of it is refused by then, or done to a leg that is away.
+    pub fn give_up(&mut self, objects: &[Object]) {
+        for token in self.remotes.tokens() {
+            let Some(remote) = self.remotes.get_mut(token) else { continue };
+            for id in remote.sent.ids(|sent| objects.contains(&sent.object)) {
+                self.remote_answered(token, id, Some(Fail::NotFound));
+            }
+        }
     }
 
     /// Ends, in that way, the parts of such operations that wait for a remote that is away.

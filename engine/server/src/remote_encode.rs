@@ -12,7 +12,7 @@ impl Remote {
     pub fn encode(&mut self, id: u64, op: &crate::op::Op) {
         let Some(sent) = self.sent.get(id) else { return };
         let object = sent.object.clone();
-        let Submit { kind, epoch, offset, length, at, .. } = sent.to;
+        let Submit { kind, epoch, offset, length, at, intent, .. } = sent.to;
         let data = match kind {
             Kind::Write => &op.data[at as usize..(at + length) as usize],
             _ => &[],
@@ -22,9 +22,9 @@ impl Remote {
             if let (RemoteKey::Nbd(_), Object::Device) = (&*key, &object) {
                 let (command, flags) = match kind {
                     // Block status of NBD devices is not asked for: see `device_part`.
-                    Kind::Read | Kind::Status => (command::READ, 0),
+                    Kind::Read | Kind::Status | Kind::Dirty => (command::READ, 0),
                     Kind::Write => (command::WRITE, 0),
-                    Kind::Flush => (command::FLUSH, 0),
+                    Kind::Flush | Kind::Clean { .. } => (command::FLUSH, 0),
                     // A trim may leave anything behind, and all legs have to read alike.
                     Kind::Trim => (command::WRITE_ZEROES, 0),
                     Kind::Zero { no_hole, .. } => {
@@ -58,12 +58,15 @@ impl Remote {
                     fresh
                 });
                 let mut flags = if op.fua { peer::FUA } else { 0 };
+                flags |= if intent { peer::INTENT } else { 0 };
                 let code = match kind {
                     Kind::Read => peer::Op::Read,
                     Kind::Write => peer::Op::Write,
                     Kind::Flush => peer::Op::Flush,
                     Kind::Trim => peer::Op::Trim,
                     Kind::Status => peer::Op::Status,
+                    Kind::Dirty => peer::Op::Dirty,
+                    Kind::Clean { .. } => peer::Op::Clean,
                     Kind::Zero { no_hole, fast } => {
                         flags |= if no_hole { peer::NO_HOLE } else { 0 };
                         flags |= if fast { peer::FAST_ZERO } else { 0 };

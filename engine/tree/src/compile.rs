@@ -56,6 +56,12 @@ pub struct LeafRef {
     pub t1: String,
     pub size: u64,
     pub place: Place,
+    /// It is under a mirror: writes to it are noted in the write-intent map.
+    pub mirrored: bool,
+    /// It is under a leg that is away.
+    pub away: bool,
+    /// Every leg above it is in sync.
+    pub in_sync: bool,
 }
 
 #[derive(Debug)]
@@ -195,14 +201,19 @@ impl Tree {
     /// to the owner, the owner too.
     pub fn flush_targets(&self) -> impl Iterator<Item = Target> + '_ {
         let owner = (!self.is_owner() && self.has_mirror()).then_some(Target::Owner);
-        (0..self.leaves.len() as u32).map(Target::Leaf).chain(owner)
+        self.present(0..self.leaves.len() as u32).map(Target::Leaf).chain(owner)
     }
 
-    /// True if some mirror's leg is write-only.
+    /// Those of these leaves that are not under a leg that is away.
+    pub fn present(&self, leaves: Range<u32>) -> impl Iterator<Item = u32> + '_ {
+        leaves.filter(|leaf| !self.leaves[*leaf as usize].away)
+    }
+
+    /// True if some mirror's leg is not in sync.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.nodes.iter().any(|node| match &node.kind {
-            Kind::Mirror { legs, .. } => legs.iter().any(|leg| leg.1 == LegState::WriteOnly),
+            Kind::Mirror { legs, .. } => legs.iter().any(|leg| leg.1 != LegState::InSync),
             _ => false,
         })
     }
@@ -307,8 +318,16 @@ impl<'a> Builder<'a> {
                 } else {
                     Place::Remote(self.peer(home)?)
                 };
-                self.leaves.push(LeafRef { t1: t1.clone(), size: *size, place });
-                (Kind::Leaf(leaf_lo), *size)
+                let (t1, size) = (t1.clone(), *size);
+                self.leaves.push(LeafRef {
+                    t1,
+                    size,
+                    place,
+                    mirrored: false,
+                    away: false,
+                    in_sync: true,
+                });
+                (Kind::Leaf(leaf_lo), size)
             }
             Node::Hole { size } => (Kind::Hole, *size),
             Node::Mirror { legs } => {
@@ -319,6 +338,14 @@ impl<'a> Builder<'a> {
                 let size = ids.iter().map(|&id| self.size(id)).min().unwrap_or(0);
                 let states = legs.iter().map(|leg| leg.state);
                 let legs: Vec<(u32, LegState)> = ids.into_iter().zip(states).collect();
+                for &(id, state) in &legs {
+                    for leaf in self.nodes[id as usize].leaves.clone() {
+                        let leaf = &mut self.leaves[leaf as usize];
+                        leaf.mirrored = true;
+                        leaf.away |= state == LegState::Away;
+                        leaf.in_sync &= state == LegState::InSync;
+                    }
+                }
                 let in_sync = legs.iter().filter(|leg| leg.1 == LegState::InSync);
                 let mut turns: Vec<u32> = in_sync.map(|leg| leg.0).collect();
                 let local = |id: &u32| self.nodes[*id as usize].local;

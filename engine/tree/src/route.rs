@@ -10,7 +10,7 @@ pub enum Access {
     Read,
     /// Block status: routed as `Read` is, since it describes what a read would return.
     Status,
-    /// With a payload, to every leg of each mirror.
+    /// With a payload, to every leg of each mirror that is not away.
     Write,
     /// Trim and write-zeroes: like `Write`, but without a payload, so that each column of a
     /// stripe gets one piece; `Piece::at` means nothing.
@@ -172,7 +172,7 @@ impl Walk<'_, '_> {
                 self.read(legs, offset, length, at)
             }
             Kind::Mirror { legs, .. } => {
-                for &(leg, _) in legs {
+                for &(leg, _) in legs.iter().filter(|leg| leg.1 != LegState::Away) {
                     match self.node(leg, offset, length, at) {
                         Routed::Ready => {}
                         other => return other,

@@ -44,4 +44,6 @@ pub struct Leg {
 pub enum LegState {
     InSync,
     WriteOnly,
+    /// Neither read nor written: it has missed writes since it was lost.
+    Away,
 }

@@ -55,6 +55,11 @@ pub enum Op {
     Zero = 5,
     Status = 6,
     Close = 7,
+    /// Which regions of a T1 object its write-intent map has: answered as STATUS is, with flag 1
+    /// for a region that may be unlike on other legs.
+    Dirty = 8,
+    /// Takes regions within the range out of the map.
+    Clean = 9,
 }
 
 /// How a request ended.
@@ -79,6 +84,8 @@ pub const FUA: u8 = 1;
 pub const NO_HOLE: u8 = 2;
 /// Write-zeroes must be fast or refused.
 pub const FAST_ZERO: u8 = 4;
+/// The write is to several legs: its regions go into the write-intent map first.
+pub const INTENT: u8 = 8;
 
 /// A request's header; `payload` bytes follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +218,8 @@ impl Request {
             5 => Op::Zero,
             6 => Op::Status,
             7 => Op::Close,
+            8 => Op::Dirty,
+            9 => Op::Clean,
             _ => return Err(WireError::Malformed("unknown peer request")),
         };
         let mut take = Take(&input[4..]);
@@ -230,7 +239,9 @@ impl Request {
             }
             Op::Read => request.length <= u64::from(MAX_PAYLOAD) && request.payload == 0,
             Op::Open => request.payload <= MAX_ID,
-            Op::Flush | Op::Trim | Op::Zero | Op::Status | Op::Close => request.payload == 0,
+            Op::Flush | Op::Trim | Op::Zero | Op::Status | Op::Close | Op::Dirty | Op::Clean => {
+                request.payload == 0
+            }
         };
         let reserved = input[2..4] != [0; 2] || input[44..48] != [0; 4];
         if !sound || reserved {

@@ -161,6 +161,24 @@ impl Sp {
             .expect("a percentage")
     }
 
+    /// Bytes that copies and resyncs of the one volume have written.
+    pub fn moved(&self) -> u64 {
+        self.metrics()["volumes"][0]["copied_bytes"].as_u64().expect("a number")
+    }
+
+    /// Bytes of regions that some device's write-intent map here has.
+    pub fn dirty(&self) -> u64 {
+        let labels = parse(&self.engine.labels().expect("labels"));
+        let labels = labels.as_array().expect("a list").clone();
+        let bits = labels.iter().map(|label| {
+            let name = label["uri"].as_str().expect("a uri").trim_start_matches("file:");
+            let all = std::fs::read(name).expect("the device");
+            let map = &all[(3 << 19)..(3 << 19) + (64 << 10)];
+            map.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>()
+        });
+        bits.sum::<u64>() * MIB
+    }
+
     pub fn stop(&self) {
         assert!(self.engine.shutdown(10.0), "{}: the end was not clean", self.name);
     }
@@ -236,12 +254,14 @@ pub fn leaf(t1: &str, size: u64) -> Value {
 
 /// Legs marked with `false` are write-only.
 pub fn mirror(legs: &[(bool, Value)]) -> Value {
-    let legs: Vec<Value> = legs
-        .iter()
-        .map(|(sync, node)| {
-            json!({"state": if *sync { "in_sync" } else { "write_only" }, "node": node})
-        })
-        .collect();
+    let state = |sync: bool| if sync { "in_sync" } else { "write_only" };
+    legs_of(&legs.iter().map(|(sync, node)| (state(*sync), node.clone())).collect::<Vec<_>>())
+}
+
+/// A mirror of legs in these states.
+pub fn legs_of(legs: &[(&str, Value)]) -> Value {
+    let legs: Vec<Value> =
+        legs.iter().map(|(state, node)| json!({"state": state, "node": node})).collect();
     json!({"kind": "mirror", "legs": legs})
 }
 

@@ -1,0 +1,98 @@
+//! A loop's part in a swap of trees: it lets what runs end, takes the new tree, or forgets the volume.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use crate::active::Volume;
+use crate::conn::{Conn, Protocol};
+use crate::event_loop::{Loop, LoopVolume};
+use crate::lease::Lease;
+use crate::metrics::VolumeCounters;
+use crate::op::Fail;
+use crate::remote::Object;
+use crate::sweep::Sweep;
+
+impl Loop {
+    /// Answers when nothing of the volume is in flight; starts nothing until `adopt`.
+    pub fn quiesce(&mut self, id: &str, lost: &[Object], ack: Sender<()>) {
+        let Some(&token) = self.volume_by_id.get(id) else {
+            let _ = ack.send(());
+            return;
+        };
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        volume.held = true;
+        if volume.inflight == 0 {
+            let _ = ack.send(());
+            return;
+        }
+        volume.quiescing = Some(ack);
+        self.take_back(token);
+        self.give_up(lost);
+    }
+
+    /// Takes the volume's current tree into use and runs what was parked.
+    pub fn adopt(&mut self, shared: &Arc<Volume>, ack: &Sender<()>) {
+        let active = shared.active();
+        let token = match self.volume_by_id.get(&shared.id) {
+            Some(&token) => token,
+            None => {
+                let token = self.volumes.insert(LoopVolume {
+                    volume: Arc::clone(shared),
+                    active: Arc::clone(&active),
+                    inflight: 0,
+                    parked: VecDeque::new(),
+                    quiescing: None,
+                    held: false,
+                    leaving: false,
+                    counters: VolumeCounters::default(),
+                    copies: Vec::new(),
+                    lease: Lease::default(),
+                    sweep: Sweep::default(),
+                });
+                self.volume_by_id.insert(shared.id.clone(), token);
+                token
+            }
+        };
+        let Some(volume) = self.volumes.get_mut(token) else { return };
+        if volume.active.epoch != active.epoch {
+            volume.lease.until = None;
+        }
+        volume.active = active;
+        volume.held = false;
+        volume.leaving = false;
+        volume.quiescing = None;
+        for job in &mut volume.copies {
+            job.retry = None;
+        }
+        let parked = std::mem::take(&mut volume.parked);
+        for op in parked {
+            self.run_op(op);
+        }
+        self.copy_kick(&shared.id);
+        if Loop::copy_loop(&shared.id, self.shared.mailboxes.len()) == self.index {
+            self.plan_sweep(&shared.id);
+        }
+        let _ = ack.send(());
+    }
+
+    /// The volume is not served here any more.
+    pub fn forget(&mut self, id: &str, ack: &Sender<()>) {
+        if let Some(token) = self.volume_by_id.remove(id) {
+            let volume = self.volumes.remove(token);
+            for op in volume.map(|volume| volume.parked).unwrap_or_default() {
+                self.finish(op, Err(Fail::Shutdown));
+            }
+            for conn in self.conns.tokens() {
+                let of = |c: &Conn| {
+                    matches!(&c.protocol,
+                        Protocol::Nbd(session) if session.volume == token)
+                };
+                if self.conns.get(conn).is_some_and(of) {
+                    self.end(conn);
+                }
+            }
+        }
+        let _ = ack.send(());
+    }
+}

@@ -1,0 +1,161 @@
+"""SPs that are killed, stopped and brought back while hosts write to mirrors: nobody gets an error,
+nothing acknowledged is lost, and a leg that comes back is copied only what it has missed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.e2e.agree import agree
+from tests.e2e.cluster import MIB, Cluster
+from tests.e2e.metrics import samples
+from tests.e2e.nbd import READ, Client
+from tests.e2e.process import wait_for
+from tests.e2e.stamps import Stamper, Writer
+from vswitchd.rpc import common_pb2
+
+SIZE = 64 * MIB
+#: Seconds until hosts must go on, on a machine that does other things too.
+SOON = 20.0
+
+
+class Pulse:
+    """A host that writes one block after another and remembers how long the longest took."""
+
+    def __init__(self, address: str, volume: str) -> None:
+        self._where = address, volume
+        self.longest, self.written = 0.0, 0
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            with Client(*self._where, seconds=100.0) as client:
+                while not self._stop.is_set():
+                    begun = time.monotonic()
+                    client.write(self.written % 256 * 4096, self.written.to_bytes(4, "big") * 1024)
+                    self.longest = max(self.longest, time.monotonic() - begun)
+                    self.written += 1
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        wait_for("writes", lambda: self.written > 100)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(100.0)
+        assert self.error is None, self.error
+
+    def goes_on(self) -> bool:
+        """Waits for writes that are begun from now on."""
+        since = self.written
+        wait_for("writes to go on", lambda: self.written > since + 100, SOON)
+        return True
+
+
+def states(cluster: Cluster, name: str) -> list[str]:
+    """The states of the legs of the root mirror, as the controller says."""
+    root = cluster.volume(name).record.root
+    return [
+        common_pb2.LegState.Name(leg.state).removeprefix("LEG_STATE_").lower()
+        for leg in root.mirror.legs
+    ]
+
+
+def whole_again(cluster: Cluster, name: str, legs: int = 2) -> None:
+    wait_for("all legs to be in sync", lambda: states(cluster, name) == ["in_sync"] * legs, 90.0)
+    cluster.settled()
+    wait_for("store, SPs and labels to agree", lambda: agree(cluster), 60.0)
+
+
+def moved(cluster: Cluster, volume: str) -> float:
+    """Bytes that copies and resyncs of the volume have written."""
+    return sum(
+        sum(samples(sp, "vswitchd_volume_copied_bytes_total", volume=volume))
+        for sp in cluster.sps.values()
+    )
+
+
+@contextmanager
+def mirrored(cluster: Cluster, layout: str, on: str) -> Iterator[None]:
+    words = ("--size", "64M", "--layout", layout, "--on", on)
+    cluster.ctl("volume", "create", "db", *words)
+    yield
+
+
+def test_a_leg_is_lost_and_comes_back(cluster: Cluster) -> None:
+    leg = cluster.sps["sp-b"]
+    with mirrored(cluster, "mirror(sp-a/a0, sp-b/b0)", "sp-a"):
+        with Pulse(cluster.sps["sp-a"].addresses["--nbd"], "db") as host:
+            leg.kill()
+            wait_for("the leg to be left behind", lambda: states(cluster, "db")[1] == "away", SOON)
+            assert host.goes_on()
+            print(f"a leg was killed: the longest write took {host.longest:.2f} s")
+            health = [check.code for check in cluster.status().checks]
+            assert "SP_DOWN" in health, health
+            leg.start()
+            whole_again(cluster, "db")
+            assert host.goes_on()
+        # 256 blocks lie in one region; what was dirty before may be copied as well.
+        assert 0 < moved(cluster, "db") <= 8 * MIB
+        assert "guardian" in cluster.ctl("volume", "history", "db").out
+
+
+def test_an_owner_is_lost_and_hosts_elsewhere_go_on(cluster: Cluster) -> None:
+    owner = cluster.sps["sp-a"]
+    with (
+        mirrored(cluster, "mirror(sp-a/a0, sp-b/b0)", "sp-a,sp-b"),
+        Pulse(cluster.sps["sp-b"].addresses["--nbd"], "db") as host,
+    ):
+        assert cluster.volume("db").record.owner == "sp-a"
+        owner.kill()
+        wait_for("a takeover", lambda: cluster.volume("db").record.owner == "sp-b", SOON)
+        assert host.goes_on()
+        print(f"an owner was killed: the longest write took {host.longest:.2f} s")
+        owner.start()
+        whole_again(cluster, "db")
+        assert host.goes_on()
+
+
+def test_an_owner_that_was_stopped_reads_nothing_old(cluster: Cluster) -> None:
+    owner = cluster.sps["sp-a"]
+    with mirrored(cluster, "mirror(sp-a/a0, sp-b/b0)", "sp-a,sp-b"):
+        block = b"old" + bytes(4093)
+        with (
+            Client(owner.addresses["--nbd"], "db") as there,
+            Client(cluster.sps["sp-b"].addresses["--nbd"], "db") as here,
+        ):
+            there.write(0, block)
+            os.kill(owner.pid, signal.SIGSTOP)
+            try:
+                newer = b"new" + bytes(4093)
+                here.write(0, newer)
+                there.send(READ, 0, 4096)
+            finally:
+                os.kill(owner.pid, signal.SIGCONT)
+            assert there.answer(4096) == newer
+        whole_again(cluster, "db")
+
+
+def test_stamps_survive_losses_in_turn(cluster: Cluster) -> None:
+    with mirrored(cluster, "mirror(sp-a/a0, sp-b/b0, sp-c/c0)", "sp-a,sp-b,sp-c"):
+        addresses = [(cluster.sps[sp].addresses["--nbd"], "db") for sp in ("sp-b", "sp-c")]
+        with Writer(Stamper(0, SIZE // 4096, 7), addresses, keep=False) as stamper:
+            for name in ("sp-a", "sp-b", "sp-c", "sp-a"):
+                sp = cluster.sps[name]
+                since = stamper.writes
+                wait_for("stamps", lambda: stamper.wrote_more_than(since + 50), SOON)  # noqa: B023
+                sp.kill()
+                wait_for(f"{name} to be left behind", lambda: "away" in states(cluster, "db"), SOON)
+                sp.start()
+                whole_again(cluster, "db", 3)
+        with Client(*addresses[0]) as client:
+            stamper.check_all(client)

@@ -1,0 +1,155 @@
+"""Keeping mirrors in service: SPs that are lost are left behind, SPs that are back catch up.
+
+        heard ----(nobody listens where it was)---------------------> lost ---> its legs are away,
+          |                                                            ^        another is owner
+          +-------(silent for `lost_after`, though something listens)--+
+          ^                                                            |
+          +------------------(it registers again)----------------------+------> its legs catch up
+
+Each change is an operation like any other, with the store's and the legs' votes in it
+(`restructure.away`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection
+
+from structlog.typing import FilteringBoundLogger
+
+from vswitchd.controller.live import CANCEL
+from vswitchd.controller.service import Options, Service
+from vswitchd.errors import VsError
+from vswitchd.model.objects import SpId, Volume, VolumeId, leaves
+from vswitchd.ports import Clock, Processors
+from vswitchd.restructure.away import away
+from vswitchd.restructure.requests import Eject, Rejoin
+
+#: Seconds between looks, and without a heartbeat until an SP is suspected.
+INTERVAL = 0.25
+SUSPECT = 0.9
+#: Seconds until an SP that this controller has not heard yet is lost: all may be starting.
+GRACE = 15.0
+#: Seconds for which an SP has to be back before its legs catch up; twice as many each time that
+#: it was lost lately, up to the last. After so long without a loss it counts as steady.
+FIRST_PATIENCE = 0.5
+LAST_PATIENCE = 60.0
+STEADY = 600.0
+#: What its operations are called, and by whom they are asked for.
+EJECT, REJOIN = "eject", "rejoin"
+WHO = "guardian"
+
+
+class Guardian:
+    """Looks who is lost and who is back, and has volumes follow."""
+
+    def __init__(
+        self,
+        service: Service,
+        processors: Processors,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        lost_after: float,
+    ) -> None:
+        """`lost_after`: seconds of silence until an SP is lost, though its host may be up."""
+        self._service = service
+        self._registry = service.registry
+        self._processors = processors
+        self._clock = clock
+        self._log = log
+        self._lost_after = lost_after
+        self._began = clock.monotonic()
+        #: When SPs were lost last, how often in a row, and since when they are back.
+        self._losses: dict[SpId, tuple[float, int]] = {}
+        self._back: dict[SpId, float] = {}
+        #: Why volumes can't follow, as last logged.
+        self._told: dict[VolumeId, str] = {}
+
+    async def run(self) -> None:
+        """Looks for ever."""
+        while True:
+            try:
+                await self.look()
+            except VsError as error:
+                self._log.warning("guard_failed", error=str(error))
+            await self._clock.sleep(INTERVAL)
+
+    async def look(self) -> None:
+        """One look at every SP, then at every volume that it concerns."""
+        known = sorted(self._registry.records)
+        await asyncio.gather(*(self._watch(sp) for sp in known))
+        now = self._clock.monotonic()
+        for sp in known:
+            if self._registry.is_up(sp):
+                self._back.setdefault(sp, now)
+            else:
+                self._back.pop(sp, None)
+        steady = {sp for sp, since in self._back.items() if now - since >= self._patience(sp, now)}
+        for volume in await self._service.store.volumes():
+            await self._follow(volume, steady)
+
+    async def _watch(self, sp: SpId) -> None:
+        if sp in self._registry.lost:
+            return
+        silent = self._registry.silent(sp)
+        if silent is None:
+            lost = self._clock.monotonic() - self._began >= GRACE
+        elif silent < SUSPECT:
+            return
+        else:
+            record = self._registry.record(sp)
+            lost = silent >= self._lost_after or not await self._processors.listens(record)
+            # It may have been heard while it was asked for.
+            again = self._registry.silent(sp)
+            lost = lost and again is not None and again >= SUSPECT
+        if lost:
+            now = self._clock.monotonic()
+            at, count = self._losses.get(sp, (now, 0))
+            self._losses[sp] = now, 1 if now - at >= STEADY else count + 1
+            await self._registry.lose(sp)
+
+    def _patience(self, sp: SpId, now: float) -> float:
+        at, count = self._losses.get(sp, (now, 0))
+        if now - at >= STEADY:
+            return FIRST_PATIENCE
+        return min(FIRST_PATIENCE * 2.0 ** max(0, count - 1), LAST_PATIENCE)
+
+    async def _follow(self, volume: Volume, steady: Collection[SpId]) -> None:
+        missing = {leaf.t1 for _, leg in away(volume.root) for leaf in leaves(leg.node)}
+        homes = {t1.home for t1 in volume.t1s if t1.id not in missing}
+        gone = sorted((homes | {volume.owner}) & self._registry.lost)
+        if gone:
+            if not await self._give_way(volume):
+                return
+            request: Eject | Rejoin = Eject(tuple(gone))
+        elif missing and volume.id not in self._service.busy():
+            returned = {t1.home for t1 in volume.t1s if t1.id in missing} & set(steady)
+            if not returned or not homes <= set(self._registry.up):
+                return
+            request = Rejoin(tuple(sorted(returned)))
+        else:
+            self._told.pop(volume.id, None)
+            return
+        kind = EJECT if isinstance(request, Eject) else REJOIN
+        try:
+            await self._service.change(kind, volume.name, request, Options(who=WHO))
+        except VsError as error:
+            if self._told.get(volume.id) != error.message:
+                self._told[volume.id] = error.message
+                self._log.warning("volume_waits", volume=volume.name, error=str(error))
+        else:
+            self._told.pop(volume.id, None)
+
+    async def _give_way(self, volume: Volume) -> bool:
+        """True if no operation is under way on the volume. One that can be undone is: hosts would
+        wait for it, and it for an SP that is lost. Its undo leaves that SP behind too."""
+        for live in self._service.executor.live.values():
+            if live.record.volume != volume.id:
+                continue
+            if live.can_undo and live.record.wish != CANCEL and live.record.kind != EJECT:
+                self._log.info("operation_gives_way", operation=live.record.id, volume=volume.name)
+                with contextlib.suppress(VsError):
+                    await self._service.executor.cancel(live.record.id)
+            return False
+        return True
