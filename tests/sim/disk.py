@@ -23,6 +23,8 @@ class Disk:
     blocks: int
     t1s: dict[T1Id, tuple[T1, int]] = field(default_factory=dict)
     data: dict[int, Stamp] = field(default_factory=dict)
+    #: The write-intent map: blocks that may be unlike on other legs.
+    dirty: set[int] = field(default_factory=set)
     generation: int = 0
 
     def free(self) -> tuple[Extent, ...]:
@@ -114,9 +116,18 @@ class Disks:
         disk, block = self._place(t1, index)
         disk.data[block] = value
 
+    def mark(self, t1: T1, index: int, *, dirty: bool) -> None:
+        disk, block = self._place(t1, index)
+        (disk.dirty.add if dirty else disk.dirty.discard)(block)
+
+    def marked(self, t1: T1, index: int) -> bool:
+        disk, block = self._place(t1, index)
+        return block in disk.dirty
+
     def zero(self, t1: T1, first: int, last: int) -> None:
         for index in range(first, last):
             self.put(t1, index, None)
+            self.mark(t1, index, dirty=False)
 
 
 class SimFiles:

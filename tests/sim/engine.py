@@ -6,19 +6,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from tests.sim.disk import Disks, Stamp, homed_by
 from tests.sim.loop import Expected, Process
 from tests.sim.net import Net, PeerDownError
-from tests.sim.tree import Piece, locate, volume_block, write_only
+from tests.sim.tree import Piece, in_sync, locate, volume_block, write_only
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import (
     BLOCK,
+    LEASE_SECONDS,
     T1,
     T2,
     DeviceId,
+    LegState,
     Mirror,
     Path,
     SpId,
@@ -42,6 +45,10 @@ SLOWEST = 1.5
 #: Most seconds between two blocks of a copy.
 COPYING = 0.3
 LOOK = 0.05
+#: Most seconds between two blocks that are taken out of the maps.
+SWEEP = 2.0
+
+R = TypeVar("R")
 
 
 class StaleError(Expected):
@@ -64,6 +71,8 @@ class Copy:
     onto: frozenset[T1Id]
     total: int
     done: int
+    #: Only what some leg's map has.
+    delta: bool = False
     state: CopyState = CopyState.RUNNING
 
 
@@ -77,6 +86,10 @@ class Active:
     resynced: int = 0
     held: bool = False
     inflight: int = 0
+    #: Until when the other legs' homes have vouched for this owner.
+    lease: float = 0.0
+    #: A write may have ended on some legs alone: nothing is cleared until a resync has run.
+    suspect: bool = False
     locks: dict[int | None, asyncio.Lock] = field(default_factory=dict)
     copies: dict[Path, Copy] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -98,6 +111,7 @@ class SimEngine:
         process: Process,
         rng: random.Random,
         checked: Callable[[str, SpId, object], None],
+        counts: Counter[str],
     ) -> None:
         self.sp = sp
         self._cluster = cluster
@@ -106,6 +120,7 @@ class SimEngine:
         self._process = process
         self._rng = rng
         self._checked = checked
+        self._counts = counts
         self.volumes: dict[VolumeId, Active] = {}
         #: Remote T1 objects that a connection is open for.
         self.references: dict[VolumeId, set[T1Id]] = {}
@@ -210,13 +225,14 @@ class SimEngine:
         now = self.volumes.get(t2.volume)
         if now is None:
             now = self.volumes[t2.volume] = Active(t2)
+            self._process.spawn(self._sweeps(now))
         else:
             if (t2.version, t2.epoch) < (now.t2.version, now.t2.epoch):
                 raise VsError("VS3022", Kind.STALE, f"volume {t2.name}: older")
             if t2 == now.t2 and not resync:
                 return 0
             await self._quiesce(now)
-            old, now.t2 = now.t2, t2
+            old, now.t2, now.lease = now.t2, t2, 0.0
             now.copies = {
                 path: copy
                 for path, copy in now.copies.items()
@@ -303,7 +319,7 @@ class SimEngine:
         found = now.copies.get(path)
         if found is None or found.state is CopyState.FAILED:
             total = node_size(at(now.t2.root, path[:-1])) // BLOCK
-            copy = now.copies[path] = Copy(path, onto, total, start // BLOCK)
+            copy = now.copies[path] = Copy(path, onto, total, start // BLOCK, delta)
             self._process.spawn(self._copy(now, copy))
 
     async def copy_throttle(
@@ -353,12 +369,16 @@ class SimEngine:
             if now.t2 is not t2 or now.copies.get(path) is not copy:
                 raise StaleError
             pieces = locate(source, index)
+            if copy.delta and not await self._differs(t2, pieces):
+                self._counts["delta passed over a block"] += 1
+                return
             value = await self._read(t2, pieces, pinned=True)
             for piece in locate(at(t2.root, path), index):
                 await self._piece(t2, piece, value, write=True)
 
     async def _resync(self, now: Active, t2: T2) -> None:
-        """Every block's first leg in sync onto the others."""
+        """The first leg in sync onto the others, of every block that some leg's map has."""
+        suspect, now.suspect = now.suspect, False
         blocks = t2.size // BLOCK
         for block in range(blocks):
             while now.t2 is t2:
@@ -368,9 +388,10 @@ class SimEngine:
                             return
                         # What has one copy alone is not touched: others may be writing it.
                         pieces = [p for p in locate(t2.root, block) if p.mirrored]
-                        value = await self._read(t2, pieces, pinned=True) if pieces else None
-                        for piece in pieces:
-                            await self._piece(t2, piece, value, write=True)
+                        if await self._differs(t2, pieces):
+                            value = await self._read(t2, pieces, pinned=True)
+                            for piece in pieces:
+                                await self._piece(t2, piece, value, write=True)
                     now.resynced = block + 1
                     break
                 except (StaleError, PeerDownError):
@@ -378,6 +399,58 @@ class SimEngine:
         if now.t2 is t2:
             now.resync = False
             now.wake()
+        else:
+            now.suspect |= suspect
+
+    async def _differs(self, t2: T2, pieces: list[Piece]) -> bool:
+        """Whether some leg's map has the block."""
+        for piece in pieces:
+            if await self._at_home(
+                t2, piece, lambda peer, p=piece: peer.t1_dirty(p.t1, t2.epoch, p.index)
+            ):
+                return True
+        return False
+
+    async def _at_home(
+        self, t2: T2, piece: Piece, work: Callable[[SimEngine], Coroutine[Any, Any, R]]
+    ) -> R:
+        home = t2.homes[piece.t1]
+        if home == self.sp:
+            return await work(self)
+        return await self._net.peer(self.sp, home, work)
+
+    async def _sweeps(self, now: Active) -> None:
+        """Takes blocks out of the maps that no write is on its way to, or makes legs alike."""
+        while self.volumes.get(now.t2.volume) is now:
+            await asyncio.sleep(self._rng.uniform(1.0, SWEEP))
+            t2 = now.t2
+            settled = all(
+                leg.state is LegState.IN_SYNC
+                for _, node in walk(t2.root)
+                if isinstance(node, Mirror)
+                for leg in node.legs
+            )
+            if now.held or now.resync or t2.owner != self.sp or not settled:
+                continue
+            if now.suspect:
+                now.resync, now.resynced = True, 0
+                self._counts["resync of its own"] += 1
+                await self._resync(now, t2)
+                continue
+            block = self._rng.randrange(t2.size // BLOCK)
+            try:
+                async with self._pinned(now), self._lock(now, block):
+                    pieces = [p for p in locate(t2.root, block) if p.mirrored]
+                    if now.t2 is t2 and not now.suspect and not now.resync:
+                        await self._cleared(t2, pieces)
+            except (StaleError, PeerDownError):
+                pass
+
+    async def _cleared(self, t2: T2, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            await self._at_home(
+                t2, piece, lambda peer, p=piece: peer.t1_clean(p.t1, t2.epoch, p.index)
+            )
 
     # Hosts' requests.
 
@@ -437,16 +510,42 @@ class SimEngine:
             return await self._read(t2, pieces, pinned=False)
         if not write:
             # Without the lock: a read beside a write may get either value.
-            return await self._read(t2, pieces, pinned=now.resync)
+            found = await self._read(t2, pieces, pinned=now.resync)
+            await self._vouched_for(now, t2)
+            return found
         async with self._lock(now, block):
+            if now.t2 is not t2:
+                raise StaleError
             results = await asyncio.gather(
                 *(self._insisting(now, t2, piece, value) for piece in pieces),
                 return_exceptions=True,
             )
             for result in results:
                 if isinstance(result, BaseException):
+                    # Some legs may have it; who asked may not ask again.
+                    now.suspect = True
                     raise result
             return value
+
+    async def _vouched_for(self, now: Active, t2: T2) -> None:
+        """Returns if no other can have been owner by now: the other legs' homes have said within
+        the lease's time that they know of no later epoch, or say so now."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < now.lease:
+            return
+        asked = loop.time()
+        voters = [t1 for t1 in in_sync(t2.root) if t2.homes[t1] != self.sp]
+        await asyncio.gather(
+            *(
+                self._net.peer(
+                    self.sp, t2.homes[t1], lambda peer, t1=t1: peer.t1_vouch(t1, t2.epoch)
+                )
+                for t1 in voters
+            )
+        )
+        if now.t2 is not t2:
+            raise StaleError
+        now.lease = asked + LEASE_SECONDS
 
     async def _insisting(self, now: Active, t2: T2, piece: Piece, value: Stamp) -> None:
         """Writes a piece, waiting for a peer that is away unless the tree is to go."""
@@ -468,17 +567,51 @@ class SimEngine:
     async def _piece(self, t2: T2, piece: Piece, value: Stamp, *, write: bool) -> Stamp:
         home = t2.homes[piece.t1]
         if home == self.sp:
-            return await self.t1_io(piece.t1, t2.epoch, piece.index, value, write=write)
+            return await self.t1_io(
+                piece.t1, t2.epoch, piece.index, value, write=write, intent=piece.mirrored
+            )
         return await self._net.peer(
             self.sp,
             home,
-            lambda peer: peer.t1_io(piece.t1, t2.epoch, piece.index, value, write=write),
+            lambda peer: peer.t1_io(
+                piece.t1, t2.epoch, piece.index, value, write=write, intent=piece.mirrored
+            ),
         )
 
+    # At a T1 object's home.
+
+    def _found(self, t1_id: T1Id, epoch: int) -> T1:
+        found = self.held().get(t1_id)
+        if found is None or not self._serves(epoch, found[1]):
+            raise StaleError
+        return found[0]
+
+    async def t1_vouch(self, t1_id: T1Id, epoch: int) -> None:
+        """StaleError if a later epoch is known."""
+        self._found(t1_id, epoch)
+
+    async def t1_dirty(self, t1_id: T1Id, epoch: int, index: int) -> bool:
+        """Whether the write-intent map has the block."""
+        return self._disks.marked(self._found(t1_id, epoch), index)
+
+    async def t1_clean(self, t1_id: T1Id, epoch: int, index: int) -> None:
+        """Takes a block out of the map."""
+        t1 = self._found(t1_id, epoch)
+        if self._disks.marked(t1, index):
+            self._counts["block cleared in a map"] += 1
+        self._disks.mark(t1, index, dirty=False)
+
     async def t1_io(
-        self, t1_id: T1Id, epoch: int, index: int, value: Stamp, *, write: bool
+        self,
+        t1_id: T1Id,
+        epoch: int,
+        index: int,
+        value: Stamp,
+        *,
+        write: bool,
+        intent: bool = False,
     ) -> Stamp:
-        """At a T1 object's home: one block, if the epoch is not over."""
+        """One block, if the epoch is not over; what is mirrored goes into the map first."""
         found = self.held().get(t1_id)
         if found is None or not self._serves(epoch, found[1]):
             raise StaleError
@@ -490,6 +623,8 @@ class SimEngine:
             # As it is now: a fence waits for this, an extension may have come.
             t1 = self.held()[t1_id][0]
             if write:
+                if intent:
+                    self._disks.mark(t1, index, dirty=True)
                 self._disks.put(t1, index, value)
                 return value
             return self._disks.get(t1, index)

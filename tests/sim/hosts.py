@@ -32,10 +32,6 @@ class Block:
     known: int = 0
     writing: bool = False
     unseen: bool = False
-    #: A write was dropped as its SP stopped serving, or died while the volume was restructured: it
-    #: may be on some legs alone, and the owner of now does not know of it. Nothing that was
-    #: acknowledged is touched by that; the maps of issue 5 are to make such legs alike.
-    dropped: bool = False
     quiet_until: float = 0.0
 
 
@@ -50,11 +46,6 @@ class Hosts:
         self.unmounted: set[VolumeId] = set()
         self.active = True
         self.busy = 0
-
-    def dropped(self, volume: VolumeId, block: int) -> bool:
-        """Whether the block's legs may be unlike."""
-        held = self._blocks.get((volume, block))
-        return held is not None and held.dropped
 
     async def run(self) -> None:
         """One host."""
@@ -103,8 +94,6 @@ class Hosts:
             if write:
                 held.quiet_until = self._world.loop.time() + IN_FLIGHT
                 held.unseen = True
-                changing = any(r.volume == volume.id for r in self._world.store.open())
-                held.dropped |= process.alive or changing
             return
         except IoError as error:
             if volume.id not in self.unmounted:
@@ -116,7 +105,7 @@ class Hosts:
         self._counts["write answered" if write else "read answered"] += 1
         if write:
             held.known = max(held.known, number)
-            held.unseen = held.dropped = False
+            held.unseen = False
         else:
             self._judge(volume, sp, block, held, low, found)
 

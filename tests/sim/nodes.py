@@ -16,6 +16,7 @@ from tests.sim.net import Net
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
+from vswitchd.controller.guardian import Guardian
 from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
@@ -37,6 +38,8 @@ R = TypeVar("R")
 CONTROLLER = "controller"
 #: Seconds for calls that only look, and for those that may drain (api/vsm_client.py).
 SHORT, LONG = 10.0, 60.0
+#: Seconds of silence until an SP is lost.
+LOST_AFTER = 5.0
 
 
 class Quiet:
@@ -119,6 +122,7 @@ class Sp:
             process,
             world.rng,
             world.checked,
+            world.counts,
         )
         vsm = Vsm(state, engine, life, world.log.bind(sp=self.name))
         self.engine = engine
@@ -293,9 +297,8 @@ class Controller:
     def __init__(self, world: World) -> None:
         self.process = Process(world.loop, CONTROLLER)
         store, clock, log = world.store, SimClock(world.loop), world.log.bind(program=CONTROLLER)
-        self.registry = Registry(
-            store, Processors(world.net, world.breach), clock, log, lambda _: self.reconciler.wake()
-        )
+        processors = Processors(world.net, world.breach)
+        self.registry = Registry(store, processors, clock, log, lambda _: self.reconciler.wake())
         self.collector = Collector(self.registry, log)
         self.executor = Executor(store, self.registry, clock, log, lambda *_: None, copies=2)
         planner = Planner(store, self.registry, self.collector)
@@ -310,6 +313,7 @@ class Controller:
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
+        self.guardian = Guardian(self.service, processors, clock, log, LOST_AFTER)
         self.process.main(self._run(world))
 
     async def _run(self, world: World) -> None:
@@ -321,7 +325,9 @@ class Controller:
                 await asyncio.sleep(1.0)
         await self.executor.resume()
         world.net.listen(CONTROLLER, self.process, self.registry)
-        await asyncio.gather(self.registry.run(), self.reconciler.run(), self.drainer.run())
+        await asyncio.gather(
+            self.registry.run(), self.reconciler.run(), self.drainer.run(), self.guardian.run()
+        )
 
 
 def rng_ids(rng: random.Random) -> Callable[[int], str]:

@@ -16,7 +16,10 @@ from vswitchd.model.objects import (
     Stripe,
     T1Id,
     at,
+    children,
+    leaves,
     node_size,
+    walk,
 )
 
 
@@ -60,6 +63,34 @@ def locate(node: Node, block: int, *, readable: bool = True, mirrored: bool = Fa
                     return locate(part, block, readable=readable, mirrored=mirrored)
                 block -= blocks
     raise AssertionError("beyond the tree")
+
+
+def in_sync(node: Node) -> list[T1Id]:
+    """T1 objects of mirrors, under legs in sync alone."""
+
+    def below(node: Node, mirrored: bool) -> list[T1Id]:
+        match node:
+            case Leaf(t1, _):
+                return [t1] if mirrored else []
+            case Mirror(legs):
+                fresh = [leg.node for leg in legs if leg.state is LegState.IN_SYNC]
+                return [t1 for leg in fresh for t1 in below(leg, True)]
+            case _:
+                return [t1 for child in children(node) for t1 in below(child, mirrored)]
+
+    return below(node, False)
+
+
+def behind(node: Node) -> set[T1Id]:
+    """T1 objects under legs that are not in sync."""
+    return {
+        leaf.t1
+        for _, found in walk(node)
+        if isinstance(found, Mirror)
+        for leg in found.legs
+        if leg.state is not LegState.IN_SYNC
+        for leaf in leaves(leg.node)
+    }
 
 
 def write_only(root: Node, path: Path) -> bool:

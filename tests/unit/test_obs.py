@@ -29,6 +29,7 @@ ENGINE = {
             "size": 4096,
             "version": 3,
             "epoch": 5,
+            "copied_bytes": 77,
             "inflight": 2,
             "operations": {"read": {"nbd_tcp": 7, "peer": 1}, "flush": {"nbd_unix": 1}},
             "bytes": {"read": 1000, "write": 0},

@@ -116,10 +116,12 @@ class _Work:
             target = ejected(volume, request.sps)
             require_agreement(volume, self.views, absent(volume, up) | set(request.sps))
             return [] if target is volume else [Become(target)]
+        if isinstance(request, Rejoin):
+            # Who comes back is fenced before it is written to: it must be there.
+            require_agreement(volume, self.views, absent(volume, up) - set(request.sps))
+            return rejoined(volume, request.sps)
         held = require_agreement(volume, self.views, absent(volume, up))
         match request:
-            case Rejoin(sps):
-                return rejoined(volume, sps)
             case RemoveLeg(leg):
                 return [Become(following(volume, root=remove_leg(volume, leg)))]
             case Serve(sp):

@@ -72,6 +72,10 @@ impl Active {
         };
         let recent = before.filter(same).map(|old| Arc::clone(&old.recent));
         let recent = recent.unwrap_or_else(|| Arc::new(Recent::new(tree.size())));
+        // A resync, if that is what comes, ends it.
+        if !pinned && before.is_some_and(|old| old.recent.is_suspect()) {
+            recent.suspect();
+        }
         Active { tree, leaves, peers, epoch, fast_zero, pinned, voters, recent }
     }
 }

@@ -129,8 +129,9 @@ impl Loop {
             Kind::Flush | Kind::Dirty | Kind::Clean { .. } => Ok(()),
         };
         counters.done(name, count, done.is_ok());
-        if let Err(error) = done {
-            op.note(error, leaf);
+        match done {
+            Ok(()) => op.wrote |= kind.changes(),
+            Err(error) => op.note(error, leaf),
         }
     }
 

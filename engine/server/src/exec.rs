@@ -291,7 +291,7 @@ impl Loop {
         let Some(op) = self.ops.get_mut(token) else { return };
         let Some(part) = op.parts.get(piece as usize).copied() else { return };
         match result {
-            Ok(SubData::None) => {}
+            Ok(SubData::None) => op.wrote |= op.kind.changes() && !op.marking,
             Ok(SubData::Status(runs)) => op.status.push((part.at, runs)),
             Ok(SubData::Bytes(bytes)) => {
                 let at = part.at as usize;
@@ -475,6 +475,9 @@ impl Loop {
         self.stop(token);
         let Some(mut op) = self.ops.remove(token) else { return };
         let name = op.kind.name();
+        if result.is_err() && op.wrote && matches!(op.scope, Scope::Volume) {
+            self.suspect(op.volume);
+        }
         if let Some(volume) = self.volumes.get_mut(op.volume)
             && matches!(op.scope, Scope::Volume)
         {

@@ -210,9 +210,9 @@ impl Loop {
     }
 
     /// Writes through to the files; for requests without FUA.
-    pub fn inline_write(&mut self, volume: Token, conn: Token, offset: u64, data: &[u8]) -> Inline {
+    pub fn inline_write(&mut self, token: Token, conn: Token, offset: u64, data: &[u8]) -> Inline {
         let Loop { volumes, pieces, devices, shared, .. } = self;
-        let Some(volume) = volumes.get(volume) else { return Inline::No };
+        let Some(volume) = volumes.get(token) else { return Inline::No };
         let active = &volume.active;
         if volume.held {
             return Inline::No;
@@ -261,9 +261,13 @@ impl Loop {
                 result = Inline::Failed(error);
             }
         }
+        let failed = matches!(result, Inline::Failed(_));
         if locked {
             let granted = volume.volume.lock.release(holder);
             self.grant(granted);
+        }
+        if locked && failed {
+            self.suspect(token);
         }
         result
     }

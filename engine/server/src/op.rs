@@ -187,6 +187,8 @@ pub struct Op {
     pub fua: bool,
     /// Of a peer's write to one of several legs: its regions go into the map first.
     pub intent: bool,
+    /// Some part of it has been written.
+    pub wrote: bool,
     /// Its regions are being put into the map; then it is run again.
     pub marking: bool,
     /// The loop's volume; meaningless for a T1 scope.
@@ -220,6 +222,7 @@ impl Op {
             kind,
             fua: false,
             intent: false,
+            wrote: false,
             marking: false,
             volume: Token::default(),
             offset,

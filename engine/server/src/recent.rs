@@ -19,6 +19,9 @@ pub struct Recent {
     dirty: Mutex<Vec<u64>>,
     /// Somebody looks after it.
     armed: AtomicBool,
+    /// A write has ended on some legs alone, and may not be sent again: nothing is cleared until
+    /// a resync has made the legs alike.
+    suspect: AtomicBool,
 }
 
 impl Recent {
@@ -32,7 +35,16 @@ impl Recent {
             touched: (0..words).map(|_| AtomicU64::new(0)).collect(),
             dirty: Mutex::new(vec![u64::MAX; words]),
             armed: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
         }
+    }
+
+    pub fn suspect(&self) {
+        self.suspect.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::SeqCst)
     }
 
     pub fn size(&self) -> u64 {

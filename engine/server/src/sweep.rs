@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vs_tree::Tree;
+
+use crate::active::{Active, Copy};
 use crate::event_loop::{Loop, Shared};
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
@@ -71,6 +74,12 @@ impl Loop {
             volume.sweep.at = Some(next);
             return self.want_tick_at(next);
         }
+        if active.recent.is_suspect() {
+            self.begin_resync(token);
+            let Some(volume) = self.volumes.get_mut(token) else { return };
+            volume.sweep.at = Some(next);
+            return self.want_tick_at(next);
+        }
         let Some(runs) = active.recent.round() else { return };
         if runs.is_empty() {
             volume.sweep.at = Some(next);
@@ -82,6 +91,40 @@ impl Loop {
         let mut op = Op::new(Source::Sweep, Scope::Volume, Kind::Flush, 0, 0);
         op.volume = token;
         self.submit(op);
+    }
+
+    /// A write has ended in an error when some legs had it already.
+    pub fn suspect(&mut self, token: Token) {
+        let Some(volume) = self.volumes.get(token) else { return };
+        let tree = &volume.active.tree;
+        if tree.has_mirror() && tree.is_owner() {
+            volume.active.recent.suspect();
+            self.shared.sweep(&volume.volume.id);
+        }
+    }
+
+    /// Has the legs made alike where the map has them, as after an unclean end; until that is
+    /// done reads have one leg alone. Not while a restructure is under way.
+    fn begin_resync(&mut self, token: Token) {
+        let Some(volume) = self.volumes.get(token) else { return };
+        let shared = Arc::clone(&volume.volume);
+        let Ok(_control) = shared.control.try_lock() else { return };
+        let active = shared.active();
+        if active.epoch != volume.active.epoch || active.pinned {
+            return;
+        }
+        let Ok(tree) = Tree::compile(active.tree.spec().clone()) else { return };
+        shared.set(Active::new(tree, &self.shared.t1s, true, Some(&active)));
+        let mut resync = Copy::new(&shared.id, Vec::new(), true);
+        resync.total = crate::copy::total(&active.tree, &resync);
+        let mut copies = shared.copies();
+        copies.retain(|copy| !copy.resync);
+        copies.push(resync);
+        drop(copies);
+        let (ack, _) = std::sync::mpsc::channel();
+        for mailbox in &self.shared.mailboxes {
+            mailbox.post(Message::Adopt(Arc::clone(&shared), ack.clone()));
+        }
     }
 
     /// A part of a round has ended.

@@ -140,3 +140,27 @@ fn an_owner_that_is_none_any_more_reads_nothing() {
     a.stop();
     b.stop();
 }
+
+#[test]
+fn a_write_that_nobody_asks_for_again_leaves_no_leg_behind() {
+    let rig = quick();
+    let (a, b) = mirrored(&rig);
+    until("the maps to be cleared", || a.dirty() + b.dirty() == 0);
+    // It reaches the leg at sp-a, and is refused by the other; then its host goes away.
+    b.fence("b", 2);
+    let mut host = a.host();
+    host.send(1, 0, 9 * MIB, 4096, &pattern(5, 9 * MIB, 4096));
+    until("the write", || a.metrics()["volumes"][0]["inflight"] == 1);
+    until("one leg to have it", || {
+        on_device(&rig, "a", SIZE)[(9 * MIB) as usize..][..4096] == pattern(5, 9 * MIB, 4096)
+    });
+    drop(host);
+    until("it to be dropped", || a.metrics()["volumes"][0]["inflight"] == 0);
+    a.fence("a", 2);
+    a.activate(&pair(2, ["in_sync", "in_sync"], &a, &b));
+    until("a resync", || a.moved() == MIB);
+    until("the maps to be cleared", || a.dirty() + b.dirty() == 0);
+    a.stop();
+    b.stop();
+    assert!(on_device(&rig, "a", SIZE) == on_device(&rig, "b", SIZE));
+}
