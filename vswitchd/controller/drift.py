@@ -39,7 +39,9 @@ def drift(
     """The difference for a volume that no operation is changing; `volume` None: the store has
     none. A T1 object that some tree in `views` still refers to here is left for a later look:
     references go first. What the `ledger` does not know is not ours to remove: the store may have
-    been brought back from an old copy, or the device from another cluster's hands."""
+    been brought back from an old copy, or the device from another cluster's hands. Nor is anything
+    while an SP that serves the volume is away: its tree may refer to it."""
+    away = volume is not None and not set(volume.serving) <= {other.sp for other in views}
     serves = volume is not None and view.sp in volume.serving
     trees = view.t2s_of(volume_id)
     ours = volume is not None or any(t1 in ledger for held in trees for t1 in held.t2.homes)
@@ -59,7 +61,8 @@ def drift(
         leftovers=tuple(
             (held.t1.id, held.epoch)
             for held in view.t1s_of(volume_id)
-            if homes.get(held.t1.id) != view.sp
+            if not away
+            and homes.get(held.t1.id) != view.sp
             and held.t1.id not in referred
             and held.t1.id in ledger
         ),

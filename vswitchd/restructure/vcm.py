@@ -77,7 +77,7 @@ def plan(
     """The whole plan. `affected` holds the MVSM's answer for each stage (empty for a copy);
     `peers` the peer address of every SP; SPs that are `gone` are asked for nothing. VsError VS3010
     names an SP without an address."""
-    draft = _Draft(frozenset(gone))
+    draft = _Draft(frozenset(gone), () if base is None else base.serving)
     current = base
     if base is not None and base.owner not in gone and _needs_sync(base, stages):
         draft.add(AwaitSync(base.owner, base.id))
@@ -129,9 +129,9 @@ def undo(done: Plan, current: Volume | None, peers: Peers, gone: Collection[SpId
         except VsError:
             # Nothing but their return helps.
             gone = ()
-    draft = _Draft(frozenset(gone))
     new = created(done)
     staged = {step.t2.sp for step in done.steps if isinstance(step, StageT2)}
+    draft = _Draft(frozenset(gone), staged)
     if base is None:
         volume = next(step.volume for step in done.steps if isinstance(step, Commit))
         draft.group(RemoveT2(sp, volume.id, volume.version) for sp in sorted(staged))
@@ -162,10 +162,13 @@ def undo(done: Plan, current: Volume | None, peers: Peers, gone: Collection[SpId
 
 
 class _Draft:
-    """Steps being gathered, with the groups that may run at once; none for SPs that are gone."""
+    """Steps being gathered, with the groups that may run at once; none for SPs that are gone.
+    Trees of theirs may refer to objects that go: those stay until the reconciler has seen to the
+    trees."""
 
-    def __init__(self, gone: frozenset[SpId]) -> None:
+    def __init__(self, gone: frozenset[SpId], serving: Iterable[SpId]) -> None:
         self.gone = gone
+        self._leaves = not gone.isdisjoint(serving)
         self.steps: list[Step] = []
         self.groups: list[tuple[int, int]] = []
         self.no_return: int | None = None
@@ -176,7 +179,10 @@ class _Draft:
     def group(self, steps: Iterable[Step]) -> None:
         """Steps that may run at the same time, after all that came before."""
         start = len(self.steps)
-        self.steps.extend(step for step in steps if place(step) not in self.gone)
+        for step in steps:
+            kept = isinstance(step, DeleteT1) and self._leaves
+            if not kept and place(step) not in self.gone:
+                self.steps.append(step)
         if len(self.steps) > start:
             self.groups.append((start, len(self.steps)))
 
