@@ -52,6 +52,7 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("move db1 --from sp-a --to sp-b --t1 t-01", "MoveVolume", {"t1_id": "t-01"}),
     ("serve db1 --on sp-c", "ServeVolume", {"name": "db1", "sp": "sp-c"}),
     ("unserve db1 --on sp-c", "UnserveVolume", {"name": "db1", "sp": "sp-c"}),
+    ("owner db1 --on sp-c", "SetVolumeOwner", {"name": "db1", "sp": "sp-c"}),
     (
         "apply db1 --layout stripe(2)",
         "ChangeLayout",

@@ -125,6 +125,22 @@ def test_an_owner_is_lost_and_hosts_elsewhere_go_on(cluster: Cluster) -> None:
         assert host.goes_on()
 
 
+def test_the_owner_moves_under_load(cluster: Cluster) -> None:
+    with (
+        mirrored(cluster, "mirror(sp-a/a0, sp-b/b0)", "sp-a,sp-b,sp-c"),
+        Pulse(cluster.sps["sp-c"].addresses["--nbd"], "db") as host,
+        Pulse(cluster.sps["sp-a"].addresses["--nbd"], "db") as other,
+    ):
+        for sp in ("sp-b", "sp-c", "sp-a"):
+            cluster.ctl("volume", "owner", "db", "--on", sp)
+            assert cluster.volume("db").record.owner == sp
+            assert host.goes_on() and other.goes_on()
+        print(f"the owner moved: the longest write took {max(host.longest, other.longest):.2f} s")
+        refused = cluster.ctl("volume", "unserve", "db", "--on", "sp-b")
+        refused = cluster.ctl("volume", "owner", "db", "--on", "sp-b", status=None)
+        assert refused.status and "VS2015" in refused.err, str(refused)
+
+
 def test_an_owner_that_was_stopped_reads_nothing_old(cluster: Cluster) -> None:
     owner = cluster.sps["sp-a"]
     with mirrored(cluster, "mirror(sp-a/a0, sp-b/b0)", "sp-a,sp-b"):

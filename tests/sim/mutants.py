@@ -7,13 +7,17 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from tests.sim.engine import Copy, SimEngine
+from tests.sim.engine import Copy as SimCopy
+from tests.sim.engine import SimEngine
 from vswitchd.processor.state import State
 from vswitchd.processor.vsm import Vsm
+from vswitchd.restructure import away as away_legs
 from vswitchd.restructure import vcm
 from vswitchd.restructure.steps import (
     ActivateT2,
+    AwaitLease,
     Commit,
+    Copy,
     DeleteT1,
     DropReference,
     FenceT1,
@@ -80,7 +84,7 @@ def _fence_that_is_forgotten() -> AbstractContextManager[Any]:
 def _copy_that_ends_early() -> AbstractContextManager[Any]:
     right = SimEngine._copy
 
-    async def copy(engine: SimEngine, now: Any, job: Copy) -> None:
+    async def copy(engine: SimEngine, now: Any, job: SimCopy) -> None:
         job.total = max(1, job.total - 1)
         await right(engine, now, job)
 
@@ -98,6 +102,41 @@ def _terms_are_not_refused() -> AbstractContextManager[Any]:
             vsm._mvsm_term = None
 
     return mock.patch.object(Vsm, "_admit", admit)
+
+
+def _no_resync() -> AbstractContextManager[Any]:
+    right = Vsm._activate
+
+    async def activate(vsm: Vsm, t2: Any, *, resync: bool) -> int:
+        return await right(vsm, t2, resync=False)
+
+    return mock.patch.object(Vsm, "_activate", activate)
+
+
+def _nothing_noted() -> AbstractContextManager[Any]:
+    right = SimEngine.t1_io
+
+    async def t1_io(home: SimEngine, *args: Any, intent: bool = False, **more: Any) -> Any:
+        return await right(home, *args, **more)
+
+    return mock.patch.object(SimEngine, "t1_io", t1_io)
+
+
+def _reads_without_a_lease() -> AbstractContextManager[Any]:
+    async def vouched_for(engine: SimEngine, now: Any, t2: Any) -> None:
+        return None
+
+    return mock.patch.object(SimEngine, "_vouched_for", vouched_for)
+
+
+def _cleared_while_a_leg_is_away() -> AbstractContextManager[Any]:
+    right = SimEngine._at_home
+
+    async def at_home(engine: SimEngine, t2: Any, piece: Any, work: Any) -> Any:
+        found = await right(engine, t2, piece, work)
+        return False if found is True else found
+
+    return mock.patch.object(SimEngine, "_at_home", at_home)
 
 
 #: What is broken -> how. The row of coherency.md or claims.md stands beside it.
@@ -120,6 +159,19 @@ MUTANTS: dict[str, Mutant] = {
     "references not dropped before a move": _without(DropReference),
     # A leg is in sync only when all is on it.
     "a copy ends early": _copy_that_ends_early,
+    # Legs may differ after an unclean end, and after what was dropped.
+    "no resync of an owner": _no_resync,
+    "writes are not put into the map": _nothing_noted,
+    "no map says what is unlike": _cleared_while_a_leg_is_away,
+    # A leg that was away has missed writes.
+    "a leg comes back as it is": _without(Copy),
+    # Who was owner reads nothing once another writes.
+    "an owner reads without a lease": _reads_without_a_lease,
+    "a lease is not waited for": _without(AwaitLease),
+    # In a partition at most one side goes on.
+    "one leg is a majority": lambda: mock.patch.object(
+        away_legs, "majority", lambda in_sync, reached: reached > 0
+    ),
     "terms that are over are not refused": _terms_are_not_refused,
     # What comes late hits nothing.
     "removed trees may come back": lambda: mock.patch.object(

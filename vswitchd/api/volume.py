@@ -103,6 +103,12 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
         return await self._change("unserve", request, context, requests.Unserve(SpId(request.sp)))
 
     @servicer_errors
+    async def SetVolumeOwner(
+        self, request: volume_pb2.SetVolumeOwnerRequest, context: Context
+    ) -> operation_pb2.Operation:
+        return await self._change("owner", request, context, requests.Own(SpId(request.sp)))
+
+    @servicer_errors
     async def ChangeLayout(
         self, request: volume_pb2.ChangeLayoutRequest, context: Context
     ) -> operation_pb2.Operation:

@@ -24,6 +24,7 @@ WORDS = {
     "activate_t2": "switch over",
     "copy": "copy",
     "await_sync": "wait until legs are alike",
+    "await_lease": "wait until a lost owner's lease is over",
     "remove_t2": "stop serving",
     "delete_t1": "free extents",
     "drop_reference": "drop remote references",

@@ -88,6 +88,12 @@ def unserve(name: Name, on: OnSp) -> Asked:
 
 
 @mutation(app)
+def owner(name: Name, on: OnSp) -> Asked:
+    """Have another serving SP order the writes to its mirrors."""
+    return "SetVolumeOwner", {"name": name, "sp": on}
+
+
+@mutation(app)
 def apply(
     name: Name,
     layout: Layout = "",

@@ -73,6 +73,13 @@ class Unserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """`sp`, which serves the volume, becomes its owner."""
+
+    sp: SpId
+
+
+@dataclass(frozen=True, slots=True)
 class Relayout:
     """The volume takes this layout."""
 
@@ -125,6 +132,7 @@ Request: TypeAlias = (
     | Move
     | Serve
     | Unserve
+    | Own
     | Relayout
     | Restore
     | Evacuate

@@ -55,6 +55,7 @@ from vswitchd.restructure.requests import (
     Evacuate,
     Grow,
     Move,
+    Own,
     Recover,
     Rejoin,
     Relayout,
@@ -128,6 +129,8 @@ class _Work:
                 return self.serve(volume, sp)
             case Unserve(sp):
                 return self.unserve(volume, sp)
+            case Own(sp):
+                return self.own(volume, sp)
         require_settled(volume)
         match request:
             case Grow(size):
@@ -193,6 +196,17 @@ class _Work:
                 "first, or delete the volume",
             )
         return handed_over(volume, sp)
+
+    def own(self, volume: Volume, sp: SpId) -> list[Stage]:
+        view_of(self.views, sp)
+        if sp not in volume.serving:
+            raise VsError(
+                "VS2015",
+                Kind.NOT_FOUND,
+                f"SP {sp} does not serve volume {volume.name}; {', '.join(volume.serving)} do; "
+                f"`vswitchctl volume serve {volume.name} --on {sp}` comes first",
+            )
+        return [] if sp == volume.owner else [Become(following(volume, owner=sp))]
 
     def grow(self, volume: Volume, size: int, held: Mapping[T1Id, T1]) -> list[Stage]:
         check_size(size)

@@ -382,6 +382,38 @@ class UnserveVolumeRequest(_message.Message):
 Global___UnserveVolumeRequest: _TypeAlias = UnserveVolumeRequest  # noqa: Y015
 
 @_typing.final
+class SetVolumeOwnerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    SP_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    dry_run: _builtins.bool
+    name: _builtins.str
+    sp: _builtins.str
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
+        sp: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "request_id", b"request_id", "sp", b"sp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVolumeOwnerRequest: _TypeAlias = SetVolumeOwnerRequest  # noqa: Y015
+
+@_typing.final
 class ChangeLayoutRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -75,6 +75,11 @@ class VolumeServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.UnserveVolumeRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
                 _registered_method=True)
+        self.SetVolumeOwner = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/SetVolumeOwner',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.SetVolumeOwnerRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
         self.ChangeLayout = channel.unary_unary(
                 '/vswitchd.v1.VolumeService/ChangeLayout',
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.ChangeLayoutRequest.SerializeToString,
@@ -154,6 +159,13 @@ class VolumeServiceServicer:
 
     def UnserveVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetVolumeOwner(self, request, context):
+        """Another serving SP orders the writes to the volume's mirrors.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -238,6 +250,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
             'UnserveVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.UnserveVolume,
                     request_deserializer=vswitchd_dot_v1_dot_volume__pb2.UnserveVolumeRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'SetVolumeOwner': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetVolumeOwner,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.SetVolumeOwnerRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
             ),
             'ChangeLayout': grpc.unary_unary_rpc_method_handler(
@@ -486,6 +503,33 @@ class VolumeService:
             target,
             '/vswitchd.v1.VolumeService/UnserveVolume',
             vswitchd_dot_v1_dot_volume__pb2.UnserveVolumeRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetVolumeOwner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/SetVolumeOwner',
+            vswitchd_dot_v1_dot_volume__pb2.SetVolumeOwnerRequest.SerializeToString,
             vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
             options,
             channel_credentials,

@@ -42,6 +42,8 @@ class VolumeServiceStub:
     MoveVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.MoveVolumeRequest, _operation_pb2.Operation]
     ServeVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ServeVolumeRequest, _operation_pb2.Operation]
     UnserveVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]
+    SetVolumeOwner: _grpc.UnaryUnaryMultiCallable[_volume_pb2.SetVolumeOwnerRequest, _operation_pb2.Operation]
+    """Another serving SP orders the writes to the volume's mirrors."""
     ChangeLayout: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ChangeLayoutRequest, _operation_pb2.Operation]
     ApplyPlan: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ApplyPlanRequest, _operation_pb2.Operation]
     """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since."""
@@ -63,6 +65,8 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     MoveVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.MoveVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     ServeVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.ServeVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     UnserveVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    SetVolumeOwner: _aio.UnaryUnaryMultiCallable[_volume_pb2.SetVolumeOwnerRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    """Another serving SP orders the writes to the volume's mirrors."""
     ChangeLayout: _aio.UnaryUnaryMultiCallable[_volume_pb2.ChangeLayoutRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     ApplyPlan: _aio.UnaryUnaryMultiCallable[_volume_pb2.ApplyPlanRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since."""
@@ -129,6 +133,14 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _volume_pb2.UnserveVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]: ...
+
+    @_abc_1.abstractmethod
+    def SetVolumeOwner(
+        self,
+        request: _volume_pb2.SetVolumeOwnerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
+        """Another serving SP orders the writes to the volume's mirrors."""
 
     @_abc_1.abstractmethod
     def ChangeLayout(
