@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
@@ -23,7 +23,7 @@ from vswitchd.controller.service import Options, Service
 from vswitchd.errors import VsError
 from vswitchd.model.objects import SpId, Volume, VolumeId, leaves
 from vswitchd.ports import Clock, Processors
-from vswitchd.restructure.away import away
+from vswitchd.restructure.away import away, ejected
 from vswitchd.restructure.requests import Eject, Rejoin
 
 #: Seconds between looks, and without a heartbeat until an SP is suspected.
@@ -36,6 +36,8 @@ GRACE = 15.0
 FIRST_PATIENCE = 0.5
 LAST_PATIENCE = 60.0
 STEADY = 600.0
+#: Most seconds between tries of what is refused.
+LAST_RETRY = 5.0
 #: What its operations are called, and by whom they are asked for.
 EJECT, REJOIN = "eject", "rejoin"
 WHO = "guardian"
@@ -63,8 +65,13 @@ class Guardian:
         #: When SPs were lost last, how often in a row, and since when they are back.
         self._losses: dict[SpId, tuple[float, int]] = {}
         self._back: dict[SpId, float] = {}
-        #: Why volumes can't follow, as last logged.
+        #: Why volumes can't follow, as last logged; how often in a row, and when they are tried
+        #: again.
         self._told: dict[VolumeId, str] = {}
+        self._tries: dict[VolumeId, tuple[int, float]] = {}
+        #: Volumes with legs that are away, as of these.
+        self._volumes: Sequence[Volume] = ()
+        self._degraded: frozenset[VolumeId] = frozenset()
 
     async def run(self) -> None:
         """Looks for ever."""
@@ -85,9 +92,16 @@ class Guardian:
                 self._back.setdefault(sp, now)
             else:
                 self._back.pop(sp, None)
+        volumes = await self._service.store.volumes()
+        if volumes is not self._volumes:
+            self._volumes = volumes
+            self._degraded = frozenset(v.id for v in volumes if any(away(v.root)))
+        if not self._registry.lost and not self._degraded:
+            return
         steady = {sp for sp, since in self._back.items() if now - since >= self._patience(sp, now)}
-        for volume in await self._service.store.volumes():
-            await self._follow(volume, steady)
+        for volume in volumes:
+            if self._registry.lost or volume.id in self._degraded:
+                await self._follow(volume, steady, now)
 
     async def _watch(self, sp: SpId) -> None:
         if sp in self._registry.lost:
@@ -115,31 +129,45 @@ class Guardian:
             return FIRST_PATIENCE
         return min(FIRST_PATIENCE * 2.0 ** max(0, count - 1), LAST_PATIENCE)
 
-    async def _follow(self, volume: Volume, steady: Collection[SpId]) -> None:
+    async def _follow(self, volume: Volume, steady: Collection[SpId], now: float) -> None:
+        count, again = self._tries.get(volume.id, (0, now))
+        if now < again:
+            return None
         missing = {leaf.t1 for _, leg in away(volume.root) for leaf in leaves(leg.node)}
         homes = {t1.home for t1 in volume.t1s if t1.id not in missing}
         gone = sorted((homes | {volume.owner}) & self._registry.lost)
         if gone:
+            try:
+                if ejected(volume, gone) is volume:
+                    return None
+            except VsError as error:
+                return self._waits(volume, error.message)
             if not await self._give_way(volume):
-                return
+                return None
             request: Eject | Rejoin = Eject(tuple(gone))
         elif missing and volume.id not in self._service.busy():
             returned = {t1.home for t1 in volume.t1s if t1.id in missing} & set(steady)
             if not returned or not homes <= set(self._registry.up):
-                return
+                return None
             request = Rejoin(tuple(sorted(returned)))
         else:
             self._told.pop(volume.id, None)
-            return
+            self._tries.pop(volume.id, None)
+            return None
         kind = EJECT if isinstance(request, Eject) else REJOIN
         try:
             await self._service.change(kind, volume.name, request, Options(who=WHO))
         except VsError as error:
-            if self._told.get(volume.id) != error.message:
-                self._told[volume.id] = error.message
-                self._log.warning("volume_waits", volume=volume.name, error=str(error))
+            self._tries[volume.id] = count + 1, now + min(INTERVAL * 2.0**count, LAST_RETRY)
+            self._waits(volume, error.message)
         else:
             self._told.pop(volume.id, None)
+            self._tries.pop(volume.id, None)
+
+    def _waits(self, volume: Volume, why: str) -> None:
+        if self._told.get(volume.id) != why:
+            self._told[volume.id] = why
+            self._log.warning("volume_waits", volume=volume.name, error=why)
 
     async def _give_way(self, volume: Volume) -> bool:
         """True if no operation is under way on the volume. One that can be undone is: hosts would
