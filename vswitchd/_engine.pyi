@@ -52,6 +52,10 @@ class Engine:
         """JSON list of {"volume": id, "version": n, "epoch": n, "resync_percent": n}: of that
         volume, if it is active ("": of all)."""
 
+    def failing(self) -> str:
+        """JSON list of T1 objects under mirrors that have failed hosts' writes or flushes, and
+        without which their volumes can go on."""
+
     def reference_drop(self, volume_id: str, t1_id: str) -> None:
         """Closes the remote reference to a T1 object; "precondition" while the tree uses it."""
 

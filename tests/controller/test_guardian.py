@@ -92,6 +92,31 @@ async def test_one_that_is_silent_but_there_has_longer() -> None:
     assert await it.states() == [IN, AWAY]
 
 
+async def test_a_leg_whose_device_fails_is_left_behind_and_tried_again_ever_less_often() -> None:
+    it = await guarded()
+    (bad,) = [t1.id for t1 in (await it.controller.volume()).t1s if t1.home == B]
+    life = it.world.sps.lives[A].incarnation
+    for _ in range(3):
+        it.world.clock.passed = lambda: it.controller.registry.heartbeat(A, life, {bad})
+        for sp in (B, C):
+            it.controller.registry.heartbeat(sp, it.world.sps.lives[sp].incarnation)
+        await it.guardian.look()
+        for live in list(it.controller.executor.live.values()):
+            await it.controller.ended(live.record)
+        it.controller.registry.heartbeat(A, life, {bad})
+        await it.guardian.look()
+        for live in list(it.controller.executor.live.values()):
+            await it.controller.ended(live.record)
+        assert await it.states() == [IN, AWAY]
+        it.world.clock.passed = it.controller.hear
+        it.controller.hear()
+        await it.look(8.0)
+        assert await it.states() == [IN, IN]
+    history = await it.controller.service.history("v1")
+    times = [one.at for one in history[1] if one.why.startswith("rejoin")][::2]
+    assert len(times) == 3
+
+
 async def test_another_becomes_owner() -> None:
     it = await guarded()
     assert (await it.controller.volume()).owner == A

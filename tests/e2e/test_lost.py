@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.e2e.agree import agree
 from tests.e2e.cluster import MIB, Cluster
 from tests.e2e.metrics import samples
 from tests.e2e.nbd import READ, Client
-from tests.e2e.process import wait_for
+from tests.e2e.process import guarded, wait_for
 from tests.e2e.stamps import Stamper, Writer
 from vswitchd.rpc import common_pb2
 
@@ -70,9 +72,13 @@ def states(cluster: Cluster, name: str) -> list[str]:
     ]
 
 
-def whole_again(cluster: Cluster, name: str, legs: int = 2) -> None:
+def in_sync(cluster: Cluster, name: str, legs: int) -> None:
     wait_for("all legs to be in sync", lambda: states(cluster, name) == ["in_sync"] * legs, 90.0)
     cluster.settled()
+
+
+def whole_again(cluster: Cluster, name: str, legs: int = 2) -> None:
+    in_sync(cluster, name, legs)
     wait_for("store, SPs and labels to agree", lambda: agree(cluster), 60.0)
 
 
@@ -159,6 +165,39 @@ def test_an_owner_that_was_stopped_reads_nothing_old(cluster: Cluster) -> None:
                 os.kill(owner.pid, signal.SIGCONT)
             assert there.answer(4096) == newer
         whole_again(cluster, "db")
+
+
+@contextmanager
+def failing_device(root: Path) -> Iterator[tuple[str, Path]]:
+    """nbdkit on a file, with its URI, and a file while which is there every request fails."""
+    sock, trigger, backing = root / "bad.sock", root / "bad.trigger", root / "bad.backing"
+    with backing.open("wb") as file:
+        file.truncate(256 * MIB)
+    argv = ["nbdkit", "-f", "-U", str(sock), "--filter=error", "file", str(backing)]
+    argv += ["error=EIO", "error-rate=100%", f"error-file={trigger}"]
+    with subprocess.Popen(guarded(*argv)) as nbdkit:
+        try:
+            wait_for("nbdkit to listen", sock.exists)
+            yield f"nbd+unix:///?socket={sock}", trigger
+        finally:
+            nbdkit.kill()
+
+
+def test_a_device_fails_and_works_again(cluster: Cluster) -> None:
+    with failing_device(cluster.root) as (uri, trigger):
+        cluster.ctl("device", "add", uri, "--sp", "sp-b", "--name", "bad")
+        with (
+            mirrored(cluster, "mirror(sp-a/a0, sp-b/bad)", "sp-a,sp-c"),
+            Pulse(cluster.sps["sp-a"].addresses["--nbd"], "db") as host,
+            Pulse(cluster.sps["sp-c"].addresses["--nbd"], "db") as other,
+        ):
+            trigger.touch()
+            wait_for("its leg to be left behind", lambda: states(cluster, "db")[1] == "away", SOON)
+            assert host.goes_on() and other.goes_on()
+            print(f"a device failed: the longest write took {host.longest:.2f} s")
+            trigger.unlink()
+            in_sync(cluster, "db", 2)
+            assert host.goes_on() and other.goes_on()
 
 
 def test_stamps_survive_losses_in_turn(cluster: Cluster) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import SpId
+from vswitchd.model.objects import SpId, T1Id
 from vswitchd.obs import log
 from vswitchd.ports import ProcessorRecord
 from vswitchd.processor import register
@@ -36,7 +36,7 @@ class Controller:
             raise error
         return cluster or "c-1", 0.0
 
-    async def heartbeat(self, record: ProcessorRecord) -> bool:
+    async def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> bool:
         if not self.beats:
             self.enough.set()
             return True
@@ -52,9 +52,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(register, "FIRST_RETRY", 0.0)
 
 
+async def nothing() -> tuple[T1Id, ...]:
+    return ()
+
+
 async def kept(controller: Controller) -> list[str]:
     """Keeps the registration until the script is at its end."""
-    keeping = asyncio.create_task(Registration(controller, log.set_up("error")).keep(RECORD, "c-1"))
+    keeping = asyncio.create_task(
+        Registration(controller, log.set_up("error")).keep(RECORD, "c-1", nothing)
+    )
     enough = asyncio.create_task(controller.enough.wait())
     async with asyncio.timeout(10):
         await asyncio.wait({keeping, enough}, return_when=asyncio.FIRST_COMPLETED)

@@ -171,6 +171,9 @@ class SimEngine(Home):
             if volume in (None, id_)
         }
 
+    async def failing(self) -> tuple[T1Id, ...]:
+        return ()
+
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
         now = self.volumes.get(volume)
         if now is not None and t1 in now.t2.homes:

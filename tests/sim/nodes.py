@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -134,7 +134,7 @@ class Sp:
         world.net.listen(self.name, process, engine)
         world.net.listen(f"{self.name}/vsm", process, vsm)
         record = ProcessorRecord(self.name, life, self.name, self.name, self.name, "sim")
-        await registration.keep(record, state.identity.cluster_id)
+        await registration.keep(record, state.identity.cluster_id, engine.failing)
 
 
 class _Registry:
@@ -151,7 +151,7 @@ class _Registry:
 
         return await self._net.call(self._sp, CONTROLLER, SHORT, work)
 
-    async def heartbeat(self, record: ProcessorRecord) -> bool:
+    async def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> bool:
         async def work(registry: Registry) -> bool:
             return registry.heartbeat(record.sp, record.incarnation)
 

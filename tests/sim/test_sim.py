@@ -17,7 +17,7 @@ from tests.sim.scenario import scenario
 #: Seeds of the gate, shared out between two processes; `make soak` goes on from there.
 SEEDS = 2000
 #: A broken rule must be seen within so many.
-PATIENCE = 400
+PATIENCE = 600
 
 
 def many(*argv: str) -> subprocess.Popen[str]:

@@ -22,8 +22,10 @@ from vswitchd.model.objects import (
     VolumeId,
     at,
 )
-from vswitchd.restructure.away import absent, away, ejected, majority, rejoined
+from vswitchd.restructure import mvsm, vcm
+from vswitchd.restructure.away import absent, away, ejected, lost, majority, rejoined
 from vswitchd.restructure.requests import Become, CopyOnto
+from vswitchd.restructure.steps import AwaitLease, FenceT1, place
 
 SIZE = 64 << 20
 A, B, C = SpId("a"), SpId("b"), SpId("c")
@@ -149,3 +151,29 @@ def test_who_homes_nothing_but_what_is_away_need_not_be_asked() -> None:
     assert absent(after, [A, C]) == {B}
     assert absent(after, [A, B, C]) == frozenset()
     assert absent(volume(mirror(leaf("a"), leaf("b"))), [A]) == frozenset()
+
+
+def test_an_object_whose_device_fails_takes_its_leg_along() -> None:
+    base = volume(
+        mirror(Stripe(65536, (leaf("a"), leaf("b"))), Stripe(65536, (leaf("a", 1), leaf("c"))))
+    )
+    after = ejected(base, [], [T1Id("a1")])
+    assert states(after.root) == [LegState.IN_SYNC, LegState.AWAY]
+    assert lost(after.root) == {"a1", "c0"} and after.owner == A
+    with pytest.raises(VsError, match="can't go on without b0"):
+        ejected(after, [], [T1Id("b0")])
+
+
+def test_what_is_away_is_not_fenced_and_the_lost_are_asked_for_nothing() -> None:
+    base = volume(mirror(leaf("a"), leaf("b")))
+    peers = {A: "a:1", B: "b:1", C: "c:1"}
+    failing = ejected(base, [], [T1Id("b0")])
+    answer = mvsm.determine(base, failing)
+    plan = vcm.plan(base, [Become(failing)], [answer], peers)
+    assert [step.t1 for step in plan.steps if isinstance(step, FenceT1)] == ["a0"]
+    assert not any(isinstance(step, AwaitLease) for step in plan.steps)
+    gone = ejected(base, [A])
+    plan = vcm.plan(base, [Become(gone)], [mvsm.determine(base, gone)], peers, [A])
+    assert {place(step) for step in plan.steps} == {None, B, C}
+    kinds = [type(step).__name__ for step in plan.steps]
+    assert kinds.index("FenceT1") < kinds.index("AwaitLease") < kinds.index("Commit")

@@ -12,7 +12,7 @@ from vswitchd.controller.health import concerns
 from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service
-from vswitchd.model.objects import SpId
+from vswitchd.model.objects import SpId, T1Id
 from vswitchd.ports import ProcessorRecord
 from vswitchd.rpc import cluster_pb2, cluster_pb2_grpc, processor_pb2, processor_pb2_grpc
 
@@ -111,5 +111,7 @@ class RegistryServicer(cluster_pb2_grpc.RegistryServiceServicer):
     async def Heartbeat(
         self, request: cluster_pb2.HeartbeatRequest, _: Context
     ) -> cluster_pb2.HeartbeatResponse:
-        known = self._registry.heartbeat(SpId(request.sp), request.incarnation)
+        known = self._registry.heartbeat(
+            SpId(request.sp), request.incarnation, frozenset(map(T1Id, request.failing_t1_ids))
+        )
         return cluster_pb2.HeartbeatResponse(known=known, term=self._registry.election.term)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import grpc
 
 from vswitchd.api.errors import from_rpc
 from vswitchd.api.vsm_client import OPTIONS
+from vswitchd.model.objects import T1Id
 from vswitchd.ports import ProcessorRecord
 from vswitchd.rpc import cluster_pb2, cluster_pb2_grpc
 
@@ -37,8 +40,10 @@ class RegistryClient:
             raise from_rpc(error, self._who) from None
         return answer.cluster_id, answer.heartbeat_interval_ms / 1000
 
-    async def heartbeat(self, record: ProcessorRecord) -> bool:
-        request = cluster_pb2.HeartbeatRequest(sp=record.sp, incarnation=record.incarnation)
+    async def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> bool:
+        request = cluster_pb2.HeartbeatRequest(
+            sp=record.sp, incarnation=record.incarnation, failing_t1_ids=failing
+        )
         try:
             answer = await self._stub.Heartbeat(request, timeout=DEADLINE)
         except grpc.RpcError as error:

@@ -21,9 +21,9 @@ from structlog.typing import FilteringBoundLogger
 from vswitchd.controller.live import CANCEL
 from vswitchd.controller.service import Options, Service
 from vswitchd.errors import VsError
-from vswitchd.model.objects import SpId, Volume, VolumeId, leaves
+from vswitchd.model.objects import SpId, T1Id, Volume, VolumeId
 from vswitchd.ports import Clock, Processors
-from vswitchd.restructure.away import away, ejected
+from vswitchd.restructure.away import away, ejected, lost
 from vswitchd.restructure.requests import Eject, Rejoin
 
 #: Seconds between looks, and without a heartbeat until an SP is suspected.
@@ -69,6 +69,8 @@ class Guardian:
         #: again.
         self._told: dict[VolumeId, str] = {}
         self._tries: dict[VolumeId, tuple[int, float]] = {}
+        #: How often in a row legs have come back, and when last.
+        self._rejoins: dict[VolumeId, tuple[int, float]] = {}
         #: Volumes with legs that are away, as of these.
         self._volumes: Sequence[Volume] = ()
         self._degraded: frozenset[VolumeId] = frozenset()
@@ -96,12 +98,13 @@ class Guardian:
         if volumes is not self._volumes:
             self._volumes = volumes
             self._degraded = frozenset(v.id for v in volumes if any(away(v.root)))
-        if not self._registry.lost and not self._degraded:
+        failing = {t1 for found in self._registry.failing.values() for t1 in found}
+        if not self._registry.lost and not self._degraded and not failing:
             return
         steady = {sp for sp, since in self._back.items() if now - since >= self._patience(sp, now)}
         for volume in volumes:
-            if self._registry.lost or volume.id in self._degraded:
-                await self._follow(volume, steady, now)
+            if self._registry.lost or failing or volume.id in self._degraded:
+                await self._follow(volume, steady, failing, now)
 
     async def _watch(self, sp: SpId) -> None:
         if sp in self._registry.lost:
@@ -129,26 +132,35 @@ class Guardian:
             return FIRST_PATIENCE
         return min(FIRST_PATIENCE * 2.0 ** max(0, count - 1), LAST_PATIENCE)
 
-    async def _follow(self, volume: Volume, steady: Collection[SpId], now: float) -> None:
+    async def _follow(
+        self, volume: Volume, steady: Collection[SpId], failing: Collection[T1Id], now: float
+    ) -> None:
         count, again = self._tries.get(volume.id, (0, now))
         if now < again:
             return None
-        missing = {leaf.t1 for _, leg in away(volume.root) for leaf in leaves(leg.node)}
-        homes = {t1.home for t1 in volume.t1s if t1.id not in missing}
+        missing = lost(volume.root)
+        present = {t1.id: t1.home for t1 in volume.t1s if t1.id not in missing}
+        homes = set(present.values())
         gone = sorted((homes | {volume.owner}) & self._registry.lost)
-        if gone:
+        bad = sorted(present.keys() & set(failing))
+        if gone or bad:
             try:
-                if ejected(volume, gone) is volume:
+                if ejected(volume, gone, bad) is volume:
                     return None
             except VsError as error:
                 return self._waits(volume, error.message)
             if not await self._give_way(volume):
                 return None
-            request: Eject | Rejoin = Eject(tuple(gone))
+            request: Eject | Rejoin = Eject(tuple(gone), tuple(bad))
         elif missing and volume.id not in self._service.busy():
             returned = {t1.home for t1 in volume.t1s if t1.id in missing} & set(steady)
             if not returned or not homes <= set(self._registry.up):
                 return None
+            count, at = self._rejoins.get(volume.id, (0, -STEADY))
+            if now - at < min(2.0**count, LAST_PATIENCE):
+                return None
+            # What fails again at once is tried less and less often.
+            self._rejoins[volume.id] = count + 1 if now - at < STEADY else 1, now
             request = Rejoin(tuple(sorted(returned)))
         else:
             self._told.pop(volume.id, None)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.election import core as election
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.invariants import check_sp_name
-from vswitchd.model.objects import SpId
+from vswitchd.model.objects import SpId, T1Id
 from vswitchd.ports import Clock, Processor, ProcessorRecord, Processors, Store
 
 #: Seconds between heartbeats, and without one until an SP counts as down.
@@ -46,6 +46,8 @@ class Registry:
         self.strangers: dict[SpId, tuple[ProcessorRecord, str]] = {}
         #: SPs that are known to be lost, until they register again.
         self.lost: set[SpId] = set()
+        #: T1 objects whose devices fail hosts' writes, as owners say.
+        self.failing: dict[SpId, frozenset[T1Id]] = {}
         self.cluster = ""
         self.election = election.State()
 
@@ -86,12 +88,16 @@ class Registry:
         await self._elect(election.SpUp(record.sp))
         self._joined(record.sp)
 
-    def heartbeat(self, sp: SpId, incarnation: str) -> bool:
+    def heartbeat(self, sp: SpId, incarnation: str, failing: Collection[T1Id] = ()) -> bool:
         """False if the SP has to register again."""
         record = self.records.get(sp)
         if record is None or record.incarnation != incarnation or sp not in self.election.up:
             return False
         self._heard[sp] = self._clock.monotonic()
+        if failing:
+            self.failing[sp] = frozenset(failing)
+        else:
+            self.failing.pop(sp, None)
         return True
 
     async def adopt(self, cluster: str) -> None:
@@ -106,6 +112,7 @@ class Registry:
         """The SP is lost; it is up again when it registers again."""
         self._log.warning("processor_lost", sp=sp)
         self.lost.add(sp)
+        self.failing.pop(sp, None)
         await self._elect(election.SpLost(sp))
 
     async def forget(self, sp: SpId) -> None:

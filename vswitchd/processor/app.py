@@ -169,7 +169,9 @@ class StorageProcessor:
         self._log.info("ready", vsm=address, peer=peer, nbd=nbd, metrics=metrics)
         looking = asyncio.create_task(self._look(engine, vsm))
         self._ends.callback(looking.cancel)
-        await _unless(stop, registration.keep(self._record, self._state.identity.cluster_id))
+        await _unless(
+            stop, registration.keep(self._record, self._state.identity.cluster_id, engine.failing)
+        )
 
     def _start_engine(self) -> Engine:
         settings, limits = self._settings, self._limits

@@ -115,6 +115,10 @@ class Engine:
         found = json.loads(await self._wait(self._native.t2s, volume or ""))
         return {VolumeId(one["volume"]): one["resync_percent"] for one in found}
 
+    async def failing(self) -> tuple[T1Id, ...]:
+        """T1 objects of mirrors whose devices fail hosts' writes."""
+        return tuple(map(T1Id, json.loads(await self._wait(self._native.failing))))
+
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
         await self._wait(self._native.reference_drop, volume, t1)
 

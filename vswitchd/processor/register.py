@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Set
+from collections.abc import Awaitable, Callable, Collection, Set
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.objects import T1Id
 from vswitchd.ports import ProcessorRecord
 
 #: Seconds between tries; each is twice as long as the one before, up to the last.
@@ -25,8 +26,9 @@ class Registry(Protocol):
         """Joins; returns the cluster's id and the heartbeat interval in seconds."""
         ...
 
-    def heartbeat(self, record: ProcessorRecord) -> Awaitable[bool]:
-        """False when the controller does not know this incarnation."""
+    def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> Awaitable[bool]:
+        """Says that it is there, and which T1 objects of its mirrors fail hosts' writes. False
+        when the controller does not know this incarnation."""
         ...
 
 
@@ -60,7 +62,12 @@ class Registration:
                 self._log.info("registered", cluster=joined[0])
                 return joined
 
-    async def keep(self, record: ProcessorRecord, cluster: str) -> None:
+    async def keep(
+        self,
+        record: ProcessorRecord,
+        cluster: str,
+        failing: Callable[[], Awaitable[Collection[T1Id]]],
+    ) -> None:
         """Joins and beats for ever. Only the first time is a refusal raised: hosts are served
         by then, and go on being served whatever the controller says later."""
         final: Set[Kind] = FINAL
@@ -70,7 +77,7 @@ class Registration:
             while True:
                 await asyncio.sleep(interval)
                 try:
-                    if not await self._registry.heartbeat(record):
+                    if not await self._registry.heartbeat(record, await failing()):
                         break
                 except VsError as error:
                     self._log.warning("heartbeat_failed", error=str(error))

@@ -22,6 +22,7 @@ from vswitchd.model.objects import (
     Path,
     SpId,
     Stripe,
+    T1Id,
     Volume,
     leaves,
     walk,
@@ -44,23 +45,25 @@ def absent(volume: Volume, up: Collection[SpId]) -> frozenset[SpId]:
     return frozenset(sp for sp in away - needed if sp not in up)
 
 
-def ejected(volume: Volume, gone: Collection[SpId]) -> Volume:
-    """The volume as it goes on without those SPs: legs that they home are away, another SP is
-    owner if one of them was. Itself if nothing changes. VsError VS6012 if they are needed: what
-    they home is nowhere else, or a majority of a mirror's voters is not left."""
-    root, whole = _without(volume, volume.root, frozenset(gone))
+def ejected(volume: Volume, gone: Collection[SpId], failing: Collection[T1Id] = ()) -> Volume:
+    """The volume as it goes on without those SPs and T1 objects: legs that have any of them are
+    away, another SP is owner if one of them was. Itself if nothing changes. VsError VS6012 if they
+    are needed: what they hold is nowhere else, or a majority of a mirror's voters is not left."""
+    without = {t1.id for t1 in volume.t1s if t1.home in gone or t1.id in failing}
+    root, whole = _without(volume.root, without)
     owner = volume.owner
+    names = [*sorted(gone), *sorted(failing)]
     if owner in gone:
         homes = [volume.t1(leaf.t1).home for leaf in _in_sync(root)]
         heirs = [sp for sp in volume.serving if sp not in gone]
         if not whole or not heirs:
             what = "no other SP serves it" if whole else "what is left of its legs is no majority"
-            raise _needed(volume, gone, what)
+            raise _needed(volume, names, what)
         owner = min(heirs, key=lambda sp: (sp not in homes, sp))
     if (root, owner) == (volume.root, volume.owner):
         if whole:
             return volume
-        raise _needed(volume, gone, "what they home is nowhere else, or the legs left are too few")
+        raise _needed(volume, names, "that is nowhere else, or the legs left are too few")
     return following(volume, root=root, t1s=volume.t1s, owner=owner)
 
 
@@ -84,30 +87,35 @@ def away(root: Node) -> Iterable[tuple[Path, Leg]]:
                     yield (*path, index), leg
 
 
-def _needed(volume: Volume, gone: Collection[SpId], why: str) -> VsError:
+def lost(root: Node) -> frozenset[T1Id]:
+    """The T1 objects of legs that are away."""
+    return frozenset(leaf.t1 for _, leg in away(root) for leaf in leaves(leg.node))
+
+
+def _needed(volume: Volume, names: Collection[str], why: str) -> VsError:
     return VsError(
         "VS6012",
         Kind.UNSAFE,
-        f"volume {volume.name} can't go on without SP {', '.join(sorted(gone))}: {why}; hosts "
-        "wait until it is back",
+        f"volume {volume.name} can't go on without {', '.join(names)}: {why}; hosts wait until it "
+        "is back",
     )
 
 
-def _without(volume: Volume, node: Node, gone: frozenset[SpId]) -> tuple[Node, bool]:
-    """The node without those SPs, and whether all of its data can still be had."""
+def _without(node: Node, gone: Collection[T1Id]) -> tuple[Node, bool]:
+    """The node without those T1 objects, and whether all of its data can still be had."""
     match node:
         case Leaf(t1, _):
-            return node, volume.t1(t1).home not in gone
+            return node, t1 not in gone
         case Hole():
             return node, False
         case Stripe(chunk, columns):
-            kept, whole = _each(volume, columns, gone)
+            kept, whole = _each(columns, gone)
             return Stripe(chunk, kept), whole
         case Concat(parts):
-            kept, whole = _each(volume, parts, gone)
+            kept, whole = _each(parts, gone)
             return Concat(kept), whole
         case Mirror(legs):
-            tried = [_without(volume, leg.node, gone) for leg in legs]
+            tried = [_without(leg.node, gone) for leg in legs]
             voters = [n for n, leg in enumerate(legs) if leg.state is LegState.IN_SYNC]
             reached = [n for n in voters if tried[n][1]]
             if not reached or not majority(len(voters), len(reached)):
@@ -126,10 +134,8 @@ def _without(volume: Volume, node: Node, gone: frozenset[SpId]) -> tuple[Node, b
             ), True
 
 
-def _each(
-    volume: Volume, nodes: Sequence[Node], gone: frozenset[SpId]
-) -> tuple[tuple[Node, ...], bool]:
-    found = [_without(volume, node, gone) for node in nodes]
+def _each(nodes: Sequence[Node], gone: Collection[T1Id]) -> tuple[tuple[Node, ...], bool]:
+    found = [_without(node, gone) for node in nodes]
     return tuple(node for node, _ in found), all(whole for _, whole in found)
 
 
@@ -178,5 +184,5 @@ def _homes_of_away(volume: Volume) -> set[SpId]:
 
 
 def _homes_of_present(volume: Volume) -> set[SpId]:
-    lost = {leaf.t1 for _, leg in away(volume.root) for leaf in leaves(leg.node)}
-    return {t1.home for t1 in volume.t1s if t1.id not in lost}
+    gone = lost(volume.root)
+    return {t1.home for t1 in volume.t1s if t1.id not in gone}

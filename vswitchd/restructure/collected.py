@@ -28,14 +28,21 @@ def require_reachable(volume: Volume, views: Sequence[View]) -> None:
 
 
 def require_agreement(
-    volume: Volume, views: Sequence[View], absent: Collection[SpId] = ()
+    volume: Volume,
+    views: Sequence[View],
+    absent: Collection[SpId] = (),
+    failing: Collection[T1Id] = (),
 ) -> dict[T1Id, T1]:
     """Every SP but the absent ones holds just what the store says; the T1 objects as their homes
-    hold them.
+    hold them, but for those that fail.
 
     A T1 object may be longer than the store says: an extension that was undone stays.
     """
-    held = {t1.id: _held(t1, view_of(views, t1.home)) for t1 in volume.t1s if t1.home not in absent}
+    held = {
+        t1.id: _held(t1, view_of(views, t1.home))
+        for t1 in volume.t1s
+        if t1.home not in absent and t1.id not in failing
+    }
     for sp in volume.serving:
         if sp in absent:
             continue

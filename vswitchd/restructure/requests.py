@@ -110,10 +110,11 @@ class Recover:
 
 @dataclass(frozen=True, slots=True)
 class Eject:
-    """The volume goes on without SPs that are lost: their legs are away, one that was owner is
-    not any more."""
+    """The volume goes on without SPs that are lost, and T1 objects whose devices fail: their legs
+    are away; an SP that was owner is not any more."""
 
     sps: tuple[SpId, ...]
+    t1s: tuple[T1Id, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,8 +114,9 @@ class _Work:
             return [Become(None if isinstance(request, Delete) else following(volume))]
         up = {view.sp for view in self.views}
         if isinstance(request, Eject):
-            target = ejected(volume, request.sps)
-            require_agreement(volume, self.views, absent(volume, up) | set(request.sps))
+            target = ejected(volume, request.sps, request.t1s)
+            without = absent(volume, up) | set(request.sps)
+            require_agreement(volume, self.views, without, request.t1s)
             return [] if target is volume else [Become(target)]
         if isinstance(request, Rejoin):
             # Who comes back is fenced before it is written to: it must be there.

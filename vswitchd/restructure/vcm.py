@@ -27,7 +27,7 @@ from vswitchd.model.objects import (
     walk,
 )
 from vswitchd.model.view import Affected, Change, ObjectKind
-from vswitchd.restructure.away import ejected
+from vswitchd.restructure.away import ejected, lost
 from vswitchd.restructure.requests import Become, CopyOnto, Stage
 from vswitchd.restructure.steps import (
     ActivateT2,
@@ -146,7 +146,8 @@ def undo(done: Plan, current: Volume | None, peers: Peers, gone: Collection[SpId
         order = _owner_first(target)
         _stage(draft, target, order, peers)
         # What `done` has created too: a tree of it may be in use still, and must not read there.
-        fenced = {**{t1.id: t1.home for t1 in target.t1s}, **new}
+        away = lost(target.root)
+        fenced = {**{t1.id: t1.home for t1 in target.t1s if t1.id not in away}, **new}
         draft.group(FenceT1(home, t1, target.epoch) for t1, home in fenced.items())
         _outlast(draft, done.base)
         draft.add(Commit(target))
@@ -218,7 +219,9 @@ def _become(
     draft.group(PutT1(new.t1(t1), old.epoch if old else new.epoch) for _, t1 in t1_changed)
     _stage(draft, new, order, peers)
     if old is not None:
-        draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in moved)
+        # What is away by the new tree is neither read nor written, and may be past fencing.
+        spared = {*moved, *lost(new.root)}
+        draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in spared)
         leaves = any(t1 not in moved for _, t1 in t1_removed)
         if leaves or new.size > old.size:
             draft.pass_no_return()

@@ -443,17 +443,23 @@ class HeartbeatRequest(_message.Message):
 
     SP_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    FAILING_T1_IDS_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     incarnation: _builtins.str
+    @_builtins.property
+    def failing_t1_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """T1 objects of mirrors that this SP owns whose devices fail hosts' writes."""
+
     def __init__(
         self,
         *,
         sp: _builtins.str = ...,
         incarnation: _builtins.str = ...,
+        failing_t1_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "sp", b"sp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing_t1_ids", b"failing_t1_ids", "incarnation", b"incarnation", "sp", b"sp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

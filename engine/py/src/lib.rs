@@ -120,6 +120,10 @@ impl Engine {
         call(py, || self.0.copy_throttle(volume_id, &path, rate, adaptive))
     }
 
+    fn failing(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.failing())
+    }
+
     fn copy_stop(&self, py: Python<'_>, volume_id: &str, path: Vec<usize>) -> PyResult<()> {
         call(py, || self.0.copy_stop(volume_id, &path))
     }

@@ -1,5 +1,6 @@
 //! A volume in service: its current tree with what the leaves resolve to.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -150,6 +151,8 @@ pub struct Volume {
     pub copies: Mutex<Vec<Copy>>,
     /// What hosts met, by the loop that last said so when it was asked.
     pub hosts: Mutex<Vec<Hosts>>,
+    /// T1 objects of mirrors whose devices have refused a host's write or flush, by this tree.
+    pub failing: Mutex<BTreeSet<String>>,
     /// Bytes that copies and resyncs have written.
     pub moved: AtomicU64,
     /// Held by the control call that changes the volume.
@@ -166,6 +169,7 @@ impl Volume {
             pause: Mutex::default(),
             copies: Mutex::default(),
             hosts: Mutex::default(),
+            failing: Mutex::default(),
             moved: AtomicU64::new(0),
             control: Mutex::default(),
         }

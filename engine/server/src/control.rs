@@ -316,6 +316,8 @@ impl Engine {
         volume
             .copies()
             .retain(|copy| !copy.resync && copy::carries_on(&old.tree, &tree, &copy.path));
+        let kept = |t1: &String| tree.leaves().iter().any(|leaf| leaf.t1 == *t1 && !leaf.away);
+        lock(&volume.failing).retain(kept);
         volume.set(Active::new(tree, &self.shared.t1s, pinned, Some(&old)));
         if pinned {
             self.list_resync(&volume);
@@ -377,6 +379,17 @@ impl Engine {
             T2Shape { volume: volume.id.clone(), version, epoch, resync_percent }
         });
         json(&shapes.collect::<Vec<_>>())
+    }
+
+    /// JSON list of the T1 objects under mirrors that have failed hosts' writes, and without which
+    /// their volumes can go on.
+    ///
+    /// # Errors
+    /// None but of JSON itself.
+    pub fn failing(&self) -> Result<String, Failure> {
+        let volumes = self.volumes();
+        let failing = volumes.iter().flat_map(|volume| lock(&volume.failing).clone());
+        json(&failing.collect::<Vec<String>>())
     }
 
     /// Closes the remote reference to a T1 object.

@@ -7,6 +7,7 @@ use vs_io::T1Object;
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
+use crate::control::lock;
 use crate::event_loop::{Loop, LoopVolume};
 use crate::mailbox::{Message, SubData};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
@@ -322,6 +323,16 @@ impl Loop {
             op.rewind();
             return self.route(token);
         }
+        let (fail, changes) = (op.fail, op.kind.changes() || op.kind == Kind::Flush);
+        let host = matches!(op.source, Source::Nbd { .. } | Source::Peer { .. }) && !direct;
+        if matches!(fail, Some(Fail::Io | Fail::NoSpace))
+            && host
+            && changes
+            && self.blames_a_leg(token)
+        {
+            return self.park(token, Fail::NotFound);
+        }
+        let Some(op) = self.ops.get_mut(token) else { return };
         match op.fail {
             Some(why @ (Fail::Stale | Fail::NotFound)) if !direct => {
                 return self.park(token, why);
@@ -369,6 +380,25 @@ impl Loop {
             return self.copy_write(token);
         }
         self.finish(token, result);
+    }
+
+    /// Notes the T1 objects whose devices have failed a host's write or flush. True if the volume
+    /// can go on without them: then it waits until it does.
+    fn blames_a_leg(&mut self, token: Token) -> bool {
+        let Some(op) = self.ops.get(token) else { return false };
+        let Some(volume) = self.volumes.get(op.volume) else { return false };
+        let tree = &volume.active.tree;
+        let failed = &op.failed_leaves;
+        let mirrored = |leaf: &u32| tree.leaves()[*leaf as usize].mirrored;
+        if !tree.is_owner() || failed.is_empty() || !failed.iter().all(mirrored) {
+            return false;
+        }
+        let other = tree.survives(failed);
+        if other {
+            let mut failing = lock(&volume.volume.failing);
+            failing.extend(failed.iter().map(|leaf| tree.leaves()[*leaf as usize].t1.clone()));
+        }
+        other
     }
 
     fn unlock(&mut self, token: Token) {

@@ -209,6 +209,26 @@ impl Tree {
         leaves.filter(|leaf| !self.leaves[*leaf as usize].away)
     }
 
+    /// True if all of the volume can still be read without these leaves.
+    #[must_use]
+    pub fn survives(&self, lost: &[u32]) -> bool {
+        self.whole(self.root, lost)
+    }
+
+    fn whole(&self, id: u32, lost: &[u32]) -> bool {
+        match &self.nodes[id as usize].kind {
+            Kind::Leaf(leaf) => !lost.contains(leaf),
+            Kind::Hole => true,
+            Kind::Mirror { legs, .. } => {
+                let mut in_sync = legs.iter().filter(|leg| leg.1 == LegState::InSync);
+                in_sync.any(|leg| self.whole(leg.0, lost))
+            }
+            Kind::Stripe { columns: below, .. } | Kind::Concat { parts: below, .. } => {
+                below.iter().all(|&id| self.whole(id, lost))
+            }
+        }
+    }
+
     /// True if some mirror's leg is not in sync.
     #[must_use]
     pub fn is_degraded(&self) -> bool {
