@@ -25,7 +25,7 @@ from vswitchd.model.objects import (
 from vswitchd.restructure import mvsm, vcm
 from vswitchd.restructure.away import absent, away, ejected, lost, majority, rejoined
 from vswitchd.restructure.requests import Become, CopyOnto
-from vswitchd.restructure.steps import AwaitLease, FenceT1, place
+from vswitchd.restructure.steps import AwaitLease, Commit, FenceT1, place
 
 SIZE = 64 << 20
 A, B, C = SpId("a"), SpId("b"), SpId("c")
@@ -175,5 +175,7 @@ def test_what_is_away_is_not_fenced_and_the_lost_are_asked_for_nothing() -> None
     gone = ejected(base, [A])
     plan = vcm.plan(base, [Become(gone)], [mvsm.determine(base, gone)], peers, [A])
     assert {place(step) for step in plan.steps} == {None, B, C}
+    # There is no way back to legs that have missed what was acknowledged since.
+    assert isinstance(plan.steps[plan.no_return], Commit)
     kinds = [type(step).__name__ for step in plan.steps]
     assert kinds.index("FenceT1") < kinds.index("AwaitLease") < kinds.index("Commit")

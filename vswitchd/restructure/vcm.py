@@ -222,10 +222,12 @@ def _become(
         # What is away by the new tree is neither read nor written, and may be past fencing.
         spared = {*moved, *lost(new.root)}
         draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in spared)
-        leaves = any(t1 not in moved for _, t1 in t1_removed)
-        if leaves or new.size > old.size:
-            draft.pass_no_return()
         _outlast(draft, old)
+        leaves = any(t1 not in moved for _, t1 in t1_removed)
+        # What is acknowledged from then on the legs that were left behind do not have.
+        behind = bool(lost(new.root) - lost(old.root))
+        if leaves or behind or new.size > old.size:
+            draft.pass_no_return()
     draft.add(Commit(new))
     _activate(draft, new, order)
     draft.group(RemoveT2(sp, new.id, new.version) for sp, _ in t2_removed)
