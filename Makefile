@@ -46,10 +46,12 @@ bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server
 ROUNDS ?= 500
 SECONDS ?= 3600
 FIRST ?= 2000
-soak: engine deps-test ## the simulation for SECONDS seconds, all pairs of interruptions, the kill test for ROUNDS rounds (SEED=n replays one)
+FAULTS ?= 500
+soak: engine deps-test ## the simulation for SECONDS seconds, all pairs of interruptions, the kill test for ROUNDS rounds, FAULTS faults (SEED=n replays)
 	PYTHONHASHSEED=0 $(PY) -W ignore -m tests.sim --first $(FIRST) --count 100000000 --seconds $(SECONDS)
 	VSWITCHD_SOAK=1 $(PY) -m pytest tests/controller/test_interruption.py --timeout 0
 	VSWITCHD_KILL_ROUNDS=$(ROUNDS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_kill.py --timeout 0
+	VSWITCHD_FAULTS=$(FAULTS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_faults.py --timeout 0
 
 lock: deps ## resolve pyproject.toml anew into requirements.lock
 	$(PY) -m uv pip compile pyproject.toml --extra dev --generate-hashes --upgrade --quiet --universal \

@@ -5,24 +5,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.e2e.agree import agree
 from tests.e2e.cluster import MIB, Cluster
+from tests.e2e.lost import SOON, failing_device, in_sync, states
 from tests.e2e.metrics import samples
 from tests.e2e.nbd import READ, Client
-from tests.e2e.process import guarded, wait_for
+from tests.e2e.process import wait_for
 from tests.e2e.stamps import Stamper, Writer
-from vswitchd.rpc import common_pb2
 
 SIZE = 64 * MIB
-#: Seconds until hosts must go on, on a machine that does other things too.
-SOON = 20.0
 
 
 class Pulse:
@@ -63,20 +59,6 @@ class Pulse:
         return True
 
 
-def states(cluster: Cluster, name: str) -> list[str]:
-    """The states of the legs of the root mirror, as the controller says."""
-    root = cluster.volume(name).record.root
-    return [
-        common_pb2.LegState.Name(leg.state).removeprefix("LEG_STATE_").lower()
-        for leg in root.mirror.legs
-    ]
-
-
-def in_sync(cluster: Cluster, name: str, legs: int) -> None:
-    wait_for("all legs to be in sync", lambda: states(cluster, name) == ["in_sync"] * legs, 90.0)
-    cluster.settled()
-
-
 def whole_again(cluster: Cluster, name: str, legs: int = 2) -> None:
     in_sync(cluster, name, legs)
     wait_for("store, SPs and labels to agree", lambda: agree(cluster), 60.0)
@@ -113,6 +95,25 @@ def test_a_leg_is_lost_and_comes_back(cluster: Cluster) -> None:
         # 256 blocks lie in one region; what was dirty before may be copied as well.
         assert 0 < moved(cluster, "db") <= 8 * MIB
         assert "guardian" in cluster.ctl("volume", "history", "db").out
+
+
+def test_a_large_leg_is_copied_what_it_missed_and_little_more(cluster: Cluster) -> None:
+    """10 GiB, of which 100 MiB are written, all over it."""
+    for sp in ("sp-a", "sp-b"):
+        cluster.add_device(sp, f"large-{sp}", 11 << 30)
+    layout = "mirror(sp-a/large-sp-a, sp-b/large-sp-b)"
+    cluster.ctl("volume", "create", "big", "--size", "10G", "--layout", layout, "--on", "sp-a")
+    leg = cluster.sps["sp-b"]
+    with Client(cluster.sps["sp-a"].addresses["--nbd"], "big") as client:
+        client.write(5 << 30, b"before" * 1000)
+        leg.kill()
+        wait_for("the leg to be left behind", lambda: states(cluster, "big")[1] == "away", SOON)
+        data = bytes(range(256)) * 4096
+        for region in range(100):
+            client.write(region * 100 * MIB, data)
+    leg.start()
+    in_sync(cluster, "big", 2)
+    assert 100 * MIB <= moved(cluster, "big") <= 110 * MIB
 
 
 def test_an_owner_is_lost_and_hosts_elsewhere_go_on(cluster: Cluster) -> None:
@@ -165,22 +166,6 @@ def test_an_owner_that_was_stopped_reads_nothing_old(cluster: Cluster) -> None:
                 os.kill(owner.pid, signal.SIGCONT)
             assert there.answer(4096) == newer
         whole_again(cluster, "db")
-
-
-@contextmanager
-def failing_device(root: Path) -> Iterator[tuple[str, Path]]:
-    """nbdkit on a file, with its URI, and a file while which is there every request fails."""
-    sock, trigger, backing = root / "bad.sock", root / "bad.trigger", root / "bad.backing"
-    with backing.open("wb") as file:
-        file.truncate(256 * MIB)
-    argv = ["nbdkit", "-f", "-U", str(sock), "--filter=error", "file", str(backing)]
-    argv += ["error=EIO", "error-rate=100%", f"error-file={trigger}"]
-    with subprocess.Popen(guarded(*argv)) as nbdkit:
-        try:
-            wait_for("nbdkit to listen", sock.exists)
-            yield f"nbd+unix:///?socket={sock}", trigger
-        finally:
-            nbdkit.kill()
 
 
 def test_a_device_fails_and_works_again(cluster: Cluster) -> None:
