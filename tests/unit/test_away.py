@@ -153,6 +153,21 @@ def test_who_homes_nothing_but_what_is_away_need_not_be_asked() -> None:
     assert absent(volume(mirror(leaf("a"), leaf("b"))), [A]) == frozenset()
 
 
+def test_an_owner_is_never_left_out() -> None:
+    """Copies are its work: a leg would be called in sync that nobody has copied to."""
+    base = volume(
+        mirror(Concat((leaf("a"), leaf("b"))), mirror(leaf("a", 1), leaf("c"))), "ab", "b"
+    )
+    lonely = ejected(ejected(base, [A]), [])
+    assert lonely.owner == B and absent(lonely, [A, C]) == frozenset()
+    stages = rejoined(lonely, [A])
+    assert [type(stage) for stage in stages] == [Become, CopyOnto, Become]
+    answers = [mvsm.determine(*asked) if asked else () for asked in vcm.transitions(lonely, stages)]
+    peers = {A: "a:1", B: "b:1", C: "c:1"}
+    with pytest.raises(VsError, match=r"VS3010.*SP b is needed"):
+        vcm.plan(lonely, stages, answers, peers, [B])
+
+
 def test_an_object_whose_device_fails_takes_its_leg_along() -> None:
     base = volume(
         mirror(Stripe(65536, (leaf("a"), leaf("b"))), Stripe(65536, (leaf("a", 1), leaf("c"))))

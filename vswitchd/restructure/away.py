@@ -39,9 +39,9 @@ def majority(in_sync: int, reached: int) -> bool:
 
 
 def absent(volume: Volume, up: Collection[SpId]) -> frozenset[SpId]:
-    """SPs that are not up, and home nothing of the volume but legs that are away: whatever
-    happens to it, they need not be asked."""
-    away, needed = _homes_of_away(volume), _homes_of_present(volume)
+    """SPs that are not up, do not own the volume, and home nothing of it but legs that are away:
+    whatever happens to it, they need not be asked."""
+    away, needed = _homes_of_away(volume), _homes_of_present(volume) | {volume.owner}
     return frozenset(sp for sp in away - needed if sp not in up)
 
 

@@ -181,8 +181,14 @@ class _Draft:
         """Steps that may run at the same time, after all that came before."""
         start = len(self.steps)
         for step in steps:
+            sp = place(step)
+            if sp in self.gone and isinstance(step, PutT1 | AdoptT1 | Copy | AwaitSync):
+                # Without it what follows would be wrong.
+                raise VsError(
+                    "VS3010", Kind.PRECONDITION, f"SP {sp} is needed for this; bring it back first"
+                )
             kept = isinstance(step, DeleteT1) and self._leaves
-            if not kept and place(step) not in self.gone:
+            if not kept and sp not in self.gone:
                 self.steps.append(step)
         if len(self.steps) > start:
             self.groups.append((start, len(self.steps)))
