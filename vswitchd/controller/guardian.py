@@ -23,7 +23,7 @@ from vswitchd.controller.service import Options, Service
 from vswitchd.errors import VsError
 from vswitchd.model.objects import SpId, T1Id, Volume, VolumeId
 from vswitchd.ports import Clock, Processors
-from vswitchd.restructure.away import away, ejected, lost
+from vswitchd.restructure.away import away, ejected, lost, rejoined
 from vswitchd.restructure.requests import Eject, Rejoin
 
 #: Seconds between looks, and without a heartbeat until an SP is suspected.
@@ -68,7 +68,7 @@ class Guardian:
         #: Why volumes can't follow, as last logged; how often in a row, and when they are tried
         #: again.
         self._told: dict[VolumeId, str] = {}
-        self._tries: dict[VolumeId, tuple[int, float]] = {}
+        self._tries: dict[tuple[VolumeId, str], tuple[int, float]] = {}
         #: How often in a row legs have come back, and when last.
         self._rejoins: dict[VolumeId, tuple[int, float]] = {}
         #: Volumes with legs that are away, as of these.
@@ -135,9 +135,6 @@ class Guardian:
     async def _follow(
         self, volume: Volume, steady: Collection[SpId], failing: Collection[T1Id], now: float
     ) -> None:
-        count, again = self._tries.get(volume.id, (0, now))
-        if now < again:
-            return None
         missing = lost(volume.root)
         present = {t1.id: t1.home for t1 in volume.t1s if t1.id not in missing}
         homes = set(present.values())
@@ -154,27 +151,33 @@ class Guardian:
             request: Eject | Rejoin = Eject(tuple(gone), tuple(bad))
         elif missing and volume.id not in self._service.busy():
             returned = {t1.home for t1 in volume.t1s if t1.id in missing} & set(steady)
-            if not returned or not homes <= set(self._registry.up):
+            needed = homes | {volume.owner}
+            if not rejoined(volume, returned) or not needed <= set(self._registry.up):
                 return None
+            # What fails again at once is tried less and less often.
             count, at = self._rejoins.get(volume.id, (0, -STEADY))
             if now - at < min(2.0**count, LAST_PATIENCE):
                 return None
-            # What fails again at once is tried less and less often.
-            self._rejoins[volume.id] = count + 1 if now - at < STEADY else 1, now
             request = Rejoin(tuple(sorted(returned)))
         else:
             self._told.pop(volume.id, None)
-            self._tries.pop(volume.id, None)
             return None
         kind = EJECT if isinstance(request, Eject) else REJOIN
+        tries, again = self._tries.get((volume.id, kind), (0, now))
+        if now < again:
+            return None
         try:
             await self._service.change(kind, volume.name, request, Options(who=WHO))
         except VsError as error:
-            self._tries[volume.id] = count + 1, now + min(INTERVAL * 2.0**count, LAST_RETRY)
+            delay = min(INTERVAL * 2.0**tries, LAST_RETRY)
+            self._tries[volume.id, kind] = tries + 1, now + delay
             self._waits(volume, error.message)
         else:
             self._told.pop(volume.id, None)
-            self._tries.pop(volume.id, None)
+            self._tries.pop((volume.id, kind), None)
+            if kind == REJOIN:
+                count, at = self._rejoins.get(volume.id, (0, -STEADY))
+                self._rejoins[volume.id] = count + 1 if now - at < STEADY else 1, now
 
     def _waits(self, volume: Volume, why: str) -> None:
         if self._told.get(volume.id) != why:
