@@ -21,6 +21,7 @@ from vswitchd.model.objects import (
     SpId,
     T1Id,
     Volume,
+    VolumeId,
     at,
     node_size,
     project,
@@ -149,7 +150,8 @@ def undo(done: Plan, current: Volume | None, peers: Peers, gone: Collection[SpId
         away = lost(target.root)
         fenced = {**{t1.id: t1.home for t1 in target.t1s if t1.id not in away}, **new}
         draft.group(FenceT1(home, t1, target.epoch) for t1, home in fenced.items())
-        _outlast(draft, done.base)
+        # Whoever of them came last: it may have been owner when it was lost.
+        _outlast(draft, base.id, {volume.owner for volume in seen})
         draft.add(Commit(target))
         _activate(draft, target, order)
         left = sorted(staged - set(base.serving))
@@ -228,7 +230,7 @@ def _become(
         # What is away by the new tree is neither read nor written, and may be past fencing.
         spared = {*moved, *lost(new.root)}
         draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in spared)
-        _outlast(draft, old)
+        _outlast(draft, old.id, {old.owner})
         leaves = any(t1 not in moved for _, t1 in t1_removed)
         # What is acknowledged from then on the legs that were left behind do not have.
         behind = bool(lost(new.root) - lost(old.root))
@@ -240,11 +242,10 @@ def _become(
     draft.group(DeleteT1(sp, t1, new.epoch) for sp, t1 in t1_removed)
 
 
-def _outlast(draft: _Draft, old: Volume | None) -> None:
+def _outlast(draft: _Draft, volume: VolumeId, owners: Collection[SpId]) -> None:
     """An owner that can't be reached was not fenced where it is home: it must have stopped to
     read before another may write."""
-    if old is not None and old.owner in draft.gone:
-        draft.add(AwaitLease(old.owner, old.id))
+    draft.group(AwaitLease(sp, volume) for sp in sorted(set(owners) & draft.gone))
 
 
 def _adopt(draft: _Draft, old: Volume, new: Volume, moved: Mapping[T1Id, SpId]) -> None:
