@@ -25,7 +25,7 @@ def states(cluster: Cluster, name: str) -> list[str]:
 
 
 def in_sync(cluster: Cluster, name: str, legs: int) -> None:
-    wait_for("all legs to be in sync", lambda: states(cluster, name) == ["in_sync"] * legs, 90.0)
+    wait_for("all legs to be in sync", lambda: states(cluster, name) == ["in_sync"] * legs, 150.0)
     cluster.settled()
 
 
