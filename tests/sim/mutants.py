@@ -11,7 +11,6 @@ from tests.sim.engine import Copy as SimCopy
 from tests.sim.engine import SimEngine
 from vswitchd.processor.state import State
 from vswitchd.processor.vsm import Vsm
-from vswitchd.restructure import away as away_legs
 from vswitchd.restructure import vcm
 from vswitchd.restructure.steps import (
     ActivateT2,
@@ -168,10 +167,6 @@ MUTANTS: dict[str, Mutant] = {
     # Who was owner reads nothing once another writes.
     "an owner reads without a lease": _reads_without_a_lease,
     "a lease is not waited for": _without(AwaitLease),
-    # In a partition at most one side goes on.
-    "one leg is a majority": lambda: mock.patch.object(
-        away_legs, "majority", lambda in_sync, reached: reached > 0
-    ),
     "terms that are over are not refused": _terms_are_not_refused,
     # What comes late hits nothing.
     "removed trees may come back": lambda: mock.patch.object(
