@@ -87,7 +87,7 @@ MUTATIONS = (
     Mutation(
         "claims 19, 20: planned from what SPs say",
         "vswitchd/restructure/vbm.py",
-        "        held = require_agreement(volume, self.views)\n",
+        "        held = require_agreement(volume, self.views, absent(volume, up))\n",
         "        held = {t1.id: t1 for t1 in volume.t1s}\n",
         ("tests/unit", "tests/controller"),
     ),
@@ -129,7 +129,7 @@ MUTATIONS = (
         "step 7: the old tree is fenced before the swap",
         "vswitchd/restructure/vcm.py",
         "        draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s "
-        "if t1.id not in moved)\n",
+        "if t1.id not in spared)\n",
         "",
     ),
     Mutation(
