@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tests.sim.tree import behind, locate
-from vswitchd.model.objects import BLOCK, T1, T2, SpId, T1Id, VolumeId, leaves, project
-from vswitchd.restructure.away import away
+from vswitchd.model.objects import BLOCK, T1, T2, SpId, T1Id, VolumeId, project
+from vswitchd.restructure.away import away, lost
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -115,14 +115,14 @@ class Checks:
         A home that was lost lately may not have been fenced: what is mirrored has fenced legs
         beside it, and what is not is the same by both trees."""
         now = self._world.loop.time()
-        lost = {leaf.t1 for _, leg in away(t2.root) for leaf in leaves(leg.node)}
+        gone = lost(t2.root)
         for sp, other in self._trees(t2.volume):
             if other.epoch >= t2.epoch:
                 continue
             for t1, home in other.homes.items():
                 found = self._world.sps[home].disks.find(t1)
                 # Of legs that are behind and then leave nothing is ever read.
-                if t1 in lost or (t1 not in t2.homes and t1 in behind(other.root)):
+                if t1 in gone or (t1 not in t2.homes and t1 in behind(other.root)):
                     continue
                 if now - self._lost.get(home, -LATELY) < LATELY:
                     continue
@@ -136,7 +136,7 @@ class Checks:
                 continue
             for (t1, epoch), count in node.engine.running.items():
                 held = node.disks.find(t1)
-                if t1 in lost or now - self._lost.get(node.name, -LATELY) < LATELY:
+                if t1 in gone or now - self._lost.get(node.name, -LATELY) < LATELY:
                     continue
                 if count and epoch < t2.epoch and held is not None and held[0].volume == t2.volume:
                     self._breach(

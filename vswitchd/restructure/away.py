@@ -27,6 +27,7 @@ from vswitchd.model.objects import (
     leaves,
     walk,
 )
+from vswitchd.restructure.legs import homes
 from vswitchd.restructure.requests import Become, CopyOnto, Stage
 from vswitchd.restructure.stages import following
 
@@ -41,8 +42,9 @@ def majority(in_sync: int, reached: int) -> bool:
 def absent(volume: Volume, up: Collection[SpId]) -> frozenset[SpId]:
     """SPs that are not up, do not own the volume, and home nothing of it but legs that are away:
     whatever happens to it, they need not be asked."""
-    away, needed = _homes_of_away(volume), _homes_of_present(volume) | {volume.owner}
-    return frozenset(sp for sp in away - needed if sp not in up)
+    gone = lost(volume.root)
+    needed = {t1.home for t1 in volume.t1s if t1.id not in gone} | {volume.owner}
+    return frozenset(t1.home for t1 in volume.t1s) - needed - set(up)
 
 
 def ejected(volume: Volume, gone: Collection[SpId], failing: Collection[T1Id] = ()) -> Volume:
@@ -54,12 +56,12 @@ def ejected(volume: Volume, gone: Collection[SpId], failing: Collection[T1Id] = 
     owner = volume.owner
     names = [*sorted(gone), *sorted(failing)]
     if owner in gone:
-        homes = [volume.t1(leaf.t1).home for leaf in _in_sync(root)]
+        current = [volume.t1(leaf.t1).home for leaf in _in_sync(root)]
         heirs = [sp for sp in volume.serving if sp not in gone]
         if not whole or not heirs:
             what = "no other SP serves it" if whole else "what is left of its legs is no majority"
             raise _needed(volume, names, what)
-        owner = min(heirs, key=lambda sp: (sp not in homes, sp))
+        owner = min(heirs, key=lambda sp: (sp not in current, sp))
     if (root, owner) == (volume.root, volume.owner):
         if whole:
             return volume
@@ -70,7 +72,7 @@ def ejected(volume: Volume, gone: Collection[SpId], failing: Collection[T1Id] = 
 def rejoined(volume: Volume, back: Collection[SpId]) -> list[Stage]:
     """Legs that are away and whose SPs are all back get what they have missed, then are in sync;
     none if there is no such leg."""
-    found = [path for path, leg in away(volume.root) if _homes(volume, leg.node) <= set(back)]
+    found = [path for path, leg in away(volume.root) if homes(volume, leg.node) <= set(back)]
     if not found:
         return []
     first = following(volume, root=_set(volume.root, found, LegState.WRITE_ONLY), t1s=volume.t1s)
@@ -173,16 +175,3 @@ def _in_sync(node: Node) -> Iterable[Leaf]:
                 yield from _in_sync(below)
         case Leaf():
             yield node
-
-
-def _homes(volume: Volume, node: Node) -> set[SpId]:
-    return {volume.t1(leaf.t1).home for leaf in leaves(node)}
-
-
-def _homes_of_away(volume: Volume) -> set[SpId]:
-    return {sp for _, leg in away(volume.root) for sp in _homes(volume, leg.node)}
-
-
-def _homes_of_present(volume: Volume) -> set[SpId]:
-    gone = lost(volume.root)
-    return {t1.home for t1 in volume.t1s if t1.id not in gone}

@@ -9,6 +9,7 @@ from vswitchd.model.objects import (
     Mirror,
     Node,
     Path,
+    SpId,
     Volume,
     at,
     leaves,
@@ -63,7 +64,7 @@ def _named(volume: Volume, leg: str) -> dict[Path, set[int]]:
         for path, mirror in mirrors.items():
             if any(path[: len(outer)] == outer for outer in gone):
                 continue
-            whole = {i for i, one in enumerate(mirror.legs) if _homes(volume, one.node) == {leg}}
+            whole = {i for i, one in enumerate(mirror.legs) if homes(volume, one.node) == {leg}}
             if whole:
                 found[path] = whole
                 gone += [(*path, index) for index in whole]
@@ -77,7 +78,8 @@ def _named(volume: Volume, leg: str) -> dict[Path, set[int]]:
     return found
 
 
-def _homes(volume: Volume, node: Node) -> set[str]:
+def homes(volume: Volume, node: Node) -> set[SpId]:
+    """The SPs that home what lies under a node of the volume's tree."""
     return {volume.t1(leaf.t1).home for leaf in leaves(node)}
 
 

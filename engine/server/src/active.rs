@@ -8,6 +8,7 @@ use serde::Serialize;
 use vs_io::{Kind, T1Object, T1Table};
 use vs_tree::{LeafRef, Place, Tree};
 
+use crate::copy;
 use crate::metrics::Histogram;
 use crate::pace::Hosts;
 use crate::rangelock::RangeLock;
@@ -102,8 +103,6 @@ pub struct Copy {
     pub durable: u64,
     /// Bytes per second, lately.
     pub rate: u64,
-    /// Bytes that were read and written; the rest is alike already.
-    pub moved: u64,
     /// Only what the write-intent maps of the legs have.
     #[serde(skip)]
     pub delta: bool,
@@ -131,7 +130,6 @@ impl Copy {
             error: String::new(),
             durable: 0,
             rate: 0,
-            moved: 0,
             delta: resync,
             resync,
             start: 0,
@@ -185,6 +183,15 @@ impl Volume {
 
     pub fn copies(&self) -> std::sync::MutexGuard<'_, Vec<Copy>> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists a resync of the tree in use, in the place of one that was listed.
+    pub fn list_resync(&self) {
+        let mut resync = Copy::new(&self.id, Vec::new(), true);
+        resync.total = copy::total(&self.active().tree, &resync);
+        let mut copies = self.copies();
+        copies.retain(|copy| !copy.resync);
+        copies.push(resync);
     }
 
     /// A loop says what its hosts have met.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Residency, T1Table};
 use vs_tree::{Spec, Tree};
 
-use crate::active::{Active, Copy, Leaf, Volume};
+use crate::active::{Active, Leaf, Volume};
 use crate::config::Config;
 use crate::copy;
 use crate::event_loop::{Loop, Shared};
@@ -283,7 +283,7 @@ impl Engine {
             let active = Active::new(tree, &self.shared.t1s, pinned, None);
             let volume = Arc::new(Volume::new(active));
             if pinned {
-                self.list_resync(&volume);
+                volume.list_resync();
             }
             let mut volumes = self.shared.volumes.write().unwrap_or_else(PoisonError::into_inner);
             volumes.insert(id, Arc::clone(&volume));
@@ -320,18 +320,12 @@ impl Engine {
         lock(&volume.failing).retain(kept);
         volume.set(Active::new(tree, &self.shared.t1s, pinned, Some(&old)));
         if pinned {
-            self.list_resync(&volume);
+            volume.list_resync();
         }
         self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt())?;
         let pause = begun.elapsed();
         lock(&volume.pause).add(pause.as_secs_f64(), 1);
         Ok(pause.as_micros() as u64)
-    }
-
-    fn list_resync(&self, volume: &Volume) {
-        let mut resync = Copy::new(&volume.id, Vec::new(), true);
-        resync.total = copy::total(&volume.active().tree, &resync);
-        volume.copies().push(resync);
     }
 
     /// Takes a volume out of service: requests end, what was written is flushed.

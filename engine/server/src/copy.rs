@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vs_tree::{LegState, Tree};
 
-use crate::active::{Active, Copy, CopyState};
+use crate::active::{Copy, CopyState};
 use crate::event_loop::Loop;
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
@@ -465,15 +465,7 @@ impl Loop {
         }
         volume.copies.remove(index);
         shared.copies().iter_mut().filter(|copy| copy.resync).for_each(done);
-        let spec = shared.active().tree.spec().clone();
-        if let Ok(tree) = Tree::compile(spec) {
-            let next = Active::new(tree, &self.shared.t1s, false, Some(&shared.active()));
-            shared.set(next);
-            let (ack, _) = std::sync::mpsc::channel();
-            for mailbox in &self.shared.mailboxes {
-                mailbox.post(Message::Adopt(Arc::clone(&shared), ack.clone()));
-            }
-        }
+        self.pin(&shared, false);
     }
 
     /// A region has been read: write it to the targets, under the same lock.
@@ -541,7 +533,6 @@ impl Loop {
                 for copy in shared.copies().iter_mut() {
                     if copy.path == path && copy.resync == resync {
                         copy.copied = (copy.copied + length).min(copy.total);
-                        copy.moved += length;
                         copy.rate = rate.unwrap_or(copy.rate);
                         copy.durable = mark.unwrap_or(0).max(copy.durable);
                     }

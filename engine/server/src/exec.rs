@@ -203,7 +203,7 @@ impl Loop {
 
     /// True if the write-intent maps here have all that these pieces change; other SPs see to
     /// theirs.
-    fn noted(active: &Active, pieces: &[Piece]) -> bool {
+    pub fn noted(active: &Active, pieces: &[Piece]) -> bool {
         pieces.iter().all(|piece| {
             Self::noted_in(active, piece)
                 .is_none_or(|(_, t1)| t1.intends(piece.offset, piece.length))

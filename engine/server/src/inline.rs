@@ -233,20 +233,14 @@ impl Loop {
         };
         // All of it is looked at before any of it is written: to stop half-way would leave the
         // legs of a mirror different. A fence that comes meanwhile waits for this loop.
-        let noted = |target, t1: &T1Object, offset, length| match target {
-            Target::Leaf(leaf) if active.tree.leaves()[leaf as usize].mirrored => {
-                t1.intends(offset, length)
-            }
-            _ => true,
-        };
         let ready = routed == Routed::Ready
             && pieces.iter().all(|piece| {
                 t1_of(piece.target).is_some_and(|t1| {
                     check(t1, active.epoch, piece.offset, piece.length).is_ok()
                         && is_quick(t1, piece.offset, piece.length)
-                        && noted(piece.target, t1, piece.offset, piece.length)
                 })
-            });
+            })
+            && Loop::noted(active, pieces);
         if !ready || (locked && !volume.volume.lock.try_acquire(offset, length, holder)) {
             return Inline::No;
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vs_tree::Tree;
 
-use crate::active::{Active, Copy};
+use crate::active::{Active, Volume};
 use crate::event_loop::{Loop, Shared};
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
@@ -113,17 +113,19 @@ impl Loop {
         if active.epoch != volume.active.epoch || active.pinned {
             return;
         }
+        shared.list_resync();
+        self.pin(&shared, true);
+    }
+
+    /// Has all loops read mirrors from one leg only, or no longer: the same tree, told anew. The
+    /// caller has the volume's control.
+    pub fn pin(&self, shared: &Arc<Volume>, pinned: bool) {
+        let active = shared.active();
         let Ok(tree) = Tree::compile(active.tree.spec().clone()) else { return };
-        shared.set(Active::new(tree, &self.shared.t1s, true, Some(&active)));
-        let mut resync = Copy::new(&shared.id, Vec::new(), true);
-        resync.total = crate::copy::total(&active.tree, &resync);
-        let mut copies = shared.copies();
-        copies.retain(|copy| !copy.resync);
-        copies.push(resync);
-        drop(copies);
+        shared.set(Active::new(tree, &self.shared.t1s, pinned, Some(&active)));
         let (ack, _) = std::sync::mpsc::channel();
         for mailbox in &self.shared.mailboxes {
-            mailbox.post(Message::Adopt(Arc::clone(&shared), ack.clone()));
+            mailbox.post(Message::Adopt(Arc::clone(shared), ack.clone()));
         }
     }
 
