@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import socket
 from collections.abc import AsyncIterator
 
 import grpc
@@ -105,6 +107,39 @@ async def test_an_sp_that_is_not_there_is_unreachable_by_name() -> None:
     assert error.value.kind is Kind.UNREACHABLE
     assert "sp-a" in error.value.message
     assert "127.0.0.1:1" in error.value.message
+
+
+async def test_a_new_life_is_reached_at_once_however_often_the_dead_one_was_tried(
+    life: Life,
+) -> None:
+    """Its first call does not wait out, nor fail for, the pause after the last failed try."""
+    processors = VsmProcessors()
+    server = grpc.aio.server()
+    vsm_pb2_grpc.add_VsmServiceServicer_to_server(VsmServicer(life.vsm), server)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        # Tried until the pauses between tries are as long as they get.
+        async with asyncio.timeout(10):
+            for _ in range(40):
+                with pytest.raises(VsError):
+                    await processors.connect(record(address), CLUSTER, 1).view()
+                await asyncio.sleep(0.05)  # the time that a life takes, not a wait
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        # Calls to the dead life are still on their way.
+        dead = [
+            asyncio.create_task(processors.connect(record(address), CLUSTER, 1).view())
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0)
+        reborn = dataclasses.replace(record(address), incarnation="i-2")
+        await processors.connect(reborn, CLUSTER, 1).view()
+        await asyncio.gather(*dead, return_exceptions=True)
+    finally:
+        await processors.close()
+        await server.stop(None)
 
 
 async def test_a_call_goes_on_to_its_end_when_its_caller_has_gone(served: Served) -> None:

@@ -27,6 +27,8 @@ MAX_MESSAGE = 64 << 20
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
+    # Or channels to one address share their connection, and so the pause after its last failure.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A peer that is silent for 10 seconds is taken for unreachable, whatever a call's deadline:
