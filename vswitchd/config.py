@@ -40,7 +40,8 @@ class Processor:
     or a new tree before the host gets an error. `spin_microseconds`: how long a busy event loop
     looks for more to do before it sleeps; 0: not at all. `map_region_bytes`: of a region of the
     write-intent map, on devices that are added from now on; a region stays in the map for about
-    `map_clear_seconds` after its last write."""
+    `map_clear_seconds` after its last write. `leg_deadline_seconds`: so long a mirror's leg may
+    keep a request waiting until the volume goes on without it."""
 
     name: str = ""
     state: Path = field(default=Path("/var/lib/vswitchd/sp"))
@@ -55,6 +56,7 @@ class Processor:
     spin_microseconds: int = 50
     map_region_bytes: int = 1 << 20
     map_clear_seconds: float = 5.0
+    leg_deadline_seconds: float = 5.0
 
 
 @dataclass

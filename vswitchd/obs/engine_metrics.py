@@ -65,6 +65,11 @@ class EngineCollector(Collector):
             "Written by copies and resyncs; regions that were alike are passed over.",
             labels=["volume"],
         )
+        healed = CounterMetricFamily(
+            PREFIX + "volume_healed_bytes",
+            "Could not be read from one leg, and were written to it again from another.",
+            labels=["volume"],
+        )
         errors = CounterMetricFamily(
             PREFIX + "volume_io_errors",
             "Requests answered with an error.",
@@ -91,6 +96,7 @@ class EngineCollector(Collector):
             for op, count in volume["bytes"].items():
                 moved.add_metric([name, op], count)
             copied.add_metric([name], volume["copied_bytes"])
+            healed.add_metric([name], volume["healed_bytes"])
             for op, kinds in volume["errors"].items():
                 for kind, count in kinds.items():
                     errors.add_metric([name, op, kind], count)
@@ -99,7 +105,8 @@ class EngineCollector(Collector):
             if any(volume["pause"]["counts"]):
                 # With a thousand volumes most of a scrape would be histograms of nothing.
                 _histogram(pause, [name], volume["pause"])
-        yield from (info, *plain.values(), operations, moved, copied, errors, duration, pause)
+        yield from (info, *plain.values(), operations, moved, copied, healed, errors)
+        yield from (duration, pause)
 
     def _device_families(self, counters: list[Json]) -> Iterator[Metric]:
         size = GaugeMetricFamily(PREFIX + "device_size_bytes", "Usable.", labels=["device"])

@@ -188,6 +188,7 @@ class StorageProcessor:
                 "lease_seconds": LEASE_SECONDS,
                 "map_region": settings.map_region_bytes,
                 "map_clear_seconds": settings.map_clear_seconds,
+                "leg_deadline_seconds": settings.leg_deadline_seconds,
                 "resident_percent": limits.resident_percent,
                 "device_roots": [str(Path(root).resolve()) for root in settings.device_root],
             }

@@ -153,6 +153,8 @@ pub struct Volume {
     pub failing: Mutex<BTreeSet<String>>,
     /// Bytes that copies and resyncs have written.
     pub moved: AtomicU64,
+    /// Bytes that legs could not read and got again.
+    pub healed: AtomicU64,
     /// Held by the control call that changes the volume.
     pub control: Mutex<()>,
 }
@@ -169,6 +171,7 @@ impl Volume {
             hosts: Mutex::default(),
             failing: Mutex::default(),
             moved: AtomicU64::new(0),
+            healed: AtomicU64::new(0),
             control: Mutex::default(),
         }
     }

@@ -43,6 +43,9 @@ pub struct Config {
     /// takes over from one that it can't reach waits this out.
     #[serde(default = "lease_seconds")]
     pub lease_seconds: f64,
+    /// A leg that keeps a request waiting for so long is named to the controller, to be voted out.
+    #[serde(default = "leg_deadline_seconds")]
+    pub leg_deadline_seconds: f64,
     /// Where file and block devices may lie; empty: anywhere.
     #[serde(default)]
     pub device_roots: Vec<PathBuf>,
@@ -74,6 +77,10 @@ fn map_clear_seconds() -> f64 {
 
 fn lease_seconds() -> f64 {
     1.0
+}
+
+fn leg_deadline_seconds() -> f64 {
+    5.0
 }
 
 fn resident_percent() -> u64 {

@@ -75,15 +75,23 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What requests of the old tree need not wait for: legs that are away in the new one, and an
-/// owner that is none any more.
-fn lost(old: &Tree, new: &Tree) -> Vec<Object> {
-    let away = new.leaves().iter().filter(|leaf| leaf.away);
-    let mut lost: Vec<Object> = away.map(|leaf| Object::T1(leaf.t1.as_str().into())).collect();
-    if old.spec().owner != new.spec().owner {
-        lost.push(Object::Volume(new.spec().volume.as_str().into()));
+/// What requests of the old tree need not wait for: T1 objects that the new one does not have, or
+/// only as away, and an owner that is none any more.
+#[derive(Debug, Default)]
+pub struct Lost {
+    pub t1s: Vec<String>,
+    /// The volume, at that owner.
+    pub owner: Option<Object>,
+}
+
+impl Lost {
+    fn between(old: &Tree, new: &Tree) -> Lost {
+        let stays = |t1: &String| new.leaves().iter().any(|leaf| leaf.t1 == *t1 && !leaf.away);
+        let of_old = old.leaves().iter().map(|leaf| leaf.t1.clone());
+        let moved = old.spec().owner != new.spec().owner;
+        let volume = || Object::Volume(new.spec().volume.as_str().into());
+        Lost { t1s: of_old.filter(|t1| !stays(t1)).collect(), owner: moved.then(volume) }
     }
-    lost
 }
 
 /// The engine of one SP.
@@ -305,7 +313,7 @@ impl Engine {
             return Ok(0);
         }
         let begun = Instant::now();
-        let lost = Arc::new(lost(&old.tree, &tree));
+        let lost = Arc::new(Lost::between(&old.tree, &tree));
         let quiet = self.ask(|ack| Message::Quiesce(id.clone(), Arc::clone(&lost), ack), deadline);
         if let Err(error) = quiet {
             let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
@@ -433,6 +441,7 @@ impl Engine {
                 volume: volume.id.clone(),
                 name: volume.name.clone(),
                 copied_bytes: volume.moved.load(std::sync::atomic::Ordering::Relaxed),
+                healed_bytes: volume.healed.load(std::sync::atomic::Ordering::Relaxed),
                 size,
                 version,
                 epoch,

@@ -42,7 +42,7 @@ impl Loop {
                 return op.status.push((at, vec![(count, 0)]));
             }
             if op.fua && op.kind.changes() {
-                op.touch(device);
+                op.touch(device, leaf);
             }
             let key = RemoteKey::Nbd(Arc::from(device.id.as_str()));
             let kind = op.kind;
@@ -78,7 +78,7 @@ impl Loop {
             }
             Kind::Write => {
                 if op.fua {
-                    op.touch(device);
+                    op.touch(device, leaf);
                 }
                 if file.is_slow() {
                     let data = op.data[span].to_vec();
@@ -113,7 +113,7 @@ impl Loop {
             }
             Kind::Trim | Kind::Zero { .. } => {
                 if op.fua {
-                    op.touch(device);
+                    op.touch(device, leaf);
                 }
                 let part = op.part(at, leaf);
                 counters.done(name, count, true);
@@ -185,6 +185,7 @@ impl Loop {
             Ok(()) => op.pending += 1,
             Err(Full) => {
                 t1.end();
+                op.end_part(piece);
                 op.note(Fail::NotFound, NO_LEAF);
             }
         }

@@ -140,7 +140,7 @@ impl Loop {
     pub fn flush_device(&mut self, token: Token, device: &Arc<Device>, leaf: u32) {
         let Some(op) = self.ops.get_mut(token) else { return };
         // One flush of a device is enough, however many leaves lie on it.
-        if op.touch(device) {
+        if op.touch(device, leaf) {
             self.commit_device(token, device, leaf);
         }
     }

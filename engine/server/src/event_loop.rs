@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::conn::Conn;
 use crate::durable::Durable;
 use crate::lease::Lease;
+use crate::legs::Heals;
 use crate::mailbox::{Mailbox, Message, Waiting};
 use crate::metrics::{DeviceTable, LoopMetrics, Tally, Transport, VolumeCounters};
 use crate::op::{Fail, Op};
@@ -75,6 +76,7 @@ pub struct LoopVolume {
     pub copies: Vec<crate::copy::Job>,
     pub lease: Lease,
     pub sweep: Sweep,
+    pub heals: Heals,
 }
 
 pub struct Loop {
@@ -118,6 +120,8 @@ pub struct Loop {
     pub protocol_errors: u64,
     pub fencing_rejections: u64,
     next_tick: Option<Instant>,
+    /// No leg is blamed until then.
+    pub excused: Instant,
     next_loop: usize,
     pub shutdown: Option<Sender<()>>,
     /// Answered when a volume has no session left.
@@ -162,6 +166,7 @@ impl Loop {
             protocol_errors: 0,
             fencing_rejections: 0,
             next_tick: None,
+            excused: Instant::now(),
             next_loop: index,
             shutdown: None,
             leaving: Vec::new(),
@@ -283,7 +288,7 @@ impl Loop {
 
     fn tick(&mut self) {
         self.now = Instant::now();
-        self.next_tick = None;
+        let due = self.next_tick.take();
         let hold = Duration::from_secs_f64(self.shared.config.hold_seconds);
         let mut waiting = self.tick_remotes(hold) | self.tick_copies();
         for token in self.volumes.tokens() {
@@ -322,6 +327,7 @@ impl Loop {
             }
         }
         self.tick_sweeps();
+        self.tick_legs(due);
         if waiting {
             self.want_tick_at(self.now + TICK);
         }

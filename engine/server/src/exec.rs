@@ -7,7 +7,6 @@ use vs_io::T1Object;
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
-use crate::control::lock;
 use crate::event_loop::{Loop, LoopVolume};
 use crate::mailbox::{Message, SubData};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
@@ -87,7 +86,10 @@ impl Loop {
         volume.inflight += 1;
         op.running = true;
         let copies = matches!(op.source, Source::Copy { .. }) && op.kind != Kind::Dirty;
-        let ordered = op.kind.changes() || matches!(op.kind, Kind::Clean { .. }) || copies;
+        let ordered = op.kind.changes()
+            || matches!(op.kind, Kind::Clean { .. })
+            || matches!(op.source, Source::Heal)
+            || copies;
         if ordered && tree.has_mirror() && tree.is_owner() && !op.locked {
             let range = match &op.scope {
                 Scope::Subtrees(paths) => {
@@ -175,16 +177,20 @@ impl Loop {
                 }
                 // One more than the parts, so that it can't end before all have begun.
                 op.pending = 1;
+                op.routed = self.now;
+                Self::healed_only(&op.heals, &mut pieces);
                 if host && op.kind.changes() && !Self::noted(&active, &pieces) {
                     op.marking = true;
                     self.mark_pieces(token, &active, &pieces);
                     pieces.clear();
                     self.pieces = pieces;
+                    self.time_legs();
                     return self.part_ended(token);
                 }
                 for piece in &pieces {
                     self.piece(token, &active, piece);
                 }
+                self.time_legs();
                 self.part_ended(token);
             }
         }
@@ -290,7 +296,8 @@ impl Loop {
     /// A part that was under way has ended.
     pub fn sub_done(&mut self, token: Token, piece: u32, result: Result<SubData, Fail>) {
         let Some(op) = self.ops.get_mut(token) else { return };
-        let Some(part) = op.parts.get(piece as usize).copied() else { return };
+        // What was given up is no part of it any more, whatever comes of it.
+        let Some(part) = op.end_part(piece) else { return };
         match result {
             Ok(SubData::None) => op.wrote |= op.kind.changes() && !op.marking,
             Ok(SubData::Status(runs)) => op.status.push((part.at, runs)),
@@ -328,7 +335,7 @@ impl Loop {
         if matches!(fail, Some(Fail::Io | Fail::NoSpace))
             && host
             && changes
-            && self.blames_a_leg(token)
+            && self.blame_failed(token)
         {
             return self.park(token, Fail::NotFound);
         }
@@ -351,16 +358,23 @@ impl Loop {
                 }
             }
             None if op.fua && op.kind.changes() && !op.touched.is_empty() => {
-                op.fua = false;
                 op.pending = 1;
-                for device in std::mem::take(&mut op.touched) {
-                    self.commit_device(token, &device, NO_LEAF);
+                for (device, leaf) in std::mem::take(&mut op.touched) {
+                    self.commit_device(token, &device, leaf);
                 }
                 return self.part_ended(token);
             }
             _ => {}
         }
         let result = op.fail.map_or(Ok(()), Err);
+        if matches!(op.source, Source::Heal) {
+            match (result, op.kind) {
+                (Ok(()), Kind::Read) => return self.heal_write(token),
+                (Err(Fail::Io | Fail::NoSpace), Kind::Write) => drop(self.blame_failed(token)),
+                _ => {}
+            }
+            return self.finish(token, result);
+        }
         if result.is_ok() && op.kind == (Kind::Clean { flushed: false }) {
             op.kind = Kind::Clean { flushed: true };
             op.rewind();
@@ -379,26 +393,13 @@ impl Loop {
         if copy && result.is_ok() && op.kind == Kind::Read {
             return self.copy_write(token);
         }
+        if result.is_ok() && host && op.kind == Kind::Read && !op.avoid.is_empty() {
+            let (of, offset, length) = (op.volume, op.offset, op.length);
+            let leaves = op.avoid.clone();
+            self.finish(token, result);
+            return self.heal(of, offset, length, leaves);
+        }
         self.finish(token, result);
-    }
-
-    /// Notes the T1 objects whose devices have failed a host's write or flush. True if the volume
-    /// can go on without them: then it waits until it does.
-    fn blames_a_leg(&mut self, token: Token) -> bool {
-        let Some(op) = self.ops.get(token) else { return false };
-        let Some(volume) = self.volumes.get(op.volume) else { return false };
-        let tree = &volume.active.tree;
-        let failed = &op.failed_leaves;
-        let mirrored = |leaf: &u32| tree.leaves()[*leaf as usize].mirrored;
-        if !tree.is_owner() || failed.is_empty() || !failed.iter().all(mirrored) {
-            return false;
-        }
-        let other = tree.survives(failed);
-        if other {
-            let mut failing = lock(&volume.volume.failing);
-            failing.extend(failed.iter().map(|leaf| tree.leaves()[*leaf as usize].t1.clone()));
-        }
-        other
     }
 
     fn unlock(&mut self, token: Token) {
@@ -451,7 +452,7 @@ impl Loop {
             }
             Source::Nbd { .. } => {}
             // The job looks at the next tree itself.
-            Source::Copy { .. } | Source::Sweep | Source::Lease => {
+            Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => {
                 return self.finish(token, Err(Fail::Stale));
             }
             // Its sender has the same epoch, so it waits there: if it waited here, a sender
@@ -483,7 +484,7 @@ impl Loop {
     pub fn cancel_ops(&mut self, conn: Token) {
         let of_conn = |op: &Op| match op.source {
             Source::Nbd { conn: of, .. } | Source::Peer { conn: of, .. } => of == conn,
-            Source::Copy { .. } | Source::Sweep | Source::Lease => false,
+            Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => false,
         };
         let mut parked = Vec::new();
         for token in self.volumes.tokens() {
@@ -513,7 +514,7 @@ impl Loop {
         {
             let conn = match op.source {
                 Source::Nbd { conn, .. } | Source::Peer { conn, .. } => self.conns.get(conn),
-                Source::Copy { .. } | Source::Sweep | Source::Lease => None,
+                Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => None,
             };
             if let Some(conn) = conn {
                 let seconds = (self.clock.now() - op.begun).as_secs_f64();
@@ -534,6 +535,7 @@ impl Loop {
             }
             Source::Sweep => self.sweep_done(op.volume, &op, result),
             Source::Lease => self.lease_done(op.volume, op.begun, result),
+            Source::Heal => self.heal_done(op.volume, &op, result),
         }
     }
 }

@@ -168,12 +168,13 @@ impl Loop {
         if volume.held {
             return Inline::No;
         }
-        *spread = spread.wrapping_add(1);
+        // The long way, if that is what it comes to, takes the same turn.
+        let turn = spread.wrapping_add(1);
         let leased = !active.voters.is_empty();
         if leased && !volume.lease.holds(*now) {
             return Inline::No;
         }
-        let choice = ReadChoice { pinned: active.pinned, avoid: &[], spread: *spread };
+        let choice = ReadChoice { pinned: active.pinned, avoid: &[], spread: turn };
         let routed = active.tree.route(Access::Read, offset, length, &choice, pieces);
         if routed != Routed::Ready {
             return Inline::No;
@@ -191,13 +192,14 @@ impl Loop {
             resident = resident && reader.look(t1, piece.offset, piece.length);
         }
         if resident {
+            *spread = turn;
             reader.lend(&mut conn.out, head);
             return Inline::Done;
         }
         if length > COPIED {
             return Inline::No;
         }
-        append(&mut conn.out, head, length, |buffer| {
+        let copied = append(&mut conn.out, head, length, |buffer| {
             let read = pieces.iter().all(|piece| {
                 let Target::Leaf(leaf) = piece.target else { return false };
                 let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return false };
@@ -206,7 +208,11 @@ impl Loop {
             });
             // This process may have been stopped since the lease was looked at.
             read && (!leased || volume.lease.holds(Instant::now()))
-        })
+        });
+        if matches!(copied, Inline::Done) {
+            *spread = turn;
+        }
+        copied
     }
 
     /// Writes through to the files; for requests without FUA.

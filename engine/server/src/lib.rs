@@ -20,6 +20,7 @@ mod full_queue;
 mod inflight;
 mod inline;
 mod lease;
+mod legs;
 mod mailbox;
 mod metrics;
 mod nbd_session;

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vs_io::{Device, DeviceError};
 
 use crate::active::Volume;
+use crate::control::Lost;
 use crate::metrics::{LoopMetrics, Transport};
 use crate::op::Fail;
-use crate::remote::Object;
 use crate::slab::Token;
 use crate::socket::Stream;
 
@@ -50,7 +50,7 @@ pub enum Message {
     Leave(String, Sender<()>),
     /// Start no new operations of the volume, and give up what waits for these objects; answer
     /// when none is in flight.
-    Quiesce(String, Arc<Vec<Object>>, Sender<()>),
+    Quiesce(String, Arc<Lost>, Sender<()>),
     /// Use the volume's current tree, and run what was parked.
     Adopt(Arc<Volume>, Sender<()>),
     /// The volume is gone: end its sessions.

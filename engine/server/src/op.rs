@@ -154,6 +154,8 @@ pub enum Source {
     Sweep,
     /// The question whether this owner still is one.
     Lease,
+    /// The repair of what a leg could not read.
+    Heal,
 }
 
 /// What it acts on.
@@ -174,7 +176,14 @@ pub struct Part {
     pub at: u64,
     /// Index of the leaf, or `NO_LEAF`.
     pub leaf: u32,
+    /// Done, failed or given up.
+    ended: bool,
 }
+
+/// A part's name is its index, and above these bits the run that it is of: one that was given up
+/// may end when the operation has others.
+const INDEX_BITS: u32 = 20;
+const INDEX: u32 = (1 << INDEX_BITS) - 1;
 
 pub const NO_LEAF: u32 = u32::MAX;
 
@@ -201,11 +210,17 @@ pub struct Op {
     pub status: Vec<(u64, Vec<(u64, u32)>)>,
     pub parts: SmallVec<[Part; 3]>,
     pub pending: u32,
+    /// Counts its runs, and wraps.
+    run: u32,
+    /// When the parts of this run were sent on their way.
+    pub routed: Instant,
     pub fail: Option<Fail>,
     pub failed_leaves: Vec<u32>,
     pub avoid: Vec<u32>,
-    /// File devices written to by a FUA request, to be flushed before the reply.
-    pub touched: Vec<Arc<Device>>,
+    /// Only these leaves are written: they get again what they could not give back.
+    pub heals: Vec<u32>,
+    /// Devices written to by a FUA request, to be flushed before the reply, each with a leaf on it.
+    pub touched: Vec<(Arc<Device>, u32)>,
     pub locked: bool,
     /// Counted in the volume's requests in flight.
     pub running: bool,
@@ -231,9 +246,12 @@ impl Op {
             status: Vec::new(),
             parts: SmallVec::new(),
             pending: 0,
+            run: 0,
+            routed: Instant::now(),
             fail: None,
             failed_leaves: Vec::new(),
             avoid: Vec::new(),
+            heals: Vec::new(),
             touched: Vec::new(),
             locked: false,
             running: false,
@@ -262,6 +280,7 @@ impl Op {
     pub fn rewind(&mut self) {
         self.status.clear();
         self.parts.clear();
+        self.run = (self.run + 1) & (u32::MAX >> INDEX_BITS);
         self.pending = 0;
         self.fail = None;
         self.marking = false;
@@ -271,16 +290,37 @@ impl Op {
     }
 
     /// Remembers a device to be flushed; false if it is known already.
-    pub fn touch(&mut self, device: &Arc<Device>) -> bool {
-        let new = !self.touched.iter().any(|known| known.slot == device.slot);
+    pub fn touch(&mut self, device: &Arc<Device>, leaf: u32) -> bool {
+        let new = !self.touched.iter().any(|(known, _)| known.slot == device.slot);
         if new {
-            self.touched.push(Arc::clone(device));
+            self.touched.push((Arc::clone(device), leaf));
         }
         new
     }
 
+    /// Adds a part to this run; gives its name.
     pub fn part(&mut self, at: u64, leaf: u32) -> u32 {
-        self.parts.push(Part { at, leaf });
-        (self.parts.len() - 1) as u32
+        self.parts.push(Part { at, leaf, ended: false });
+        self.run << INDEX_BITS | (self.parts.len() - 1) as u32
+    }
+
+    /// The part of that name, unless it has ended or is of an earlier run.
+    pub fn expects(&self, name: u32) -> Option<Part> {
+        let part = self.parts.get((name & INDEX) as usize).copied();
+        part.filter(|part| name >> INDEX_BITS == self.run && !part.ended)
+    }
+
+    /// The same, which it has then been waited for long enough.
+    pub fn end_part(&mut self, name: u32) -> Option<Part> {
+        let part = self.expects(name)?;
+        self.parts[(name & INDEX) as usize].ended = true;
+        Some(part)
+    }
+
+    /// Leaves that this run still waits for.
+    pub fn waits_for(&self) -> impl Iterator<Item = (u32, u32)> {
+        let open = self.parts.iter().enumerate().filter(|(_, part)| !part.ended);
+        let open = open.filter(|(_, part)| part.leaf != NO_LEAF);
+        open.map(|(index, part)| (self.run << INDEX_BITS | index as u32, part.leaf))
     }
 }

@@ -235,7 +235,7 @@ impl Loop {
         }
     }
 
-    fn mark_remote(&mut self, token: Token) {
+    pub fn mark_remote(&mut self, token: Token) {
         if let Some(remote) = self.remotes.get_mut(token)
             && !remote.dirty
             && !matches!(remote.state, State::Idle { .. } | State::Connecting)
@@ -344,8 +344,13 @@ impl Loop {
         }
         for id in remote.sent.ids(|_| true) {
             let Some(remote) = self.remotes.get_mut(token) else { return };
-            let Some(op) = remote.sent.get(id).and_then(|sent| self.ops.get(sent.to.op)) else {
-                remote.sent.remove(id);
+            let waits = |sent: &&Sent| {
+                self.ops.get(sent.to.op).is_some_and(|op| op.expects(sent.piece).is_some())
+            };
+            let sent = remote.sent.get(id).filter(waits);
+            let Some(op) = sent.and_then(|sent| self.ops.get(sent.to.op)) else {
+                // It was given up.
+                self.remote_answered(token, id, Some(Fail::NotFound));
                 continue;
             };
             remote.encode(id, op);
@@ -365,6 +370,7 @@ impl Loop {
                 status.extend_from_slice(bytes);
             } else if let Some(sent) = remote.sent.get(receiving.id)
                 && let Some(op) = self.ops.get_mut(sent.to.op)
+                && op.expects(sent.piece).is_some()
             {
                 let at = sent.to.at as usize + receiving.got;
                 op.data[at..at + take].copy_from_slice(bytes);
@@ -388,6 +394,7 @@ impl Loop {
                 let runs: Vec<(u64, u32)> = runs.collect();
                 if let Some(sent) = remote.sent.get(id)
                     && let Some(op) = self.ops.get_mut(sent.to.op)
+                    && op.expects(sent.piece).is_some()
                 {
                     op.status.push((sent.to.at, runs));
                 }
@@ -481,12 +488,12 @@ impl Loop {
         self.take_back_if(Fail::NotFound, of);
     }
 
-    /// Gives up what waits for these objects, whether or not their remote is connected: it may
-    /// have stopped. What it still does of it is refused by then, or done to a leg that is away.
-    pub fn give_up(&mut self, objects: &[Object]) {
+    /// Gives up what waits for this object, whether or not its remote is connected: it may have
+    /// stopped. What it still does of it is refused by then.
+    pub fn give_up(&mut self, object: &Object) {
         for token in self.remotes.tokens() {
             let Some(remote) = self.remotes.get_mut(token) else { continue };
-            for id in remote.sent.ids(|sent| objects.contains(&sent.object)) {
+            for id in remote.sent.ids(|sent| sent.object == *object) {
                 self.remote_answered(token, id, Some(Fail::NotFound));
             }
         }
@@ -533,27 +540,6 @@ impl Loop {
             }
         }
         waiting
-    }
-
-    /// Closes the handles of a T1 object.
-    pub fn drop_reference(&mut self, object: &str) {
-        let object = Object::T1(Arc::from(object));
-        for token in self.remotes.tokens() {
-            let Some(remote) = self.remotes.get_mut(token) else { continue };
-            let Some(handle) = remote.handles.remove(&object) else { continue };
-            let request = peer::Request {
-                op: peer::Op::Close,
-                flags: 0,
-                handle,
-                id: 0,
-                epoch: 0,
-                offset: 0,
-                length: 0,
-                payload: 0,
-            };
-            remote.out.append(|out| request.encode(out));
-            self.mark_remote(token);
-        }
     }
 
     /// Says goodbye to NBD servers: nbdkit 1.32 aborts when a client just drops.

@@ -4,6 +4,7 @@ use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
 use vs_wire::nbd::{command, command_flag};
 use vs_wire::peer;
 
+use crate::event_loop::Loop;
 use crate::op::Kind;
 use crate::remote::{Object, Remote, RemoteKey, Submit};
 
@@ -80,5 +81,28 @@ impl Remote {
             }
             tail.extend_from_slice(data);
         });
+    }
+}
+
+impl Loop {
+    /// Closes the handles of a T1 object.
+    pub fn drop_reference(&mut self, object: &str) {
+        let object = Object::T1(object.into());
+        for token in self.remotes.tokens() {
+            let Some(remote) = self.remotes.get_mut(token) else { continue };
+            let Some(handle) = remote.handles.remove(&object) else { continue };
+            let request = peer::Request {
+                op: peer::Op::Close,
+                flags: 0,
+                handle,
+                id: 0,
+                epoch: 0,
+                offset: 0,
+                length: 0,
+                payload: 0,
+            };
+            remote.out.append(|out| request.encode(out));
+            self.mark_remote(token);
+        }
     }
 }

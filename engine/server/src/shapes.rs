@@ -84,6 +84,7 @@ pub struct VolumeMetrics {
     pub volume: String,
     pub name: String,
     pub copied_bytes: u64,
+    pub healed_bytes: u64,
     pub size: u64,
     pub version: u64,
     pub epoch: u64,

@@ -6,16 +6,17 @@ use std::sync::mpsc::Sender;
 
 use crate::active::Volume;
 use crate::conn::{Conn, Protocol};
+use crate::control::Lost;
 use crate::event_loop::{Loop, LoopVolume};
 use crate::lease::Lease;
+use crate::legs::Heals;
 use crate::metrics::VolumeCounters;
 use crate::op::Fail;
-use crate::remote::Object;
 use crate::sweep::Sweep;
 
 impl Loop {
     /// Answers when nothing of the volume is in flight; starts nothing until `adopt`.
-    pub fn quiesce(&mut self, id: &str, lost: &[Object], ack: Sender<()>) {
+    pub fn quiesce(&mut self, id: &str, lost: &Lost, ack: Sender<()>) {
         let Some(&token) = self.volume_by_id.get(id) else {
             let _ = ack.send(());
             return;
@@ -28,7 +29,10 @@ impl Loop {
         }
         volume.quiescing = Some(ack);
         self.take_back(token);
-        self.give_up(lost);
+        self.give_up_parts(token, &lost.t1s);
+        if let Some(owner) = &lost.owner {
+            self.give_up(owner);
+        }
     }
 
     /// Takes the volume's current tree into use and runs what was parked.
@@ -49,6 +53,7 @@ impl Loop {
                     copies: Vec::new(),
                     lease: Lease::default(),
                     sweep: Sweep::default(),
+                    heals: Heals::default(),
                 });
                 self.volume_by_id.insert(shared.id.clone(), token);
                 token
@@ -57,6 +62,7 @@ impl Loop {
         let Some(volume) = self.volumes.get_mut(token) else { return };
         if volume.active.epoch != active.epoch {
             volume.lease.until = None;
+            volume.heals.forget();
         }
         volume.active = active;
         volume.held = false;

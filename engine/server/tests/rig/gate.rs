@@ -12,6 +12,8 @@ pub struct Gate {
     pub address: String,
     data: Mutex<Vec<u8>>,
     held: AtomicBool,
+    /// Reads of data fail until something is written: (offset, end), or none if equal.
+    rotten: Mutex<(u64, u64)>,
     /// Requests that have come and wait for the gate to open.
     pub waiting: AtomicU64,
     /// Clients that said goodbye, and those that just went.
@@ -26,6 +28,7 @@ impl Gate {
             address: listener.local_addr().expect("an address").to_string(),
             data: Mutex::new(vec![0; size]),
             held: AtomicBool::new(false),
+            rotten: Mutex::default(),
             waiting: AtomicU64::new(0),
             farewells: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -59,6 +62,16 @@ impl Gate {
 
     pub fn open(&self) {
         self.held.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on these bytes can't be read, until they are written.
+    pub fn rot(&self, offset: u64, length: u64) {
+        *self.rotten.lock().expect("rot") = (offset, offset + length);
+    }
+
+    pub fn is_rotten(&self) -> bool {
+        let (start, end) = *self.rotten.lock().expect("rot");
+        start < end
     }
 
     pub fn bytes(&self, offset: u64, length: u64) -> Vec<u8> {
@@ -110,11 +123,19 @@ impl Gate {
                 }
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
             }
+            let mut rotten = self.rotten.lock().expect("rot");
+            let (from, end) = (offset as u64, (offset + length) as u64);
+            let bad = command == 0 && from < rotten.1 && end > rotten.0;
+            if command == 1 && from <= rotten.0 && end >= rotten.1 {
+                *rotten = (0, 0);
+            }
+            drop(rotten);
             let mut out = 0x6744_6698u32.to_be_bytes().to_vec();
-            out.extend_from_slice(&0u32.to_be_bytes());
+            out.extend_from_slice(&if bad { 5u32 } else { 0 }.to_be_bytes());
             out.extend_from_slice(&cookie.to_be_bytes());
             let mut data = self.data.lock().expect("data");
             match command {
+                0 if bad => {}
                 0 => out.extend_from_slice(&data[offset..offset + length]),
                 1 => data[offset..offset + length].copy_from_slice(&payload),
                 6 => data[offset..offset + length].fill(0),
