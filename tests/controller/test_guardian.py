@@ -180,6 +180,23 @@ async def test_an_operation_gives_way_and_its_undo_goes_on_without_the_lost_one(
     assert it.world.sps.cluster.host_io((await it.controller.volume()).id)
 
 
+async def test_an_operation_whose_new_leg_fails_gives_way() -> None:
+    it = await guarded()
+    it.world.sps.hold_copies = True
+    record = await it.controller.change(AddLeg(sp=C))
+    await it.world.copying()
+    (new,) = [t1.id for t1 in (await it.controller.volume()).t1s if t1.home == C]
+    life = it.world.sps.lives[A].incarnation
+    it.world.clock.passed = lambda: it.controller.registry.heartbeat(A, life, {new})
+    it.world.clock.passed()
+    await it.guardian.look()
+    it.world.clock.passed = it.controller.hear
+    it.world.sps.hold_copies = False
+    assert (await it.controller.ended(record)).state == "cancelled"
+    assert await it.states() == [IN, IN]
+    assert it.world.sps.cluster.host_io((await it.controller.volume()).id)
+
+
 async def test_a_lost_leg_can_be_given_up() -> None:
     it = await guarded()
     await it.lose(B)

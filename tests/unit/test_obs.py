@@ -30,6 +30,7 @@ ENGINE = {
             "version": 3,
             "epoch": 5,
             "copied_bytes": 77,
+            "healed_bytes": 4096,
             "inflight": 2,
             "operations": {"read": {"nbd_tcp": 7, "peer": 1}, "flush": {"nbd_unix": 1}},
             "bytes": {"read": 1000, "write": 0},

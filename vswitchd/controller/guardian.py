@@ -21,9 +21,9 @@ from structlog.typing import FilteringBoundLogger
 from vswitchd.controller.live import CANCEL
 from vswitchd.controller.service import Options, Service
 from vswitchd.errors import VsError
-from vswitchd.model.objects import SpId, T1Id, Volume, VolumeId
+from vswitchd.model.objects import LegState, SpId, T1Id, Volume, VolumeId
 from vswitchd.ports import Clock, Processors
-from vswitchd.restructure.away import away, ejected, lost, rejoined
+from vswitchd.restructure.away import away, ejected, lost, rejoined, under
 from vswitchd.restructure.requests import Eject, Rejoin
 
 #: Seconds between looks, and without a heartbeat until an SP is suspected.
@@ -145,6 +145,9 @@ class Guardian:
                 if ejected(volume, gone, bad) is volume:
                     return None
             except VsError as error:
+                if under(volume.root, LegState.WRITE_ONLY) & set(bad):
+                    # Whatever makes this leg: hosts need not wait for it.
+                    await self._give_way(volume)
                 return self._waits(volume, error.message)
             if not await self._give_way(volume):
                 return None

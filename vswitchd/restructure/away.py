@@ -80,18 +80,28 @@ def rejoined(volume: Volume, back: Collection[SpId]) -> list[Stage]:
     return [Become(first), *(CopyOnto(path, delta=True) for path in found), Become(end)]
 
 
-def away(root: Node) -> Iterable[tuple[Path, Leg]]:
-    """Every leg that is away, with its path."""
+def legs_in(root: Node, state: LegState) -> Iterable[tuple[Path, Leg]]:
+    """Every leg in that state, with its path."""
     for path, node in walk(root):
         if isinstance(node, Mirror):
             for index, leg in enumerate(node.legs):
-                if leg.state is LegState.AWAY:
+                if leg.state is state:
                     yield (*path, index), leg
+
+
+def away(root: Node) -> Iterable[tuple[Path, Leg]]:
+    """Every leg that is away, with its path."""
+    return legs_in(root, LegState.AWAY)
+
+
+def under(root: Node, state: LegState) -> frozenset[T1Id]:
+    """The T1 objects of legs in that state."""
+    return frozenset(leaf.t1 for _, leg in legs_in(root, state) for leaf in leaves(leg.node))
 
 
 def lost(root: Node) -> frozenset[T1Id]:
     """The T1 objects of legs that are away."""
-    return frozenset(leaf.t1 for _, leg in away(root) for leaf in leaves(leg.node))
+    return under(root, LegState.AWAY)
 
 
 def _needed(volume: Volume, names: Collection[str], why: str) -> VsError:
