@@ -22,7 +22,8 @@ class Stamper:
     """Writes stamps at random, reads them back, and knows what every block may hold.
 
     A block holds its last acknowledged write, or one that was sent after it and never
-    answered. Anything else is lost or torn data, and is remembered in `faults`.
+    answered; after a loss of power also what was flushed last, or anything since. Anything else
+    is lost or torn data, and is remembered in `faults`.
     """
 
     def __init__(self, first: int, blocks: int, seed: int) -> None:
@@ -32,6 +33,11 @@ class Stamper:
         self.serial = 0
         self.acked = [0] * blocks
         self.open: dict[int, set[int]] = {}
+        #: By block, the last write that was flushed, and those since.
+        self.flushed = [0] * blocks
+        self.since: dict[int, set[int]] = {}
+        #: A connection is open.
+        self.connected = False
         self.faults: list[str] = []
         self.errors: list[str] = []
         self.writes = 0
@@ -44,13 +50,39 @@ class Stamper:
         serial = self.serial
         for block in range(start, start + count):
             self.open.setdefault(block, set()).add(serial)
+            self.since.setdefault(block, set()).add(serial)
+        fua = self.random.random() < 0.1
         data = b"".join(stamp(self.first + b, serial) for b in range(start, start + count))
-        client.write((self.first + start) * BLOCK, data, fua=self.random.random() < 0.1)
+        client.write((self.first + start) * BLOCK, data, fua=fua)
         for block in range(start, start + count):
             self.acked[block] = serial
             # One connection at a time: a write of an older connection cannot land any more.
             self.open.pop(block, None)
+            if fua:
+                self._durable(block)
         self.writes += 1
+
+    def flush(self, client: Client) -> None:
+        """After it, all that was acknowledged before is safe even from a loss of power."""
+        client.flush()
+        for block in list(self.since):
+            if block not in self.open:
+                self._durable(block)
+
+    def _durable(self, block: int) -> None:
+        self.flushed[block] = self.acked[block]
+        self.since.pop(block, None)
+
+    def is_cut_off(self) -> bool:
+        """No connection is open."""
+        return not self.connected
+
+    def power_lost(self) -> None:
+        """Everything lost its power, after the connection was lost: what was not flushed may be
+        gone, or partly."""
+        assert not self.connected
+        for block, since in self.since.items():
+            self.open.setdefault(block, set()).update(since, {self.flushed[block]})
 
     def check(self, client: Client, start: int, count: int) -> None:
         """Reads some blocks and settles which of the possible writes they hold."""
@@ -63,6 +95,10 @@ class Stamper:
             if held:
                 self.acked[block] = held[0]
                 self.open.pop(block, None)
+                if held[0] == self.flushed[block]:
+                    self.since.pop(block, None)
+                elif block in self.since:
+                    self.since[block] = {held[0]}
             else:
                 self.faults.append(
                     f"block {self.first + block} reads {got[:48]!r}, expected of writes {may}"
@@ -85,14 +121,18 @@ class Stamper:
             turn += 1
             try:
                 with Client(address, export, seconds=150.0) as client:
+                    self.connected = True
                     while not stop.is_set() and not self.faults:
                         self.write(client)
+                        if self.random.random() < 0.02:
+                            self.flush(client)
                         if self.random.random() < 0.3:
                             start = self.random.randrange(self.blocks)
                             self.check(client, start, min(16, self.blocks - start))
                         if keep and len(connect) > 1 and self.random.random() < 0.001:
                             break
             except (OSError, NbdError) as error:
+                self.connected = False
                 if keep:
                     self.errors.append(f"{address}: {error!r}")
                     return

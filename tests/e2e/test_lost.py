@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 from tests.e2e.agree import agree
 from tests.e2e.cluster import MIB, Cluster
-from tests.e2e.lost import SOON, failing_device, in_sync, states
+from tests.e2e.disk import disks
+from tests.e2e.lost import SOON, in_sync, states
 from tests.e2e.metrics import samples
 from tests.e2e.nbd import READ, Client
 from tests.e2e.process import wait_for
@@ -169,20 +170,45 @@ def test_an_owner_that_was_stopped_reads_nothing_old(cluster: Cluster) -> None:
 
 
 def test_a_device_fails_and_works_again(cluster: Cluster) -> None:
-    with failing_device(cluster.root) as (uri, trigger):
-        cluster.ctl("device", "add", uri, "--sp", "sp-b", "--name", "bad")
+    with disks(cluster.root, bad={}) as made:
+        bad = made["bad"]
+        cluster.ctl("device", "add", bad.uri, "--sp", "sp-b", "--name", "bad")
         with (
             mirrored(cluster, "mirror(sp-a/a0, sp-b/bad)", "sp-a,sp-c"),
             Pulse(cluster.sps["sp-a"].addresses["--nbd"], "db") as host,
             Pulse(cluster.sps["sp-c"].addresses["--nbd"], "db") as other,
         ):
-            trigger.touch()
-            wait_for("its leg to be left behind", lambda: states(cluster, "db")[1] == "away", SOON)
-            assert host.goes_on() and other.goes_on()
-            print(f"a device failed: the longest write took {host.longest:.2f} s")
-            trigger.unlink()
-            in_sync(cluster, "db", 2)
-            assert host.goes_on() and other.goes_on()
+            for what, trouble in (("failed", bad.fails), ("stalled", bad.stalls)):
+                host.longest = 0.0
+                with trouble():
+                    away = lambda: states(cluster, "db")[1] == "away"  # noqa: E731
+                    wait_for("its leg to be left behind", away, SOON)
+                    assert host.goes_on() and other.goes_on()
+                    print(f"a device {what}: the longest write took {host.longest:.2f} s")
+                in_sync(cluster, "db", 2)
+                assert host.goes_on() and other.goes_on()
+
+
+def test_what_a_device_cannot_read_is_healed(cluster: Cluster) -> None:
+    with disks(cluster.root, bad={}) as made:
+        cluster.ctl("device", "add", made["bad"].uri, "--sp", "sp-b", "--name", "bad")
+        # No leg is where the owner is, so that both are read from.
+        layout = "mirror(sp-a/a0, sp-b/bad)"
+        with (
+            mirrored(cluster, layout, "sp-c"),
+            Pulse(cluster.sps["sp-c"].addresses["--nbd"], "db") as host,
+            Client(cluster.sps["sp-c"].addresses["--nbd"], "db") as reader,
+        ):
+
+            def healed() -> bool:
+                reader.read(0, 4096)
+                name = "vswitchd_volume_healed_bytes_total"
+                return sum(samples(cluster.sps["sp-c"], name, volume="db")) >= 4096
+
+            with made["bad"].unreadable():
+                wait_for("a repair", healed, SOON)
+            assert host.goes_on()
+            assert states(cluster, "db") == ["in_sync", "in_sync"]
 
 
 def test_stamps_survive_losses_in_turn(cluster: Cluster) -> None:

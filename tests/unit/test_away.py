@@ -194,3 +194,15 @@ def test_what_is_away_is_not_fenced_and_the_lost_are_asked_for_nothing() -> None
     assert isinstance(plan.steps[plan.no_return], Commit)
     kinds = [type(step).__name__ for step in plan.steps]
     assert kinds.index("FenceT1") < kinds.index("AwaitLease") < kinds.index("Commit")
+
+
+def test_what_comes_back_is_fenced_before_hosts_wait_for_anything() -> None:
+    after = ejected(volume(mirror(leaf("a"), leaf("b"))), [], [T1Id("b0")])
+    first = rejoined(after, [B])[0]
+    assert isinstance(first, Become) and first.volume is not None
+    answer = mvsm.determine(after, first.volume)
+    plan = vcm.plan(after, [first], [answer], {A: "a:1", B: "b:1", C: "c:1"})
+    fences = [n for n, step in enumerate(plan.steps) if isinstance(step, FenceT1)]
+    assert [plan.steps[n].t1 for n in fences] == ["b0", "a0"]  # type: ignore[union-attr]
+    # Not at once: a device that does not answer is no reason to hold hosts.
+    assert [group for group in plan.groups if group[0] in fences] == [(n, n + 1) for n in fences]

@@ -229,7 +229,11 @@ def _become(
     if old is not None:
         # What is away by the new tree is neither read nor written, and may be past fencing.
         spared = {*moved, *lost(new.root)}
-        draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in spared)
+        fences = [FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in spared]
+        # What has been away first: no host waits for it yet, should its device not answer.
+        returning = lost(old.root)
+        draft.group(fence for fence in fences if fence.t1 in returning)
+        draft.group(fence for fence in fences if fence.t1 not in returning)
         _outlast(draft, old.id, {old.owner})
         leaves = any(t1 not in moved for _, t1 in t1_removed)
         # What is acknowledged from then on the legs that were left behind do not have.
