@@ -104,9 +104,9 @@ impl Engine {
         start: u64,
         rate: u64,
         adaptive: bool,
-        delta: bool,
+        mode: &str,
     ) -> PyResult<()> {
-        call(py, || self.0.copy_start(volume_id, path, start, rate, adaptive, delta))
+        call(py, || self.0.copy_start(volume_id, path, start, rate, adaptive, mode))
     }
 
     fn copy_throttle(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vs_io::{Kind, T1Object, T1Table};
 use vs_tree::{LeafRef, Place, Tree};
 
@@ -90,7 +90,36 @@ pub enum CopyState {
     Failed,
 }
 
-/// A copy onto a write-only leg, or the resync of a whole tree (`path` empty).
+/// What a copy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Gives a write-only leg its data.
+    Full,
+    /// Only what the write-intent maps of the mirror's legs have: the leg was in sync once.
+    Delta,
+    /// Holds the legs in sync of every mirror against each other (`path` empty), and tells.
+    Compare,
+    /// The same, and makes them alike.
+    Repair,
+}
+
+impl Mode {
+    pub fn compares(self) -> bool {
+        matches!(self, Mode::Compare | Mode::Repair)
+    }
+}
+
+/// Bytes of a mirror that its legs do not have alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// The mirror, from the root.
+    pub path: Vec<usize>,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// A copy onto a write-only leg, the resync of a whole tree (`path` empty), or a comparison.
 #[derive(Clone, Debug, Serialize)]
 pub struct Copy {
     pub volume: String,
@@ -103,9 +132,10 @@ pub struct Copy {
     pub durable: u64,
     /// Bytes per second, lately.
     pub rate: u64,
-    /// Only what the write-intent maps of the legs have.
-    #[serde(skip)]
-    pub delta: bool,
+    /// What a comparison has found: the first ranges, and bytes in all.
+    pub differing: Vec<Range>,
+    pub differing_bytes: u64,
+    pub mode: Mode,
     #[serde(skip)]
     pub resync: bool,
     /// Where it begins: what is before was durable when it began.
@@ -130,7 +160,9 @@ impl Copy {
             error: String::new(),
             durable: 0,
             rate: 0,
-            delta: resync,
+            differing: Vec::new(),
+            differing_bytes: 0,
+            mode: if resync { Mode::Delta } else { Mode::Full },
             resync,
             start: 0,
             limit: 0,

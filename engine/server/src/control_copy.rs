@@ -1,7 +1,7 @@
 //! Control calls about copies.
 
-use crate::active::{Copy, CopyState};
-use crate::control::{Engine, Failure, json, lock};
+use crate::active::{Copy, CopyState, Mode};
+use crate::control::{Engine, Failure, json, lock, parse};
 use crate::copy;
 use crate::event_loop::Loop;
 use crate::mailbox::Message;
@@ -9,11 +9,12 @@ use crate::mailbox::Message;
 impl Engine {
     /// Copies onto the write-only leg at `path` what lies from `start` on: an earlier copy onto
     /// it has made durable what is before. At most `rate` bytes per second (0: no limit), and,
-    /// `adaptive`, less while hosts suffer. With `delta` only what the write-intent maps of the
-    /// mirror's legs have: the leg was in sync once. One that runs or is done stays, with these limits.
+    /// `adaptive`, less while hosts suffer. A comparison has an empty path. One that runs or is done
+    /// stays, with these limits.
     ///
     /// # Errors
-    /// `precondition` unless this SP owns the volume and a write-only leg is there.
+    /// `precondition` unless this SP owns the volume and a write-only leg is there; or, for a
+    /// comparison, legs that no resync has to make alike.
     pub fn copy_start(
         &self,
         id: &str,
@@ -21,16 +22,23 @@ impl Engine {
         start: u64,
         rate: u64,
         adaptive: bool,
-        delta: bool,
+        mode: &str,
     ) -> Result<(), Failure> {
         let volume = self
             .volume(id)
             .ok_or_else(|| Failure::new("not_found", format!("volume {id} is not served here")))?;
+        let mode: Mode = parse("mode", &format!("\"{mode}\""))?;
         let _control = lock(&volume.control);
         let active = volume.active();
-        if !active.tree.is_owner() || !copy::is_write_only(&active.tree, &path) {
+        let fits = if mode.compares() {
+            path.is_empty() && active.tree.has_mirror() && !active.pinned
+        } else {
+            copy::is_write_only(&active.tree, &path)
+        };
+        if !active.tree.is_owner() || !fits {
             let text = format!(
-                "volume {}: no write-only leg at {path:?}, or another SP is the owner",
+                "volume {}: no write-only leg at {path:?} (or, to compare, legs that are being \
+                 resynced), or another SP is the owner",
                 volume.name
             );
             return Err(Failure::new("precondition", text));
@@ -42,10 +50,11 @@ impl Engine {
             (copy.limit, copy.adaptive) = (rate, adaptive);
         } else {
             let mut new = Copy::new(id, path, false);
+            new.mode = mode;
             new.total = copy::total(&active.tree, &new);
             new.start = start.min(new.total) / copy::REGION * copy::REGION;
             (new.copied, new.durable) = (new.start, new.start);
-            (new.limit, new.adaptive, new.delta) = (rate, adaptive, delta);
+            (new.limit, new.adaptive) = (rate, adaptive);
             copies.push(new);
         }
         drop(copies);

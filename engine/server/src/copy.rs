@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vs_tree::{LegState, Tree};
 
-use crate::active::{Copy, CopyState};
+use crate::active::{Copy, CopyState, Mode};
 use crate::event_loop::Loop;
 use crate::mailbox::Message;
 use crate::op::{Fail, Kind, Op, Scope, Source};
@@ -35,11 +35,11 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Copy `size` bytes from the node at `source` to those at `targets`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Task {
-    source: Vec<usize>,
+pub(crate) struct Task {
+    pub(crate) source: Vec<usize>,
     targets: Vec<Vec<usize>>,
     /// The legs whose maps say what may be unlike.
-    maps: Vec<Vec<usize>>,
+    pub(crate) maps: Vec<Vec<usize>>,
     /// The T1 objects under `targets`: a tree that has others there needs another copy.
     onto: Vec<String>,
     size: u64,
@@ -87,17 +87,16 @@ enum Next {
 
 /// A copy that this loop runs; what others see of it is in `Volume::copies`.
 pub struct Job {
-    path: Vec<usize>,
-    resync: bool,
-    tasks: Vec<Task>,
+    pub(crate) path: Vec<usize>,
+    pub(crate) resync: bool,
+    pub(crate) tasks: Vec<Task>,
     task: usize,
     offset: u64,
     /// Regions to do again: (task, offset).
     again: Vec<(usize, u64)>,
     /// Regions under way: (task, offset).
     flying: Vec<(usize, u64)>,
-    /// Only what the maps have.
-    delta: bool,
+    pub(crate) mode: Mode,
     window: Option<Window>,
     looking: bool,
     /// Bytes that were alike, since this was last told.
@@ -129,7 +128,7 @@ impl Job {
             offset: copy.start,
             again: Vec::new(),
             flying: Vec::new(),
-            delta: copy.delta,
+            mode: copy.mode,
             window: None,
             looking: false,
             skipped: 0,
@@ -159,7 +158,7 @@ impl Job {
                 continue;
             }
             let offset = self.offset;
-            if self.delta {
+            if self.mode == Mode::Delta {
                 let here =
                     |w: &&Window| w.task == self.task && (w.start..w.end()).contains(&offset);
                 let Some(window) = self.window.as_ref().filter(here) else {
@@ -190,7 +189,7 @@ impl Job {
         let low = self.low();
         let late = now.saturating_duration_since(self.marked) >= CHECKPOINT_TIME;
         let due = low >= durable + CHECKPOINT_BYTES || (late && low > durable);
-        (due && !self.resync && self.mark.is_none() && !self.flushing).then_some(low)
+        (due && !self.resync && !self.mode.compares() && self.mark.is_none() && !self.flushing).then_some(low)
     }
 }
 
@@ -205,7 +204,7 @@ fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
         leg.push(index);
         leg
     };
-    if !copy.resync {
+    if !copy.resync && !copy.mode.compares() {
         let Some((_, parent)) = copy.path.split_last() else { return Vec::new() };
         let size = tree.node_size(parent).unwrap_or(0);
         let targets = vec![copy.path.clone()];
@@ -223,6 +222,9 @@ fn tasks(tree: &Tree, copy: &Copy) -> Vec<Task> {
         let Some(source) = in_sync.next() else { continue };
         let size = tree.node_size(&path).unwrap_or(0);
         let targets: Vec<Vec<usize>> = in_sync.collect();
+        if targets.is_empty() && copy.mode.compares() {
+            continue;
+        }
         let onto = objects(tree, &targets);
         let maps = std::iter::once(&source).chain(&targets).cloned().collect();
         tasks.push(Task { source, targets, maps, onto, size });
@@ -381,6 +383,7 @@ impl Loop {
                     job.pace.spend(length);
                     let mut op = Op::new(source, scope, Kind::Read, offset, length);
                     op.data = self.buffers.take(length as usize);
+                    op.compares = job.mode.compares().then_some(job.mode == Mode::Repair);
                     op
                 }
                 Next::Look(task, offset) => {
@@ -523,7 +526,11 @@ impl Loop {
             Ok(()) if task == FLUSH => job.flushed = true,
             Ok(()) => {
                 let length = if region { op.length } else { 0 };
-                shared.moved.fetch_add(length, Ordering::Relaxed);
+                // A comparison writes what it repairs, and nothing else.
+                let written = if job.mode.compares() && op.kind == Kind::Read { 0 } else { length };
+                shared.moved.fetch_add(written, Ordering::Relaxed);
+                let compared = job.mode.compares() && job.tasks.len() == 1;
+                let mark = if compared { Some(job.low()) } else { mark };
                 job.measured.1 += length;
                 let passed = now.saturating_duration_since(job.measured.0);
                 let rate = (passed >= MEASURED).then(|| {

@@ -339,6 +339,9 @@ impl Loop {
         {
             return self.park(token, Fail::NotFound);
         }
+        if copy && self.compared_leg(token) {
+            return;
+        }
         let Some(op) = self.ops.get_mut(token) else { return };
         match op.fail {
             Some(why @ (Fail::Stale | Fail::NotFound)) if !direct => {

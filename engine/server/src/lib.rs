@@ -4,6 +4,7 @@
 mod active;
 mod buffers;
 mod clock;
+mod compare;
 mod config;
 mod conn;
 mod connections;

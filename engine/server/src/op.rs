@@ -217,6 +217,10 @@ pub struct Op {
     pub fail: Option<Fail>,
     pub failed_leaves: Vec<u32>,
     pub avoid: Vec<u32>,
+    /// It compares legs, and repairs them if that is true; what those read so far hold, None
+    /// where one can't be read.
+    pub compares: Option<bool>,
+    pub legs: Vec<Option<Buffer>>,
     /// Only these leaves are written: they get again what they could not give back.
     pub heals: Vec<u32>,
     /// Devices written to by a FUA request, to be flushed before the reply, each with a leaf on it.
@@ -251,6 +255,8 @@ impl Op {
             fail: None,
             failed_leaves: Vec::new(),
             avoid: Vec::new(),
+            compares: None,
+            legs: Vec::new(),
             heals: Vec::new(),
             touched: Vec::new(),
             locked: false,

@@ -55,8 +55,8 @@ fn a_copy_under_writes_makes_the_legs_equal() {
     a.activate(&grown(2, SIZE, &a, &b));
     let stop = Arc::new(AtomicBool::new(false));
     let hosts = writers(&a.nbd, SIZE, &stop);
-    a.engine.copy_start("v-1", vec![1], 0, 0, false, false).expect("a copy");
-    a.engine.copy_start("v-1", vec![1], 0, 0, false, false).expect("the same copy");
+    a.engine.copy_start("v-1", vec![1], 0, 0, false, "full").expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 0, false, "full").expect("the same copy");
     // A swap in its middle carries it on.
     until("it has begun", || a.copies()[0]["copied"].as_u64() > Some(0));
     a.fence("a", 3);
@@ -80,7 +80,7 @@ fn a_long_copy_within_one_sp_lets_hosts_in() {
     a.fence("a", 2);
     a.activate(&grown(2, size, &a, &a));
     let mut host = a.host();
-    a.engine.copy_start("v-1", vec![1], 0, 0, false, false).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 0, false, "full").expect("a copy");
     let mut during = 0;
     until("the copy", || {
         host.write(MIB, &[7; 4096]).expect("write");
@@ -103,7 +103,7 @@ fn a_copy_that_cannot_read_all_fails_and_says_so() {
     // Blocks 6 to the end are lost; the regions in front of them are still readable.
     let file = std::fs::File::options().write(true).open(rig.file("d-a")).expect("the file");
     file.set_len(DATA + 6 * MIB).expect("truncate");
-    a.engine.copy_start("v-1", vec![1], 0, 0, false, false).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 0, false, "full").expect("a copy");
     until("an end", || a.copy_state() != "running");
     // It stays failed: an end of the regions that were under way changes nothing.
     for _ in 0..50 {
@@ -120,11 +120,11 @@ fn a_copy_is_refused_where_there_is_none_to_make() {
     let rig = Rig::new();
     let a = filled(&rig, 4 * MIB);
     assert_eq!(
-        a.engine.copy_start("v-1", vec![1], 0, 0, false, false).expect_err("no mirror").kind,
+        a.engine.copy_start("v-1", vec![1], 0, 0, false, "full").expect_err("no mirror").kind,
         "precondition"
     );
     assert_eq!(
-        a.engine.copy_start("v-2", vec![1], 0, 0, false, false).expect_err("no volume").kind,
+        a.engine.copy_start("v-2", vec![1], 0, 0, false, "full").expect_err("no volume").kind,
         "not_found"
     );
     a.engine.copy_stop("v-1", &[1]).expect("stopping nothing is fine");
@@ -140,13 +140,13 @@ fn a_leg_that_is_exchanged_is_copied_from_its_beginning() {
     b.leaf("c", SIZE);
     a.fence("a", 2);
     a.activate(&grown(2, SIZE, &a, &b));
-    a.engine.copy_start("v-1", vec![1], 0, 0, false, false).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 0, false, "full").expect("a copy");
     until("the copy", || a.copy_state() == "done");
     a.fence("a", 3);
     let root = mirror(&[(true, leaf("a", SIZE)), (false, leaf("c", SIZE))]);
     a.activate(&Tree::new(3, SIZE, root, &[("a", &a), ("c", &b)]));
     assert_ne!(a.copy_state(), "done", "that was another leg");
-    a.engine.copy_start("v-1", vec![1], 0, 0, false, false).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 0, false, "full").expect("a copy");
     until("the copy", || a.copy_state() == "done");
     a.stop();
     b.stop();
@@ -178,7 +178,7 @@ fn a_copy_taken_up_at_its_checkpoint_makes_the_legs_equal() {
     scribble(&a, 100, size);
     let mut start = 0;
     for round in 0..3 {
-        a.engine.copy_start("v-1", vec![1], start, 100 * MIB, false, false).expect("a copy");
+        a.engine.copy_start("v-1", vec![1], start, 100 * MIB, false, "full").expect("a copy");
         let wanted = start + MIB;
         until("a checkpoint", || durable(&a) >= wanted || a.copy_state() == "done");
         scribble(&a, 1000 * (round + 2), size);
@@ -190,7 +190,7 @@ fn a_copy_taken_up_at_its_checkpoint_makes_the_legs_equal() {
         scribble(&a, 5000 * (round + 2), size);
     }
     assert!(start > 0);
-    a.engine.copy_start("v-1", vec![1], start, 0, false, false).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], start, 0, false, "full").expect("a copy");
     assert!(a.copies()[0]["copied"].as_u64() >= Some(start));
     until("the copy", || a.copy_state() == "done");
     assert_eq!((durable(&a), a.copies()[0]["copied"].as_u64()), (size, Some(size)));
@@ -220,7 +220,7 @@ fn a_checkpoint_is_behind_a_flush_of_the_leg() {
             .sum()
     };
     let before = flushes(&b);
-    a.engine.copy_start("v-1", vec![1], 0, 40 * MIB, false, false).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 40 * MIB, false, "full").expect("a copy");
     until("a checkpoint", || durable(&a) > 0);
     assert!(a.copy_state() == "running" && durable(&a) < size);
     assert!(flushes(&b) > before, "durable without a flush");
@@ -238,7 +238,7 @@ fn a_copys_limits_count_at_once() {
     let wrong = a.engine.copy_throttle("v-1", &[1], 0, false).expect_err("no copy");
     assert_eq!(wrong.kind, "not_found");
     let begun = std::time::Instant::now();
-    a.engine.copy_start("v-1", vec![1], 0, 8 * MIB, false, false).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 8 * MIB, false, "full").expect("a copy");
     until("a quarter", || a.copies()[0]["copied"].as_u64() >= Some(SIZE / 4));
     assert!(begun.elapsed().as_secs_f64() > 1.0, "16 MiB at 8 MiB/s took {:?}", begun.elapsed());
     assert!(a.copies()[0]["rate"].as_u64() > Some(4 * MIB));

@@ -65,7 +65,7 @@ fn goes_on_without(owner: &Sp, other: &Sp, gate: &Gate) {
     owner.fence("a", 3);
     other.fence("b", 3);
     owner.activate(&pair(3, ["in_sync", "write_only"], owner, other));
-    owner.engine.copy_start("v-1", vec![1], 0, 0, false, true).expect("a copy");
+    owner.engine.copy_start("v-1", vec![1], 0, 0, false, "delta").expect("a copy");
     until("the copy", || owner.copy_state() == "done");
     assert_eq!(gate.bytes(DATA + MIB, 8192), pattern(3, 0, 8192));
 }

@@ -83,7 +83,7 @@ fn a_leg_that_was_away_gets_what_it_missed_and_no_more() {
     assert!(on_device(&rig, "a", SIZE) != on_device(&rig, "b", SIZE));
     fence(&a, &b, 3);
     a.activate(&pair(3, ["in_sync", "write_only"], &a, &b));
-    a.engine.copy_start("v-1", vec![1], 0, 0, false, true).expect("a copy");
+    a.engine.copy_start("v-1", vec![1], 0, 0, false, "delta").expect("a copy");
     host.write(40 * MIB, &pattern(8, 0, 4096)).expect("a write meanwhile");
     until("the copy", || a.copy_state() == "done");
     let moved = a.moved();
