@@ -213,12 +213,13 @@ class FakeEngine:
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: str,
     ) -> None:
         if volume_id not in self.volumes:
             raise EngineError("not_found", f"volume {volume_id} is not served here")
         view = {"volume": volume_id, "path": path, "state": "running"}
         more = {"copied": start + UNIT, "total": 4 * UNIT, "error": "", "durable": start, "rate": 0}
+        more |= {"mode": mode, "differing_bytes": 0, "differing": []}
         self.running.setdefault((volume_id, tuple(path)), {**view, **more})
         self.limits[volume_id, tuple(path)] = rate, adaptive
 

@@ -29,7 +29,7 @@ from vswitchd.model.objects import (
     at,
     node_size,
 )
-from vswitchd.model.view import Affected, CopyState, CopyView, DeviceView, LabelView, View
+from vswitchd.model.view import Affected, CopyMode, CopyState, CopyView, DeviceView, LabelView, View
 from vswitchd.ports import OperationRecord, ProcessorRecord
 from vswitchd.restructure import mvsm
 from vswitchd.restructure.steps import (
@@ -109,6 +109,8 @@ class FakeSps:
         self.hold_copies = False
         #: They stay at half of it.
         self.halfway = False
+        #: Volumes whose comparison repairs.
+        self.repairs: dict[VolumeId, bool] = {}
         #: What running copies have been told, and from where copies began, in order.
         self.limits: dict[tuple[VolumeId, Path], tuple[int, bool]] = {}
         self.starts: list[int] = []
@@ -205,8 +207,12 @@ class FakeSp:
         if copy.copied < half or self._world.halfway:
             return replace(copy, copied=half, durable=half // 2)
         t2 = self._world.cluster.sps[self._sp].active[copy.volume]
-        self._world.cluster.apply(Copy(self._sp, copy.volume, t2.version, copy.path, copy.total))
-        return replace(copy, state=CopyState.DONE, copied=copy.total, durable=copy.total)
+        step = Copy(self._sp, copy.volume, t2.version, copy.path, copy.total)
+        differing = 0 if copy.path else self._world.cluster.differing(t2)
+        if copy.path or self._world.repairs.pop(copy.volume, False):
+            self._world.cluster.apply(step)
+        done = replace(copy, state=CopyState.DONE, copied=copy.total, durable=copy.total)
+        return replace(done, differing_bytes=differing)
 
     async def add_device(
         self, uri: str, size: int, device: DeviceId, *, direct: bool
@@ -277,13 +283,16 @@ class FakeSp:
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None:
         life = await self._admit("start_copy")
         t2 = self._world.cluster.sps[self._sp].active[volume]
-        assert t2.owner == self._sp and _is_write_only(t2.root, path) and t2.version == version
+        assert t2.owner == self._sp and t2.version == version
+        assert _is_write_only(t2.root, path) if path else mode.value in ("compare", "repair")
         found = life.copies.get((volume, path))
         self._world.limits[volume, path] = rate, adaptive
+        if mode is CopyMode.REPAIR:
+            self._world.repairs[volume] = True
         if found is None or found.state is CopyState.FAILED:
             self._world.starts.append(start)
             total = node_size(at(t2.root, path[:-1]))

@@ -66,7 +66,7 @@ class Engine:
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: str,
     ) -> None:
         """Copies onto the write-only leg at `path` from byte `start` on, which an earlier copy has
         made durable up to there; at most `rate` bytes per second (0: no limit), and, `adaptive`,

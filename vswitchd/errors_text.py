@@ -261,6 +261,10 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "data of the parts after it.",
         "Use `vswitchctl volume apply` with the layout that is wanted; it copies.",
     ),
+    "VS3018": (
+        "No mirror of the volume has two legs in sync, so there is nothing to compare.",
+        "Add a leg (`vswitchctl volume mirror add`), or wait until one that is away is back.",
+    ),
     "VS3020": (
         "The state directory belongs to an SP of another name.",
         "Start the SP under the name that the message says, or give it a --state of its own.",
@@ -483,6 +487,14 @@ EXPLAIN: dict[str, tuple[str, str]] = {
         "too few of a mirror's legs are left to vote. Of two legs one and the controller's store "
         "are enough, of three it takes two. Going on with fewer could bring back old data.",
         "Bring an SP back; hosts wait meanwhile.",
+    ),
+    "VS6014": (
+        "The legs of a mirror do not hold the same bytes: a device has changed what it was given, "
+        "or somebody wrote to it past vswitchd. Which leg is right nobody can say of two; of three "
+        "or more most likely what most of them have.",
+        "Look at the devices and their logs. `vswitchctl volume mirror verify NAME --repair` makes "
+        "the legs alike: what most have, or where as many have something else, what the first has. "
+        "If the first leg is the bad one, remove it and add a new one instead.",
     ),
     "VS6020": (
         "The device is not what it should be: it holds something that vswitchd did not write, "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, DeviceView, LabelView, View
+from vswitchd.model.view import Affected, CopyMode, DeviceView, LabelView, View
 
 
 class Clock(Protocol):
@@ -58,11 +58,11 @@ class Processor(Protocol):
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None:
         """Copies onto the write-only leg at `path` of that version from byte `start` on; an
         earlier copy has made what is before it durable there. `rate`: bytes per second, 0 for
-        no limit; `delta`: only what the write-intent maps have."""
+        no limit. A comparison has an empty path."""
         ...
 
     async def throttle_copy(
@@ -127,7 +127,7 @@ class OperationRecord:
 
     `wish`: what was asked of it since it began: run, pause or cancel. `checkpoint`: so many bytes
     of the copy at the cursor are durable on its leg. `rate` is in bytes per second, 0 for no
-    limit; `priority` from 0 to 9."""
+    limit; `priority` from 0 to 9. `report`: what it has found, in words."""
 
     id: str
     request_id: str
@@ -149,6 +149,7 @@ class OperationRecord:
     rate: int = 0
     adaptive: bool = True
     priority: int = 5
+    report: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
         {"sp": "sp-c", "layout": "stripe(2)"},
     ),
     ("mirror remove db1 --leg sp-b", "RemoveMirrorLeg", {"name": "db1", "leg": "sp-b"}),
+    ("mirror verify db1 --repair", "VerifyMirror", {"name": "db1", "repair": True}),
 ]
 
 

@@ -33,6 +33,7 @@ from vswitchd.restructure.requests import (
     Restore,
     Serve,
     Unserve,
+    Verify,
 )
 
 #: With it every pair of points is tried; without it each point once as the second of a pair.
@@ -75,6 +76,8 @@ KINDS: dict[str, tuple[str | None, tuple[Request, ...], Ask]] = {
     "unserve": ("mirror(a, b)", (), change(Unserve(B))),
     "hand over and unserve": ("mirror(a, b)", (), change(Unserve(A))),
     "relayout": ("mirror(a, b)", (), change(Relayout("stripe(a, c, chunk=4K)"))),
+    "verify": ("mirror(a, b)", (), change(Verify())),
+    "verify and repair": ("mirror(a, b)", (), change(Verify(repair=True))),
     "restore": ("a", (Relayout("mirror(b, c)"),), restore),
     "evacuate": ("mirror(a/a0, b)", (), change(Evacuate(A))),
     "evacuate the only one": ("a/a0", (), change(Evacuate(A))),
@@ -221,7 +224,8 @@ async def test_killed_anywhere_it_is_whole_or_not_at_all(name: str) -> None:
     assert not await dies(world, points, None, ask)
     wanted = shape(await outcome(world))
     total = points.passed
-    assert total > 10 and wanted != (before if name not in ("recover",) else None)
+    leaves = ("recover", "verify", "verify and repair")
+    assert total > 10 and wanted != (before if name not in leaves else None)
     for first in range(1, total + 1):
         world, points = await world_of(layout, made)
         assert await dies(world, points, first, ask), first

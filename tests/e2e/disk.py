@@ -48,9 +48,15 @@ class Disk:
         if self.forgets:
             filters += ["--filter=cache"]
             options += ["cache=writeback"]
-        argv = ["nbdkit", "-f", "-U", str(self._socket), *filters, "file", str(self._backing)]
+        # With several threads nbdkit 1.32 aborts when its client is killed in a reply's middle.
+        argv = ["nbdkit", "-f", "-t", "1", "-U", str(self._socket)]
+        argv += [*filters, "file", str(self._backing)]
         self._process = subprocess.Popen(guarded(*argv, *options))
         wait_for(f"{self.name} to listen", self._socket.exists)
+
+    def is_up(self) -> bool:
+        """It has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """It is gone, and with it whatever it kept in memory."""

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.cluster import Cluster
 from tests.e2e.disk import disks
 from tests.e2e.faults import Faults, writers
-from tests.e2e.lost import SOON, in_sync
+from tests.e2e.lost import SOON, alike, in_sync
 from tests.e2e.nbd import Client
 from tests.e2e.process import wait_for
 from tests.e2e.stamps import Stamper
@@ -53,8 +53,10 @@ def test_no_fault_loses_or_mixes_up_data(cluster: Cluster) -> None:
             for _ in range(FAULTS):
                 since = [stamper.writes for stamper in every]
                 kind = faults.next()
+                assert all(disk.is_up() for disk in made.values()), f"{kind}: a disk has ended"
                 for name, layout in VOLUMES.items():
                     in_sync(cluster, name, layout.count("/"))
+                    alike(cluster, name)
                 for stamper, before in zip(every, since, strict=True):
                     wait_for(f"writes after: {kind}", _more(stamper, before), SOON)
                     assert not stamper.faults, f"{kind}: {stamper.faults[:3]}"

@@ -25,7 +25,7 @@ from tests.processor.conftest import (
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import t1_to_json
 from vswitchd.model.objects import DeviceId, Hole, Leaf, LegState, SpId, T1Id, VolumeId
-from vswitchd.model.view import CopyState
+from vswitchd.model.view import CopyMode, CopyState
 from vswitchd.processor import files
 from vswitchd.processor.files import write_durably
 
@@ -130,7 +130,7 @@ async def test_a_view_may_be_of_one_volume(life: Life) -> None:
         await life.vsm.activate_t2(caller(), tree.volume, 1)
         await life.vsm.stage_t2(caller(), replace(tree, version=2))
         await life.vsm.start_copy(
-            caller(), tree.volume, 1, (1,), start=0, rate=0, adaptive=True, delta=False
+            caller(), tree.volume, 1, (1,), start=0, rate=0, adaptive=True, mode=CopyMode.FULL
         )
     whole, part = await life.vsm.view(), await life.vsm.view(other)
     assert (len(whole.t1s), len(whole.t2s), len(whole.copies), whole.other_t1s) == (2, 4, 2, 0)
@@ -211,11 +211,13 @@ async def test_a_reference_in_use_is_not_dropped(life: Life) -> None:
 async def test_copies_are_in_the_view(life: Life) -> None:
     await refused(
         "VS3028",
-        life.vsm.start_copy(caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True, delta=False),
+        life.vsm.start_copy(
+            caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True, mode=CopyMode.FULL
+        ),
     )
     await life.push(t2(1, mirror(IN, OUT)))
     await life.vsm.start_copy(
-        caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True, delta=False
+        caller(), VOLUME, 1, (1,), start=0, rate=0, adaptive=True, mode=CopyMode.FULL
     )
     (copy,) = (await life.vsm.view()).copies
     assert (copy.volume, copy.path, copy.state) == (VOLUME, (1,), CopyState.RUNNING)
@@ -264,7 +266,7 @@ async def test_a_copy_for_another_tree_is_not_begun(life: Life) -> None:
     """Its checkpoint would be another leg's."""
     await life.push(t2(2, mirror(IN, OUT)))
     late = life.vsm.start_copy(
-        caller(), VOLUME, 1, (1,), start=4096, rate=0, adaptive=True, delta=False
+        caller(), VOLUME, 1, (1,), start=4096, rate=0, adaptive=True, mode=CopyMode.FULL
     )
     await refused("VS3028", late)
     assert not (await life.vsm.view()).copies

@@ -241,9 +241,27 @@ class Cluster:
         homes = [sp.active[v].homes.get(t1) for sp in self.sps.values() for v in sp.active]
         return any(found is not None and home in (None, found) for found in homes)
 
+    def differing(self, t2: T2) -> int:
+        """Bytes that the legs in sync of the root mirror do not have alike."""
+        held = [
+            [self._values(t2, leg, block)[0] for block in range(node_size(leg) // BLOCK)]
+            for leg in _in_sync(t2.root)
+        ]
+        return sum(len(set(values)) > 1 for values in zip(*held, strict=True)) * BLOCK
+
+    def _repair(self, t2: T2) -> None:
+        first, *others = _in_sync(t2.root)
+        for leg in others:
+            for block in range(node_size(leg) // BLOCK):
+                for leaf, index, _ in locate(leg, block):
+                    self._at_epoch(t2, leaf)[index] = self._values(t2, first, block)[0]
+
     def _copy(self, step: Copy) -> None:
         t2 = self.sps[step.sp].active[step.volume]
         assert t2.owner == step.sp and t2.version == step.version
+        if not step.path:
+            self._repair(t2)
+            return
         mirror = at(t2.root, step.path[:-1])
         assert isinstance(mirror, Mirror)
         leg = mirror.legs[step.path[-1]]
@@ -342,3 +360,8 @@ def locate(node: Node, block: int, readable: bool = True) -> Iterator[tuple[Leaf
                     return
                 block -= node_size(part) // BLOCK
             raise AssertionError("beyond the tree")
+
+
+def _in_sync(root: Node) -> list[Node]:
+    assert isinstance(root, Mirror)
+    return [leg.node for leg in root.legs if leg.state is LegState.IN_SYNC]

@@ -31,7 +31,7 @@ from vswitchd.model.objects import (
     node_size,
     walk,
 )
-from vswitchd.model.view import CopyState, CopyView
+from vswitchd.model.view import CopyMode, CopyState, CopyView
 
 #: Seconds until a host's request is answered with an error.
 HOLD = 120.0
@@ -59,8 +59,7 @@ class Copy:
     onto: frozenset[T1Id]
     total: int
     done: int
-    #: Only what some leg's map has.
-    delta: bool = False
+    mode: CopyMode = CopyMode.FULL
     state: CopyState = CopyState.RUNNING
 
 
@@ -200,7 +199,7 @@ class SimEngine(Home):
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None:
         now = self.volumes.get(volume)
         if now is None:
@@ -211,7 +210,7 @@ class SimEngine(Home):
         found = now.copies.get(path)
         if found is None or found.state is CopyState.FAILED:
             total = node_size(at(now.t2.root, path[:-1])) // BLOCK
-            copy = now.copies[path] = Copy(path, onto, total, start // BLOCK, delta)
+            copy = now.copies[path] = Copy(path, onto, total, start // BLOCK, mode)
             self._process.spawn(self._copy(now, copy))
 
     async def copy_throttle(
@@ -261,7 +260,7 @@ class SimEngine(Home):
             if now.t2 is not t2 or now.copies.get(path) is not copy:
                 raise StaleError
             pieces = locate(source, index)
-            if copy.delta and not await self._differs(t2, pieces):
+            if copy.mode is CopyMode.DELTA and not await self._differs(t2, pieces):
                 self._counts["delta passed over a block"] += 1
                 return
             value = await self._read(t2, pieces, pinned=True)

@@ -24,7 +24,7 @@ from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service
 from vswitchd.controller.turns import Turns
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, DeviceView, LabelView, View
+from vswitchd.model.view import Affected, CopyMode, DeviceView, LabelView, View
 from vswitchd.ports import ProcessorRecord
 from vswitchd.processor.register import Registration
 from vswitchd.processor.state import State
@@ -250,9 +250,9 @@ class SimProcessor:
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None:
-        limits = {"rate": rate, "adaptive": adaptive, "delta": delta}
+        limits = {"rate": rate, "adaptive": adaptive, "mode": mode}
         await self._call(
             lambda vsm: vsm.start_copy(self._caller, volume, version, path, start=start, **limits)
         )

@@ -22,6 +22,7 @@ from vswitchd.model.objects import (
     VolumeId,
     at,
 )
+from vswitchd.model.view import CopyMode
 from vswitchd.restructure import mvsm, vcm
 from vswitchd.restructure.away import absent, away, ejected, lost, majority, rejoined
 from vswitchd.restructure.requests import Become, CopyOnto
@@ -141,7 +142,7 @@ def test_legs_come_back_by_what_they_have_missed() -> None:
     assert isinstance(first, Become) and isinstance(last, Become)
     assert first.volume is not None and last.volume is not None
     assert states(first.volume.root) == [LegState.IN_SYNC, LegState.WRITE_ONLY]
-    assert copy == CopyOnto((1,), delta=True)
+    assert copy == CopyOnto((1,), CopyMode.DELTA)
     assert states(last.volume.root) == [LegState.IN_SYNC] * 2
     assert not list(away(last.volume.root))
 

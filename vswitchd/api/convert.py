@@ -24,9 +24,11 @@ from vswitchd.model.objects import (
 from vswitchd.model.view import (
     Affected,
     Change,
+    CopyMode,
     CopyState,
     CopyView,
     DeviceView,
+    DifferingRange,
     LabelView,
     ObjectKind,
     T1View,
@@ -45,6 +47,12 @@ _COPY_STATES = {
     vsm_pb2.COPY_STATE_DONE: CopyState.DONE,
     vsm_pb2.COPY_STATE_FAILED: CopyState.FAILED,
 }
+_COPY_MODES = {
+    vsm_pb2.COPY_MODE_FULL: CopyMode.FULL,
+    vsm_pb2.COPY_MODE_DELTA: CopyMode.DELTA,
+    vsm_pb2.COPY_MODE_COMPARE: CopyMode.COMPARE,
+    vsm_pb2.COPY_MODE_REPAIR: CopyMode.REPAIR,
+}
 _KINDS = {
     vsm_pb2.OBJECT_KIND_T1: ObjectKind.T1,
     vsm_pb2.OBJECT_KIND_T2: ObjectKind.T2,
@@ -56,6 +64,7 @@ _CHANGES = {
 }
 _LEG_CODES = {state: code for code, state in _LEG_STATES.items()}
 _COPY_CODES = {state: code for code, state in _COPY_STATES.items()}
+COPY_MODE_CODES = {mode: code for code, mode in _COPY_MODES.items()}
 _KIND_CODES = {kind: code for code, kind in _KINDS.items()}
 _CHANGE_CODES = {change: code for code, change in _CHANGES.items()}
 
@@ -248,11 +257,23 @@ def view_to_proto(view: View) -> vsm_pb2.View:
                 error=copy.error,
                 durable_bytes=copy.durable,
                 bytes_per_second=copy.rate,
+                differing_bytes=copy.differing_bytes,
+                differing=[
+                    vsm_pb2.DifferingRange(path=one.path, offset=one.offset, length=one.length)
+                    for one in copy.differing
+                ],
             )
             for copy in view.copies
         ],
         other_t1s=view.other_t1s,
     )
+
+
+def copy_mode_from_proto(code: vsm_pb2.CopyMode.ValueType) -> CopyMode:
+    """VsError VS1045 for a mode that is none."""
+    if code not in _COPY_MODES:
+        raise _bad("a copy without a mode")
+    return _COPY_MODES[code]
 
 
 def _copy_from_proto(message: vsm_pb2.CopyView) -> CopyView:
@@ -267,6 +288,10 @@ def _copy_from_proto(message: vsm_pb2.CopyView) -> CopyView:
         error=message.error,
         durable=message.durable_bytes,
         rate=message.bytes_per_second,
+        differing_bytes=message.differing_bytes,
+        differing=tuple(
+            DifferingRange(tuple(one.path), one.offset, one.length) for one in message.differing
+        ),
     )
 
 

@@ -102,6 +102,7 @@ def operation_to_proto(
         ),
         bytes_per_second=rate,
         requested_by=record.requested_by,
+        report=record.report,
     )
     if record.ended is not None and record.state != "planned":
         message.ended.CopyFrom(stamp(record.ended))

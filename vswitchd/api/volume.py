@@ -83,6 +83,12 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
         )
 
     @servicer_errors
+    async def VerifyMirror(
+        self, request: volume_pb2.VerifyMirrorRequest, context: Context
+    ) -> operation_pb2.Operation:
+        return await self._change("verify", request, context, requests.Verify(request.repair))
+
+    @servicer_errors
     async def MoveVolume(
         self, request: volume_pb2.MoveVolumeRequest, context: Context
     ) -> operation_pb2.Operation:

@@ -12,7 +12,7 @@ from vswitchd.api import convert
 from vswitchd.api.errors import from_rpc
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, DeviceView, LabelView, View
+from vswitchd.model.view import Affected, CopyMode, DeviceView, LabelView, View
 from vswitchd.ports import ProcessorRecord
 from vswitchd.rpc import vsm_pb2, vsm_pb2_grpc
 
@@ -181,7 +181,7 @@ class VsmProcessor:
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None:
         request = vsm_pb2.StartCopyRequest(
             caller=self._caller,
@@ -191,7 +191,7 @@ class VsmProcessor:
             start_bytes=start,
             bytes_per_second=rate,
             adaptive=adaptive,
-            delta=delta,
+            mode=convert.COPY_MODE_CODES[mode],
         )
         await self._call(self._stub.StartCopy, request)
 

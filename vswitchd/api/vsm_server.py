@@ -136,7 +136,7 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
             start=request.start_bytes,
             rate=request.bytes_per_second,
             adaptive=request.adaptive,
-            delta=request.delta,
+            mode=convert.copy_mode_from_proto(request.mode),
         )
         return ACK
 

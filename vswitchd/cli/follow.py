@@ -50,7 +50,8 @@ def follow(operation: operation_pb2.Operation, seconds: float | None, output: Ou
     if output is not Output.TABLE:
         dump(plain(last), output)
     elif problem is None:
-        note(f"{last.kind} of {last.volume} is done ({name})")
+        found = f": {last.report}" if last.report else ""
+        note(f"{last.kind} of {last.volume} is done ({name}){found}")
     elif problem.kind is Kind.TIMEOUT:
         render.line(name)
     if problem is not None:

@@ -29,3 +29,17 @@ def remove(
 ) -> Asked:
     """Take a copy away."""
     return "RemoveMirrorLeg", {"name": name, "leg": leg}
+
+
+@mutation(app)
+def verify(
+    name: Name,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="make the legs alike: what most have, or else what the first has"
+        ),
+    ] = False,
+) -> Asked:
+    """Hold the legs against each other while hosts use the volume."""
+    return "VerifyMirror", {"name": name, "repair": repair}

@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from vswitchd.controller.live import CancelledError, Live, PausedError
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.view import CopyState, CopyView
+from vswitchd.model.view import CopyMode, CopyState, CopyView
 from vswitchd.ports import Clock, Processor
 from vswitchd.restructure.steps import Copy
 
 #: Seconds between looks at a copy.
 LOOK = 0.1
+#: Ranges that a report names.
+SHOWN = 8
 
 
 class Slots:
@@ -94,6 +96,7 @@ class Copying:
                     "devices of that leg",
                 )
             elif copy.state is CopyState.DONE:
+                self._report(live, step, copy)
                 live.finished_copies += copy.total
                 live.copied = live.finished_copies
                 live.rate = 0
@@ -116,6 +119,35 @@ class Copying:
                 raise
             await self._clock.sleep(LOOK)
 
+    @staticmethod
+    def _report(live: Live, step: Copy, copy: CopyView) -> None:
+        """Says what a comparison has found; VsError VS6014 if legs differ and are left so."""
+        if step.path:
+            return
+        repaired = step.mode is CopyMode.REPAIR
+        if not copy.differing_bytes:
+            live.report = "the legs are alike"
+            return
+        shown = ", ".join(
+            f"{one.offset}+{one.length}" + (f" of mirror {list(one.path)}" if one.path else "")
+            for one in copy.differing[:SHOWN]
+        )
+        more = ", ..." if len(copy.differing) > SHOWN else ""
+        live.report = (
+            f"{copy.differing_bytes} bytes {'differed' if repaired else 'differ'} between legs, "
+            f"at (offset+length) {shown}{more}"
+        )
+        if repaired:
+            live.report += "; they are alike now"
+            return
+        name = live.record.volume_name
+        raise VsError(
+            "VS6014",
+            Kind.UNSAFE,
+            f"volume {name}: {live.report}; `vswitchctl volume mirror verify {name} --repair` "
+            "makes them alike",
+        )
+
     async def _start(self, live: Live, step: Copy) -> tuple[int, bool]:
         record = live.record
         start = record.checkpoint
@@ -127,7 +159,7 @@ class Copying:
             start=start,
             rate=record.rate,
             adaptive=record.adaptive,
-            delta=step.delta,
+            mode=step.mode,
         )
         return record.rate, record.adaptive
 

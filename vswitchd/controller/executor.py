@@ -185,7 +185,8 @@ class Executor:
             ended = DONE
             if live.record.state == UNDOING:
                 ended = CANCELLED if live.record.error_code == "VS3052" else FAILED
-            await self._journal(live, state=ended, ended=self._clock.wall(), copied=live.copied)
+            found = {"copied": live.copied, "report": live.report}
+            await self._journal(live, state=ended, ended=self._clock.wall(), **found)
             log.info("operation_ended", state=ended, volume=live.record.volume_name)
         except Exception as error:
             # A fault, or another controller's hand in the journal. It stays open and in `live`,

@@ -35,7 +35,8 @@ class Live:
     `begun`: the end of the group that runs; `doom`: the error that the group's steps give up
     for; `waits`: what each step that waits waits for; `changed` is set and replaced at every
     change; `writing`: held while the journal is written. `copied` counts the bytes of all of its
-    copies, `finished_copies` those of the ones that are done, `rate` is bytes per second lately.
+    copies, `finished_copies` those of the ones that are done, `rate` is bytes per second lately;
+    `report` is what a comparison has found, in words.
     """
 
     record: OperationRecord
@@ -44,6 +45,7 @@ class Live:
     copied: int = 0
     finished_copies: int = 0
     rate: int = 0
+    report: str = ""
     begun: int = 0
     doom: VsError | None = None
     waits: dict[int, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from vswitchd.errors import Kind, VsError
@@ -33,6 +34,7 @@ from vswitchd.model.objects import (
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
+_E = TypeVar("_E", bound=StrEnum)
 
 #: Deepest tree that is decoded; more is a mistake or an attack.
 MAX_DEPTH = 16
@@ -80,12 +82,13 @@ class Fields:
             )
         return value
 
-    def flag(self, name: str) -> bool:
-        """A field that is true or false."""
-        value = self.take(name)
-        if not isinstance(value, bool):
-            raise malformed(self.path(name), f"true or false was expected, not {value!r}")
-        return value
+    def one_of(self, name: str, kind: type[_E]) -> _E:
+        """A field that is one of an enumeration's values."""
+        value = self.text(name)
+        if value not in {one.value for one in kind}:
+            known = ", ".join(one.value for one in kind)
+            raise malformed(self.path(name), f"one of {known} was expected, not {value!r}")
+        return kind(value)
 
     def items(self, name: str, decode: Callable[[object, str], _T]) -> tuple[_T, ...]:
         """A list field, each item decoded."""

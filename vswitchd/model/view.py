@@ -41,8 +41,19 @@ class T2View:
     resync_percent: int = 100
 
 
+class CopyMode(StrEnum):
+    """What a copy does: give a write-only leg all of its data; only what the write-intent maps of
+    the mirror's legs have, since it was in sync once; hold the legs in sync of every mirror
+    against each other (the path is empty); the same, and make them alike."""
+
+    FULL = "full"
+    DELTA = "delta"
+    COMPARE = "compare"
+    REPAIR = "repair"
+
+
 class CopyState(StrEnum):
-    """How a copy onto a write-only leg stands."""
+    """How a copy stands."""
 
     RUNNING = "running"
     DONE = "done"
@@ -50,9 +61,20 @@ class CopyState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class DifferingRange:
+    """Bytes that the legs of the mirror at `path` do not have alike, in the mirror's own space."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class CopyView:
     """A copy onto the write-only leg at `path`. Byte counts are of the leg's own space; `durable`
-    of them, from its beginning, are there and flushed; `rate` is bytes per second lately."""
+    of them, from its beginning, are there and flushed; `rate` is bytes per second lately. Of a
+    comparison, which begins anew if it is interrupted, `differing` are the first ranges that it has
+    found and `differing_bytes` the bytes of all."""
 
     volume: VolumeId
     path: Path
@@ -62,6 +84,8 @@ class CopyView:
     error: str = ""
     durable: int = 0
     rate: int = 0
+    differing_bytes: int = 0
+    differing: tuple[DifferingRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

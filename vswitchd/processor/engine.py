@@ -13,7 +13,15 @@ from vswitchd._engine import EngineError
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import encode_t1, encode_t2, t1_from_json
 from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, T1Id, VolumeId
-from vswitchd.model.view import CopyState, CopyView, DeviceView, LabelView, T1View
+from vswitchd.model.view import (
+    CopyMode,
+    CopyState,
+    CopyView,
+    DeviceView,
+    DifferingRange,
+    LabelView,
+    T1View,
+)
 
 R = TypeVar("R")
 
@@ -130,9 +138,11 @@ class Engine:
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None:
-        await self._wait(self._native.copy_start, volume, list(path), start, rate, adaptive, delta)
+        await self._wait(
+            self._native.copy_start, volume, list(path), start, rate, adaptive, mode.value
+        )
 
     async def copy_throttle(
         self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
@@ -154,6 +164,11 @@ class Engine:
                 one["error"],
                 one["durable"],
                 one["rate"],
+                one["differing_bytes"],
+                tuple(
+                    DifferingRange(tuple(found["path"]), found["offset"], found["length"])
+                    for found in one["differing"]
+                ),
             )
             for one in found
         )

@@ -26,7 +26,16 @@ from vswitchd.model.objects import (
     VolumeId,
     walk,
 )
-from vswitchd.model.view import Affected, CopyView, DeviceView, LabelView, T1View, T2View, View
+from vswitchd.model.view import (
+    Affected,
+    CopyMode,
+    CopyView,
+    DeviceView,
+    LabelView,
+    T1View,
+    T2View,
+    View,
+)
 from vswitchd.processor.state import State
 from vswitchd.restructure.mvsm import determine
 
@@ -64,7 +73,7 @@ class EngineCalls(Protocol):
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None: ...
     async def copy_throttle(
         self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
@@ -417,13 +426,14 @@ class Vsm:
         start: int,
         rate: int,
         adaptive: bool,
-        delta: bool,
+        mode: CopyMode,
     ) -> None:
         """Copies onto the write-only leg at `path` of the tree of that version what lies from
         `start` on: an earlier copy has made the bytes before it durable there. At most
         `rate` bytes per second (0: no limit); `adaptive`: less while hosts' latency suffers;
-        `delta`: only what the write-intent maps have, as the leg was in sync once. One that runs
-        takes the new limits. VsError VS3028 if another version is active."""
+        by `mode` all of it, or what the write-intent maps have; or holds the legs against each
+        other, `path` being empty. One that runs takes the new limits. VsError VS3028 if another
+        version is active."""
         async with self._turn(caller, volume):
             current = self._state.committed.get(volume)
             if current is None or current.version != version:
@@ -434,9 +444,9 @@ class Vsm:
                     f"a copy for version {version} of volume {volume}: SP {self.sp} has {here}",
                 )
             await self._engine.copy_start(
-                volume, path, start=start, rate=rate, adaptive=adaptive, delta=delta
+                volume, path, start=start, rate=rate, adaptive=adaptive, mode=mode
             )
-        self._log.info("start_copy", volume=volume, path=path, start=start, rate=rate, delta=delta)
+        self._log.info("start_copy", volume=volume, path=path, start=start, rate=rate, mode=mode)
 
     async def throttle_copy(
         self, caller: Caller, volume: VolumeId, path: Path, *, rate: int, adaptive: bool

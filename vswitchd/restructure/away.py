@@ -27,6 +27,7 @@ from vswitchd.model.objects import (
     leaves,
     walk,
 )
+from vswitchd.model.view import CopyMode
 from vswitchd.restructure.legs import homes
 from vswitchd.restructure.requests import Become, CopyOnto, Stage
 from vswitchd.restructure.stages import following
@@ -77,7 +78,7 @@ def rejoined(volume: Volume, back: Collection[SpId]) -> list[Stage]:
         return []
     first = following(volume, root=_set(volume.root, found, LegState.WRITE_ONLY), t1s=volume.t1s)
     end = following(first, root=_set(first.root, found, LegState.IN_SYNC), t1s=volume.t1s)
-    return [Become(first), *(CopyOnto(path, delta=True) for path in found), Become(end)]
+    return [Become(first), *(CopyOnto(path, CopyMode.DELTA) for path in found), Become(end)]
 
 
 def legs_in(root: Node, state: LegState) -> Iterable[tuple[Path, Leg]]:

@@ -16,6 +16,7 @@ from vswitchd.model.codec import (
     volume_to_json,
 )
 from vswitchd.model.objects import SpId, T1Id, VolumeId
+from vswitchd.model.view import CopyMode
 from vswitchd.restructure.steps import (
     ActivateT2,
     AdoptT1,
@@ -79,9 +80,11 @@ def describe(step: Step) -> tuple[str, str, str, int]:
             words, copy = f"volume {volume_id}", 0
         case Copy(sp, volume_id, _, path, copy):
             place = ".".join(str(index) for index in path)
-            words = f"leg {place} of {volume_id}"
+            words = f"leg {place} of {volume_id}" if path else f"legs of {volume_id}"
         case Forget(volume_id):
             sp, words, copy = SpId(""), f"volume {volume_id}", 0
+    if isinstance(step, Copy) and not step.path:
+        return "verify", sp, words, copy
     return kind(step), sp, words, copy
 
 
@@ -105,14 +108,14 @@ def step_to_json(step: Step) -> Json:
             body = {"sp": sp, "volume": volume_id}
         case DropReference(sp, volume_id, t1_id):
             body = {"sp": sp, "volume": volume_id, "t1": t1_id}
-        case Copy(sp, volume_id, version, path, size, delta):
+        case Copy(sp, volume_id, version, path, size, mode):
             body = {
                 "sp": sp,
                 "volume": volume_id,
                 "version": version,
                 "path": list(path),
                 "bytes": size,
-                "delta": delta,
+                "mode": mode.value,
             }
         case Forget(volume_id):
             body = {"volume": volume_id}
@@ -155,7 +158,7 @@ def step_from_json(value: object, where: str = "step") -> Step:
                 fields.number("version"),
                 fields.items("path", _index),
                 fields.number("bytes"),
-                fields.flag("delta"),
+                fields.one_of("mode", CopyMode),
             )
         case "forget":
             step = Forget(_volume(fields))

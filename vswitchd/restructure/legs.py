@@ -17,6 +17,22 @@ from vswitchd.model.objects import (
     replace,
     walk,
 )
+from vswitchd.model.view import CopyMode
+from vswitchd.restructure.requests import CopyOnto, Stage
+
+
+def verified(volume: Volume, *, repair: bool) -> Stage:
+    """Legs in sync held against each other. VsError VS3018 if no mirror has two."""
+    mirrors = (node for _, node in walk(volume.root) if isinstance(node, Mirror))
+    in_sync = (sum(leg.state is LegState.IN_SYNC for leg in node.legs) for node in mirrors)
+    if max(in_sync, default=0) < 2:
+        raise VsError(
+            "VS3018",
+            Kind.PRECONDITION,
+            f"no mirror of volume {volume.name} has two legs in sync, so there is nothing to "
+            f"compare; add one with `vswitchctl volume mirror add {volume.name}`",
+        )
+    return CopyOnto((), CopyMode.REPAIR if repair else CopyMode.COMPARE)
 
 
 def remove_leg(volume: Volume, leg: str) -> Node:

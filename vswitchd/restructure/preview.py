@@ -94,6 +94,8 @@ def _reserved(plan: Plan) -> dict[tuple[SpId, DeviceId], int]:
 def _undone_by(plan: Plan, target: Volume | None) -> str:
     if not plan.steps:
         return "nothing needs to be: there is nothing to do"
+    if target is not None and target is plan.base:
+        return "nothing needs to be: the volume stays as it is"
     if target is None:
         return "nothing: the data is gone with it"
     if plan.base is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vswitchd.model.objects import Path, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.view import CopyMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,13 @@ class Eject:
 
 
 @dataclass(frozen=True, slots=True)
+class Verify:
+    """The legs in sync of every mirror are held against each other; `repair`: and made alike."""
+
+    repair: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rejoin:
     """Legs that are away and whose SPs are all among these come back."""
 
@@ -140,6 +148,7 @@ Request: TypeAlias = (
     | Recover
     | Eject
     | Rejoin
+    | Verify
 )
 
 
@@ -152,11 +161,11 @@ class Become:
 
 @dataclass(frozen=True, slots=True)
 class CopyOnto:
-    """The write-only leg at `path` of the volume as it then is gets its data; `delta`: what it
-    has missed since it was in sync."""
+    """The write-only leg at `path` of the volume as it then is gets its data, or what it has
+    missed since it was in sync; or legs are held against each other, `path` being empty."""
 
     path: Path
-    delta: bool = False
+    mode: CopyMode = CopyMode.FULL
 
 
 Stage: TypeAlias = Become | CopyOnto

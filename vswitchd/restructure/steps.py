@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from vswitchd.model.objects import T1, T2, Hole, Path, SpId, T1Id, Volume, VolumeId, walk
+from vswitchd.model.view import CopyMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +100,15 @@ class AwaitSync:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy onto the write-only leg at `path`, run by the owner; ends flushed. `delta`: only what
-    the write-intent maps of the mirror's legs have, since the leg was in sync once."""
+    """Copy onto the write-only leg at `path`, run by the owner; ends flushed. Or hold the legs
+    against each other, with an empty path."""
 
     sp: SpId
     volume: VolumeId
     version: int
     path: Path
     bytes: int
-    delta: bool = False
+    mode: CopyMode = CopyMode.FULL
 
 
 @dataclass(frozen=True, slots=True)

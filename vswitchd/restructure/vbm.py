@@ -37,7 +37,7 @@ from vswitchd.restructure.collected import (
 )
 from vswitchd.restructure.evacuate import evacuate
 from vswitchd.restructure.grow import Grower
-from vswitchd.restructure.legs import remove_leg
+from vswitchd.restructure.legs import remove_leg, verified
 from vswitchd.restructure.placement import (
     Placement,
     check_size,
@@ -65,6 +65,7 @@ from vswitchd.restructure.requests import (
     Serve,
     Stage,
     Unserve,
+    Verify,
 )
 from vswitchd.restructure.restored import restored
 from vswitchd.restructure.space import Space
@@ -124,6 +125,8 @@ class _Work:
             return rejoined(volume, request.sps)
         held = require_agreement(volume, self.views, absent(volume, up))
         match request:
+            case Verify(repair):
+                return [verified(volume, repair=repair)]
             case RemoveLeg(leg):
                 return [Become(following(volume, root=remove_leg(volume, leg)))]
             case Serve(sp):

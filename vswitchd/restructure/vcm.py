@@ -84,11 +84,11 @@ def plan(
         draft.add(AwaitSync(base.owner, base.id))
     for stage, answer in zip(stages, affected, strict=True):
         match stage:
-            case CopyOnto(path, delta):
+            case CopyOnto(path, mode):
                 assert current is not None, "a copy follows a tree"
                 # What a copy moves is bounded by the mirror, the smallest of its legs.
                 size = node_size(at(current.root, path[:-1]))
-                draft.add(Copy(current.owner, current.id, current.version, path, size, delta))
+                draft.add(Copy(current.owner, current.id, current.version, path, size, mode))
             case Become(None):
                 assert current is not None, "only what exists is deleted"
                 _delete(draft, current)
@@ -124,6 +124,9 @@ def undo(done: Plan, current: Volume | None, peers: Peers, gone: Collection[SpId
     extended; the next request uses that room.
     """
     base = done.base
+    if all(isinstance(step, AwaitSync | Copy) for step in done.steps):
+        # Legs held against each other: no tree has changed.
+        return Plan(base, (), 0)
     if base is not None and gone:
         try:
             base = ejected(base, gone)

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvswitchd/v1/operation.proto\x12\x0bvswitchd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n\rOperationStep\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02sp\x18\x02 \x01(\t\x12\x0e\n\x06object\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.vswitchd.v1.StepState\x12\x12\n\ncopy_bytes\x18\x05 \x01(\x04\x12\x12\n\nredundancy\x18\x06 \x01(\r\x12\x1e\n\x16\x65xpected_pause_seconds\x18\x07 \x01(\x01\";\n\x0bReservation\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"t\n\x10OperationOptions\x12\x15\n\x08priority\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x10\x62ytes_per_second\x18\x02 \x01(\x04\x12\x15\n\x08\x61\x64\x61ptive\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x0b\n\t_priorityB\x0b\n\t_adaptive\"/\n\x0eOperationError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x80\x05\n\tOperation\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vswitchd.v1.OperationState\x12)\n\x05steps\x18\x05 \x03(\x0b\x32\x1a.vswitchd.v1.OperationStep\x12\x14\n\x0c\x63opied_bytes\x18\x06 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12+\n\x07\x63reated\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05\x65rror\x18\n \x01(\x0b\x32\x1b.vswitchd.v1.OperationError\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x0c \x01(\x04\x12\x13\n\x0bwaiting_for\x18\r \x01(\t\x12\x16\n\x0etarget_version\x18\x0e \x01(\x04\x12\x16\n\x0eno_return_step\x18\x0f \x01(\r\x12\x11\n\tundone_by\x18\x10 \x01(\t\x12*\n\x08reserved\x18\x11 \x03(\x0b\x32\x18.vswitchd.v1.Reservation\x12\x15\n\rlayout_before\x18\x12 \x01(\t\x12\x14\n\x0clayout_after\x18\x13 \x01(\t\x12.\n\x07options\x18\x14 \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x18\n\x10\x62ytes_per_second\x18\x15 \x01(\x04\x12\x14\n\x0crequested_by\x18\x16 \x01(\t\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\".\n\x16\x43\x61ncelOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"-\n\x15PauseOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\".\n\x16ResumeOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"\xac\x01\n\x18ThrottleOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\x15\n\x08priority\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x10\x62ytes_per_second\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\x08\x61\x64\x61ptive\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\x0b\n\t_priorityB\x13\n\x11_bytes_per_secondB\x0b\n\t_adaptive\"a\n\x15ListOperationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\x11\n\topen_only\x18\x04 \x01(\x08\"]\n\x16ListOperationsResponse\x12*\n\noperations\x18\x01 \x03(\x0b\x32\x16.vswitchd.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xf9\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_PLANNED\x10\x01\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x02\x12\x1b\n\x17OPERATION_STATE_UNDOING\x10\x03\x12\x18\n\x14OPERATION_STATE_DONE\x10\x04\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x05\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x06\x12\x1a\n\x16OPERATION_STATE_PAUSED\x10\x07*l\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEP_STATE_PENDING\x10\x01\x12\x16\n\x12STEP_STATE_RUNNING\x10\x02\x12\x13\n\x0fSTEP_STATE_DONE\x10\x03\x32\xc7\x04\n\x10OperationService\x12H\n\x0cGetOperation\x12 .vswitchd.v1.GetOperationRequest\x1a\x16.vswitchd.v1.Operation\x12Y\n\x0eListOperations\x12\".vswitchd.v1.ListOperationsRequest\x1a#.vswitchd.v1.ListOperationsResponse\x12L\n\x0eWatchOperation\x12 .vswitchd.v1.GetOperationRequest\x1a\x16.vswitchd.v1.Operation0\x01\x12N\n\x0f\x43\x61ncelOperation\x12#.vswitchd.v1.CancelOperationRequest\x1a\x16.vswitchd.v1.Operation\x12L\n\x0ePauseOperation\x12\".vswitchd.v1.PauseOperationRequest\x1a\x16.vswitchd.v1.Operation\x12N\n\x0fResumeOperation\x12#.vswitchd.v1.ResumeOperationRequest\x1a\x16.vswitchd.v1.Operation\x12R\n\x11ThrottleOperation\x12%.vswitchd.v1.ThrottleOperationRequest\x1a\x16.vswitchd.v1.Operationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvswitchd/v1/operation.proto\x12\x0bvswitchd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n\rOperationStep\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02sp\x18\x02 \x01(\t\x12\x0e\n\x06object\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.vswitchd.v1.StepState\x12\x12\n\ncopy_bytes\x18\x05 \x01(\x04\x12\x12\n\nredundancy\x18\x06 \x01(\r\x12\x1e\n\x16\x65xpected_pause_seconds\x18\x07 \x01(\x01\";\n\x0bReservation\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"t\n\x10OperationOptions\x12\x15\n\x08priority\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x10\x62ytes_per_second\x18\x02 \x01(\x04\x12\x15\n\x08\x61\x64\x61ptive\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x0b\n\t_priorityB\x0b\n\t_adaptive\"/\n\x0eOperationError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x90\x05\n\tOperation\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vswitchd.v1.OperationState\x12)\n\x05steps\x18\x05 \x03(\x0b\x32\x1a.vswitchd.v1.OperationStep\x12\x14\n\x0c\x63opied_bytes\x18\x06 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12+\n\x07\x63reated\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05\x65rror\x18\n \x01(\x0b\x32\x1b.vswitchd.v1.OperationError\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x0c \x01(\x04\x12\x13\n\x0bwaiting_for\x18\r \x01(\t\x12\x16\n\x0etarget_version\x18\x0e \x01(\x04\x12\x16\n\x0eno_return_step\x18\x0f \x01(\r\x12\x11\n\tundone_by\x18\x10 \x01(\t\x12*\n\x08reserved\x18\x11 \x03(\x0b\x32\x18.vswitchd.v1.Reservation\x12\x15\n\rlayout_before\x18\x12 \x01(\t\x12\x14\n\x0clayout_after\x18\x13 \x01(\t\x12.\n\x07options\x18\x14 \x01(\x0b\x32\x1d.vswitchd.v1.OperationOptions\x12\x18\n\x10\x62ytes_per_second\x18\x15 \x01(\x04\x12\x14\n\x0crequested_by\x18\x16 \x01(\t\x12\x0e\n\x06report\x18\x17 \x01(\t\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\".\n\x16\x43\x61ncelOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"-\n\x15PauseOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\".\n\x16ResumeOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"\xac\x01\n\x18ThrottleOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\x15\n\x08priority\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x1d\n\x10\x62ytes_per_second\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\x08\x61\x64\x61ptive\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\x0b\n\t_priorityB\x13\n\x11_bytes_per_secondB\x0b\n\t_adaptive\"a\n\x15ListOperationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\x11\n\topen_only\x18\x04 \x01(\x08\"]\n\x16ListOperationsResponse\x12*\n\noperations\x18\x01 \x03(\x0b\x32\x16.vswitchd.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xf9\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_PLANNED\x10\x01\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x02\x12\x1b\n\x17OPERATION_STATE_UNDOING\x10\x03\x12\x18\n\x14OPERATION_STATE_DONE\x10\x04\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x05\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x06\x12\x1a\n\x16OPERATION_STATE_PAUSED\x10\x07*l\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEP_STATE_PENDING\x10\x01\x12\x16\n\x12STEP_STATE_RUNNING\x10\x02\x12\x13\n\x0fSTEP_STATE_DONE\x10\x03\x32\xc7\x04\n\x10OperationService\x12H\n\x0cGetOperation\x12 .vswitchd.v1.GetOperationRequest\x1a\x16.vswitchd.v1.Operation\x12Y\n\x0eListOperations\x12\".vswitchd.v1.ListOperationsRequest\x1a#.vswitchd.v1.ListOperationsResponse\x12L\n\x0eWatchOperation\x12 .vswitchd.v1.GetOperationRequest\x1a\x16.vswitchd.v1.Operation0\x01\x12N\n\x0f\x43\x61ncelOperation\x12#.vswitchd.v1.CancelOperationRequest\x1a\x16.vswitchd.v1.Operation\x12L\n\x0ePauseOperation\x12\".vswitchd.v1.PauseOperationRequest\x1a\x16.vswitchd.v1.Operation\x12N\n\x0fResumeOperation\x12#.vswitchd.v1.ResumeOperationRequest\x1a\x16.vswitchd.v1.Operation\x12R\n\x11ThrottleOperation\x12%.vswitchd.v1.ThrottleOperationRequest\x1a\x16.vswitchd.v1.Operationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vswitchd.v1.operation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATIONSTATE']._serialized_start=1677
-  _globals['_OPERATIONSTATE']._serialized_end=1926
-  _globals['_STEPSTATE']._serialized_start=1928
-  _globals['_STEPSTATE']._serialized_end=2036
+  _globals['_OPERATIONSTATE']._serialized_start=1693
+  _globals['_OPERATIONSTATE']._serialized_end=1942
+  _globals['_STEPSTATE']._serialized_start=1944
+  _globals['_STEPSTATE']._serialized_end=2052
   _globals['_OPERATIONSTEP']._serialized_start=78
   _globals['_OPERATIONSTEP']._serialized_end=246
   _globals['_RESERVATION']._serialized_start=248
@@ -45,21 +45,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPERATIONERROR']._serialized_start=427
   _globals['_OPERATIONERROR']._serialized_end=474
   _globals['_OPERATION']._serialized_start=477
-  _globals['_OPERATION']._serialized_end=1117
-  _globals['_GETOPERATIONREQUEST']._serialized_start=1119
-  _globals['_GETOPERATIONREQUEST']._serialized_end=1162
-  _globals['_CANCELOPERATIONREQUEST']._serialized_start=1164
-  _globals['_CANCELOPERATIONREQUEST']._serialized_end=1210
-  _globals['_PAUSEOPERATIONREQUEST']._serialized_start=1212
-  _globals['_PAUSEOPERATIONREQUEST']._serialized_end=1257
-  _globals['_RESUMEOPERATIONREQUEST']._serialized_start=1259
-  _globals['_RESUMEOPERATIONREQUEST']._serialized_end=1305
-  _globals['_THROTTLEOPERATIONREQUEST']._serialized_start=1308
-  _globals['_THROTTLEOPERATIONREQUEST']._serialized_end=1480
-  _globals['_LISTOPERATIONSREQUEST']._serialized_start=1482
-  _globals['_LISTOPERATIONSREQUEST']._serialized_end=1579
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=1581
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=1674
-  _globals['_OPERATIONSERVICE']._serialized_start=2039
-  _globals['_OPERATIONSERVICE']._serialized_end=2622
+  _globals['_OPERATION']._serialized_end=1133
+  _globals['_GETOPERATIONREQUEST']._serialized_start=1135
+  _globals['_GETOPERATIONREQUEST']._serialized_end=1178
+  _globals['_CANCELOPERATIONREQUEST']._serialized_start=1180
+  _globals['_CANCELOPERATIONREQUEST']._serialized_end=1226
+  _globals['_PAUSEOPERATIONREQUEST']._serialized_start=1228
+  _globals['_PAUSEOPERATIONREQUEST']._serialized_end=1273
+  _globals['_RESUMEOPERATIONREQUEST']._serialized_start=1275
+  _globals['_RESUMEOPERATIONREQUEST']._serialized_end=1321
+  _globals['_THROTTLEOPERATIONREQUEST']._serialized_start=1324
+  _globals['_THROTTLEOPERATIONREQUEST']._serialized_end=1496
+  _globals['_LISTOPERATIONSREQUEST']._serialized_start=1498
+  _globals['_LISTOPERATIONSREQUEST']._serialized_end=1595
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=1597
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=1690
+  _globals['_OPERATIONSERVICE']._serialized_start=2055
+  _globals['_OPERATIONSERVICE']._serialized_end=2638
 # @@protoc_insertion_point(module_scope)

@@ -225,10 +225,11 @@ class Operation(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     kind: _builtins.str
     """create, delete, grow, mirror_add, mirror_remove, move, serve, unserve, relayout, restore,
-    evacuate, recover
+    evacuate, recover, verify, eject, rejoin
     """
     volume: _builtins.str
     state: Global___OperationState.ValueType
@@ -249,6 +250,8 @@ class Operation(_message.Message):
     bytes_per_second: _builtins.int
     """Of the copy that runs, lately."""
     requested_by: _builtins.str
+    report: _builtins.str
+    """What it has found, in words."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationStep]: ...
     @_builtins.property
@@ -286,10 +289,11 @@ class Operation(_message.Message):
         options: Global___OperationOptions | None = ...,
         bytes_per_second: _builtins.int = ...,
         requested_by: _builtins.str = ...,
+        report: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "ended", b"ended", "error", b"error", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "bytes_per_second", b"bytes_per_second", "copied_bytes", b"copied_bytes", "created", b"created", "ended", b"ended", "error", b"error", "kind", b"kind", "layout_after", b"layout_after", "layout_before", b"layout_before", "no_return_step", b"no_return_step", "operation_id", b"operation_id", "options", b"options", "request_id", b"request_id", "requested_by", b"requested_by", "reserved", b"reserved", "state", b"state", "steps", b"steps", "target_version", b"target_version", "total_bytes", b"total_bytes", "undone_by", b"undone_by", "volume", b"volume", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "bytes_per_second", b"bytes_per_second", "copied_bytes", b"copied_bytes", "created", b"created", "ended", b"ended", "error", b"error", "kind", b"kind", "layout_after", b"layout_after", "layout_before", b"layout_before", "no_return_step", b"no_return_step", "operation_id", b"operation_id", "options", b"options", "report", b"report", "request_id", b"request_id", "requested_by", b"requested_by", "reserved", b"reserved", "state", b"state", "steps", b"steps", "target_version", b"target_version", "total_bytes", b"total_bytes", "undone_by", b"undone_by", "volume", b"volume", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

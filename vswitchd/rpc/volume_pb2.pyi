@@ -279,6 +279,41 @@ class RemoveMirrorLegRequest(_message.Message):
 Global___RemoveMirrorLegRequest: _TypeAlias = RemoveMirrorLegRequest  # noqa: Y015
 
 @_typing.final
+class VerifyMirrorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    dry_run: _builtins.bool
+    name: _builtins.str
+    repair: _builtins.bool
+    """What differs becomes what most legs have, or where as many have something else, what the
+    first of them has.
+    """
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
+        repair: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "repair", b"repair", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyMirrorRequest: _TypeAlias = VerifyMirrorRequest  # noqa: Y015
+
+@_typing.final
 class MoveVolumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

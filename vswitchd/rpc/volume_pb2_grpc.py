@@ -60,6 +60,11 @@ class VolumeServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.RemoveMirrorLegRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
                 _registered_method=True)
+        self.VerifyMirror = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/VerifyMirror',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.VerifyMirrorRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
         self.MoveVolume = channel.unary_unary(
                 '/vswitchd.v1.VolumeService/MoveVolume',
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.MoveVolumeRequest.SerializeToString,
@@ -141,6 +146,13 @@ class VolumeServiceServicer:
 
     def RemoveMirrorLeg(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyMirror(self, request, context):
+        """Holds the legs in sync of every mirror against each other while hosts use them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -235,6 +247,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
             'RemoveMirrorLeg': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveMirrorLeg,
                     request_deserializer=vswitchd_dot_v1_dot_volume__pb2.RemoveMirrorLegRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
+            'VerifyMirror': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyMirror,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.VerifyMirrorRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
             ),
             'MoveVolume': grpc.unary_unary_rpc_method_handler(
@@ -422,6 +439,33 @@ class VolumeService:
             target,
             '/vswitchd.v1.VolumeService/RemoveMirrorLeg',
             vswitchd_dot_v1_dot_volume__pb2.RemoveMirrorLegRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyMirror(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/VerifyMirror',
+            vswitchd_dot_v1_dot_volume__pb2.VerifyMirrorRequest.SerializeToString,
             vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
             options,
             channel_credentials,

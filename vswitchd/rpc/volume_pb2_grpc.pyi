@@ -39,6 +39,8 @@ class VolumeServiceStub:
     GrowVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GrowVolumeRequest, _operation_pb2.Operation]
     AddMirrorLeg: _grpc.UnaryUnaryMultiCallable[_volume_pb2.AddMirrorLegRequest, _operation_pb2.Operation]
     RemoveMirrorLeg: _grpc.UnaryUnaryMultiCallable[_volume_pb2.RemoveMirrorLegRequest, _operation_pb2.Operation]
+    VerifyMirror: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VerifyMirrorRequest, _operation_pb2.Operation]
+    """Holds the legs in sync of every mirror against each other while hosts use them."""
     MoveVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.MoveVolumeRequest, _operation_pb2.Operation]
     ServeVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ServeVolumeRequest, _operation_pb2.Operation]
     UnserveVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]
@@ -62,6 +64,8 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     GrowVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.GrowVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     AddMirrorLeg: _aio.UnaryUnaryMultiCallable[_volume_pb2.AddMirrorLegRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     RemoveMirrorLeg: _aio.UnaryUnaryMultiCallable[_volume_pb2.RemoveMirrorLegRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    VerifyMirror: _aio.UnaryUnaryMultiCallable[_volume_pb2.VerifyMirrorRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    """Holds the legs in sync of every mirror against each other while hosts use them."""
     MoveVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.MoveVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     ServeVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.ServeVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     UnserveVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
@@ -112,6 +116,14 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _volume_pb2.RemoveMirrorLegRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]: ...
+
+    @_abc_1.abstractmethod
+    def VerifyMirror(
+        self,
+        request: _volume_pb2.VerifyMirrorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
+        """Holds the legs in sync of every mirror against each other while hosts use them."""
 
     @_abc_1.abstractmethod
     def MoveVolume(

@@ -42,6 +42,33 @@ COPY_STATE_DONE: CopyState.ValueType  # 2
 COPY_STATE_FAILED: CopyState.ValueType  # 3
 Global___CopyState: _TypeAlias = CopyState  # noqa: Y015
 
+class _CopyMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CopyModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CopyMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COPY_MODE_UNSPECIFIED: _CopyMode.ValueType  # 0
+    COPY_MODE_FULL: _CopyMode.ValueType  # 1
+    COPY_MODE_DELTA: _CopyMode.ValueType  # 2
+    """Only what the write-intent maps of the mirror's legs have: the leg was in sync once."""
+    COPY_MODE_COMPARE: _CopyMode.ValueType  # 3
+    """Holds the legs in sync of every mirror against each other; `path` is empty."""
+    COPY_MODE_REPAIR: _CopyMode.ValueType  # 4
+    """The same, and makes them alike."""
+
+class CopyMode(_CopyMode, metaclass=_CopyModeEnumTypeWrapper): ...
+
+COPY_MODE_UNSPECIFIED: CopyMode.ValueType  # 0
+COPY_MODE_FULL: CopyMode.ValueType  # 1
+COPY_MODE_DELTA: CopyMode.ValueType  # 2
+"""Only what the write-intent maps of the mirror's legs have: the leg was in sync once."""
+COPY_MODE_COMPARE: CopyMode.ValueType  # 3
+"""Holds the legs in sync of every mirror against each other; `path` is empty."""
+COPY_MODE_REPAIR: CopyMode.ValueType  # 4
+"""The same, and makes them alike."""
+Global___CopyMode: _TypeAlias = CopyMode  # noqa: Y015
+
 class _ObjectKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -283,6 +310,36 @@ class T2View(_message.Message):
 Global___T2View: _TypeAlias = T2View  # noqa: Y015
 
 @_typing.final
+class DifferingRange(_message.Message):
+    """Bytes that a mirror's legs do not have alike, in the mirror's own space."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    length: _builtins.int
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Child indices from the root to the mirror."""
+
+    def __init__(
+        self,
+        *,
+        path: _abc.Iterable[_builtins.int] | None = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "offset", b"offset", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DifferingRange: _TypeAlias = DifferingRange  # noqa: Y015
+
+@_typing.final
 class CopyView(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -294,6 +351,8 @@ class CopyView(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     DURABLE_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    DIFFERING_BYTES_FIELD_NUMBER: _builtins.int
+    DIFFERING_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     state: Global___CopyState.ValueType
     copied_bytes: _builtins.int
@@ -303,10 +362,14 @@ class CopyView(_message.Message):
     """From the leg's beginning so many bytes are on it and flushed: a later StartCopy may begin there."""
     bytes_per_second: _builtins.int
     """Lately."""
+    differing_bytes: _builtins.int
+    """What a comparison has found: bytes in all, and the first ranges."""
     @_builtins.property
     def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Child indices from the root to the write-only leg."""
 
+    @_builtins.property
+    def differing(self) -> _containers.RepeatedCompositeFieldContainer[Global___DifferingRange]: ...
     def __init__(
         self,
         *,
@@ -318,10 +381,12 @@ class CopyView(_message.Message):
         error: _builtins.str = ...,
         durable_bytes: _builtins.int = ...,
         bytes_per_second: _builtins.int = ...,
+        differing_bytes: _builtins.int = ...,
+        differing: _abc.Iterable[Global___DifferingRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "copied_bytes", b"copied_bytes", "durable_bytes", b"durable_bytes", "error", b"error", "path", b"path", "state", b"state", "total_bytes", b"total_bytes", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "copied_bytes", b"copied_bytes", "differing", b"differing", "differing_bytes", b"differing_bytes", "durable_bytes", b"durable_bytes", "error", b"error", "path", b"path", "state", b"state", "total_bytes", b"total_bytes", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,7 +707,7 @@ class StartCopyRequest(_message.Message):
     START_BYTES_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ADAPTIVE_FIELD_NUMBER: _builtins.int
-    DELTA_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     version: _builtins.int
     """Refused unless the active tree is of this version: `start_bytes` is true of its leg alone."""
@@ -652,8 +717,7 @@ class StartCopyRequest(_message.Message):
     """At most; 0: no limit."""
     adaptive: _builtins.bool
     """Back off while hosts' latency suffers."""
-    delta: _builtins.bool
-    """Only what the write-intent maps of the mirror's legs have: the leg was in sync once."""
+    mode: Global___CopyMode.ValueType
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -668,11 +732,11 @@ class StartCopyRequest(_message.Message):
         start_bytes: _builtins.int = ...,
         bytes_per_second: _builtins.int = ...,
         adaptive: _builtins.bool = ...,
-        delta: _builtins.bool = ...,
+        mode: Global___CopyMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "delta", b"delta", "path", b"path", "start_bytes", b"start_bytes", "version", b"version", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptive", b"adaptive", "bytes_per_second", b"bytes_per_second", "caller", b"caller", "mode", b"mode", "path", b"path", "start_bytes", b"start_bytes", "version", b"version", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,7 +116,8 @@ impl Loop {
             self.finish(token, Ok(()));
             return true;
         }
-        op.scope = Scope::Subtrees(verdict.wrong.iter().map(|leg| work.maps[*leg].clone()).collect());
+        op.scope =
+            Scope::Subtrees(verdict.wrong.iter().map(|leg| work.maps[*leg].clone()).collect());
         op.kind = Kind::Write;
         op.data = right.into();
         self.route(token);

@@ -44,7 +44,12 @@ impl Engine {
             return Err(Failure::new("precondition", text));
         }
         let mut copies = volume.copies();
-        copies.retain(|copy| copy.path != path || copy.state != CopyState::Failed);
+        // A comparison that is done says how it was then.
+        let over = |copy: &Copy| {
+            copy.state == CopyState::Failed
+                || (copy.state == CopyState::Done && copy.mode.compares())
+        };
+        copies.retain(|copy| copy.path != path || copy.resync || !over(copy));
         let known = copies.iter_mut().find(|copy| copy.path == path && !copy.resync);
         if let Some(copy) = known {
             (copy.limit, copy.adaptive) = (rate, adaptive);

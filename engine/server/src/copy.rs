@@ -189,7 +189,8 @@ impl Job {
         let low = self.low();
         let late = now.saturating_duration_since(self.marked) >= CHECKPOINT_TIME;
         let due = low >= durable + CHECKPOINT_BYTES || (late && low > durable);
-        (due && !self.resync && !self.mode.compares() && self.mark.is_none() && !self.flushing).then_some(low)
+        (due && !self.resync && !self.mode.compares() && self.mark.is_none() && !self.flushing)
+            .then_some(low)
     }
 }
 
@@ -529,8 +530,6 @@ impl Loop {
                 // A comparison writes what it repairs, and nothing else.
                 let written = if job.mode.compares() && op.kind == Kind::Read { 0 } else { length };
                 shared.moved.fetch_add(written, Ordering::Relaxed);
-                let compared = job.mode.compares() && job.tasks.len() == 1;
-                let mark = if compared { Some(job.low()) } else { mark };
                 job.measured.1 += length;
                 let passed = now.saturating_duration_since(job.measured.0);
                 let rate = (passed >= MEASURED).then(|| {
