@@ -43,6 +43,9 @@ bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server
 	scripts/need.sh nbd-server:nbd-server
 	$(PY) -m tests.bench $(BENCH)
 
+planted: engine deps-test ## plant bugs in an engine built for that, and see whether the tests find each
+	$(PY) -m pytest tests/e2e/planted.py --timeout 900
+
 ROUNDS ?= 500
 SECONDS ?= 3600
 FIRST ?= 2000
@@ -77,4 +80,4 @@ $(ENGINE): $(RUST) $(VENV)/.locked pyproject.toml
 clean: ## remove what was built; data in DATA stays
 	rm -rf engine/target $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help run test lint format engine proto proto-check bench soak lock deps deps-test clean
+.PHONY: help run test lint format engine proto proto-check bench planted soak lock deps deps-test clean

@@ -1,4 +1,5 @@
-"""What can happen to a cluster, by name; the tests let it happen while hosts write."""
+"""What can happen to a cluster, by name, and what must hold after each: every block has its last
+acknowledged write, or one that was sent after it, hosts go on, and the legs are alike."""
 
 from __future__ import annotations
 
@@ -11,12 +12,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from tests.e2e.cluster import Cluster
-from tests.e2e.disk import Disk
+from tests.e2e.disk import Disk, disks
+from tests.e2e.lost import alike, in_sync
+from tests.e2e.nbd import Client
 from tests.e2e.process import Daemon, wait_for
 from tests.e2e.stamps import Stamper, Writer
 
 #: Blocks that one writer has for itself.
 BLOCKS = 2048
+#: Layouts by name. "power" loses what was not flushed when its disks are killed.
+VOLUMES = {
+    "power": "mirror(sp-b/pb, sp-c/pc)",
+    "three": "mirror(sp-a/a0, sp-b/b0, sp-c/full)",
+    "two": "mirror(sp-a/a0, sp-b/bad)",
+}
+DISKS: dict[str, dict[str, object]] = {
+    "bad": {},
+    "full": {"error": "ENOSPC"},
+    "pb": {"forgets": True},
+    "pc": {"forgets": True},
+}
+HOMES = {"bad": "sp-b", "full": "sp-c", "pb": "sp-b", "pc": "sp-c"}
+#: Seconds for what takes a second, on a machine that does other things too.
+PATIENCE = 150.0
 
 
 class Faults:
@@ -49,6 +67,7 @@ class Faults:
             "the owner is killed": lambda: self._killed(owner, away),
             "another SP is killed": lambda: self._killed(other, away),
             "an SP is killed twice": lambda: self._killed(other, 2.0, times=2),
+            "an SP is away for long": lambda: self._killed(other, 10.0),
             "an SP ends by itself": lambda: self._ended(other, away),
             "the owner ends by itself": lambda: self._ended(owner, away),
             "the owner is stopped": lambda: self._during(self._stopped(owner), 2.0),
@@ -87,9 +106,13 @@ class Faults:
         kinds = self.kinds()
         fresh = [kind for kind in kinds if not self.counts[kind]]
         kind = self._rng.choice(fresh or list(kinds))
-        self.counts[kind] += 1
-        kinds[kind]()
+        self.happen(kind)
         return kind
+
+    def happen(self, kind: str) -> None:
+        """Lets a fault of that kind happen."""
+        self.counts[kind] += 1
+        self.kinds()[kind]()
 
     @staticmethod
     def _during(trouble: AbstractContextManager[None], seconds: float) -> None:
@@ -177,18 +200,66 @@ class Faults:
         one.start()
 
 
-@contextmanager
-def writers(
-    cluster: Cluster, volumes: Mapping[str, str], seed: int
-) -> Iterator[dict[str, list[Stamper]]]:
-    """Two for each volume, each with blocks of its own, through the SPs in its own order."""
-    with ExitStack() as stack:
-        stampers: dict[str, list[Stamper]] = {}
-        for number, volume in enumerate(sorted(volumes) * 2):
-            names = sorted(cluster.sps)
-            random.Random(seed + number).shuffle(names)
-            connect = [(cluster.sps[sp].addresses["--nbd"], volume) for sp in names]
-            of = stampers.setdefault(volume, [])
-            stamper = Stamper(len(of) * BLOCKS, BLOCKS, seed + number)
-            of.append(stack.enter_context(Writer(stamper, connect, keep=False)))
-        yield stampers
+class Trial:
+    """A cluster with volumes on disks that can fail, and two writers on each volume, each with
+    blocks of its own, through the SPs in its own order."""
+
+    def __init__(self, cluster: Cluster, seed: int, patience: float = PATIENCE) -> None:
+        """`patience`: seconds until hosts must go on and all legs be in sync, after a fault."""
+        self.cluster = cluster
+        self._seed, self._patience = seed, patience
+        self._ends = ExitStack()
+        self.stampers: dict[str, list[Stamper]] = {}
+
+    def __enter__(self) -> Trial:
+        with ExitStack() as ends:
+            made = ends.enter_context(disks(self.cluster.root, **DISKS))
+            for name, disk in made.items():
+                self.cluster.ctl("device", "add", disk.uri, "--sp", HOMES[name], "--name", name)
+            for name, layout in VOLUMES.items():
+                words = ("--size", "64M", "--layout", layout, "--on", ",".join(self.cluster.sps))
+                self.cluster.ctl("volume", "create", name, *words)
+            for number, volume in enumerate(sorted(VOLUMES) * 2):
+                names = sorted(self.cluster.sps)
+                random.Random(self._seed + number).shuffle(names)
+                connect = [(self.cluster.sps[sp].addresses["--nbd"], volume) for sp in names]
+                of = self.stampers.setdefault(volume, [])
+                stamper = Stamper(len(of) * BLOCKS, BLOCKS, self._seed + number)
+                of.append(ends.enter_context(Writer(stamper, connect, keep=False)))
+            self._disks = made
+            self.faults = Faults(self.cluster, random.Random(self._seed), made, self.stampers)
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self._ends.__exit__(None, None, None)
+
+    def writes(self) -> list[int]:
+        """How many each writer has made."""
+        return [stamper.writes for stamper in self._all()]
+
+    def after(self, kind: str, since: list[int]) -> None:
+        """What must hold after a fault; `since`: the writes that there were before it."""
+        assert all(disk.is_up() for disk in self._disks.values()), f"{kind}: a disk has ended"
+        for name, layout in VOLUMES.items():
+            in_sync(self.cluster, name, layout.count("/"), self._patience)
+            alike(self.cluster, name, self._patience)
+        for stamper, before in zip(self._all(), since, strict=True):
+            wait_for(f"writes after: {kind}", _more(stamper, before), min(20.0, self._patience))
+            assert not stamper.faults, f"{kind}: {stamper.faults[:3]}"
+            assert not stamper.errors, f"{kind}: {stamper.errors[:3]}"
+
+    def check_all(self) -> None:
+        """Reads every block, through every SP."""
+        for volume, found in self.stampers.items():
+            for stamper in found:
+                for sp in self.cluster.sps.values():
+                    with Client(sp.addresses["--nbd"], volume) as client:
+                        stamper.check_all(client)
+
+    def _all(self) -> list[Stamper]:
+        return [stamper for found in self.stampers.values() for stamper in found]
+
+
+def _more(stamper: Stamper, before: int) -> Callable[[], bool]:
+    return lambda: bool(stamper.faults or stamper.errors) or stamper.wrote_more_than(before + 20)

@@ -23,7 +23,7 @@ def states(cluster: Cluster, name: str) -> list[str]:
     ]
 
 
-def alike(cluster: Cluster, name: str) -> None:
+def alike(cluster: Cluster, name: str, seconds: float = 60.0) -> None:
     """Holds the legs against each other; RuntimeError says where they differ."""
     begun: list[str] = []
 
@@ -42,9 +42,9 @@ def alike(cluster: Cluster, name: str) -> None:
             raise RuntimeError(f"{name}: {found.report}")
         return bool(found.report)
 
-    wait_for(f"the legs of {name} to be compared", compared, 60.0)
+    wait_for(f"the legs of {name} to be compared", compared, seconds)
 
 
-def in_sync(cluster: Cluster, name: str, legs: int) -> None:
-    wait_for("all legs to be in sync", lambda: states(cluster, name) == ["in_sync"] * legs, 150.0)
+def in_sync(cluster: Cluster, name: str, legs: int, seconds: float = 150.0) -> None:
+    wait_for("all legs to be in sync", lambda: states(cluster, name) == ["in_sync"] * legs, seconds)
     cluster.settled()

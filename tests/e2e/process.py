@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +50,10 @@ class Daemon:
     start the port that was given, so that a restarted process is found where it was.
     """
 
+    #: Where the code is that it runs, and what its environment has beside this one's.
+    code = ROOT
+    environment: Mapping[str, str] = {}
+
     def __init__(self, name: str, root: Path, argv: list[str], addresses: dict[str, str]) -> None:
         self.name = name
         self.state = root / name
@@ -83,11 +87,11 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 guarded(sys.executable, "-m", "vswitchd", *self.argv, *options),
-                cwd=ROOT,
+                cwd=self.code,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"},
             )
 
     def ready(self) -> bool:

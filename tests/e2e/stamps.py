@@ -6,7 +6,7 @@ import random
 import threading
 from pathlib import Path
 
-from tests.e2e.nbd import Client, NbdError
+from tests.e2e.nbd import ESHUTDOWN, Client, NbdError
 
 BLOCK = 4096
 
@@ -38,6 +38,8 @@ class Stamper:
         self.since: dict[int, set[int]] = {}
         #: A connection is open.
         self.connected = False
+        #: Of its writes so many are FUA, and are followed by a flush.
+        self.fua, self.flushes = 0.1, 0.02
         self.faults: list[str] = []
         self.errors: list[str] = []
         self.writes = 0
@@ -51,7 +53,7 @@ class Stamper:
         for block in range(start, start + count):
             self.open.setdefault(block, set()).add(serial)
             self.since.setdefault(block, set()).add(serial)
-        fua = self.random.random() < 0.1
+        fua = self.random.random() < self.fua
         data = b"".join(stamp(self.first + b, serial) for b in range(start, start + count))
         client.write((self.first + start) * BLOCK, data, fua=fua)
         for block in range(start, start + count):
@@ -124,7 +126,7 @@ class Stamper:
                     self.connected = True
                     while not stop.is_set() and not self.faults:
                         self.write(client)
-                        if self.random.random() < 0.02:
+                        if self.random.random() < self.flushes:
                             self.flush(client)
                         if self.random.random() < 0.3:
                             start = self.random.randrange(self.blocks)
@@ -133,7 +135,9 @@ class Stamper:
                             break
             except (OSError, NbdError) as error:
                 self.connected = False
-                if keep:
+                # An SP that ends says so; no other error is meant for hosts.
+                ending = isinstance(error, NbdError) and error.number == ESHUTDOWN
+                if keep or not (ending or isinstance(error, OSError)):
                     self.errors.append(f"{address}: {error!r}")
                     return
                 stop.wait(0.05)

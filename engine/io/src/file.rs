@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use crate::device::{LABEL_AREA, UNIT};
 use crate::direct::Direct;
 use crate::error::{DeviceError, ErrorKind};
+use crate::planted::planted;
 use crate::resident::{Look, Residency, Resident};
 
 const BLKZEROOUT: libc::c_ulong = 0x127f;
@@ -341,6 +342,7 @@ impl FileDevice {
     /// # Errors
     /// Whatever the device says.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let data = if planted("half_a_write") { &data[..data.len() / 2] } else { data };
         let done = if let Some(direct) = &self.direct {
             direct.write(offset, data)
         } else {

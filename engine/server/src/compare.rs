@@ -1,6 +1,8 @@
 //! Legs held against each other, region by region under the range lock: hosts' writes are on all
 //! of them then or on none, so what differs has rotted, or was written past the product.
 
+use vs_io::planted;
+
 use crate::active::{Copy, Range};
 use crate::event_loop::Loop;
 use crate::op::{Fail, Kind, Scope, Source};
@@ -98,7 +100,8 @@ impl Loop {
             return true;
         }
         let legs: Vec<Option<&[u8]>> = op.legs.iter().map(Option::as_deref).collect();
-        let verdict = compare(&legs);
+        let legs = if planted("comparison_is_blind") { &legs[..1] } else { &legs[..] };
+        let verdict = compare(legs);
         if !verdict.ranges.is_empty() || verdict.right.is_none() {
             let mirror = &work.source[..work.source.len() - 1];
             for copy in volume.volume.copies().iter_mut() {

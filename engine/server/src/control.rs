@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Residency, T1Table};
+use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Residency, T1Table, planted};
 use vs_tree::{Spec, Tree};
 
 use crate::active::{Active, Leaf, Volume};
@@ -287,6 +287,7 @@ impl Engine {
             |e: vs_tree::TreeError| Failure::new("invalid", format!("volume {name}: {e}"));
         let tree = Tree::compile(spec).map_err(invalid)?;
         let Some(volume) = self.volume(&id) else {
+            let resync = resync && !planted("resync_skipped");
             let pinned = resync && tree.is_owner() && tree.has_mirror();
             let active = Active::new(tree, &self.shared.t1s, pinned, None);
             let volume = Arc::new(Volume::new(active));
@@ -319,6 +320,7 @@ impl Engine {
             let _ = self.ask(|ack| Message::Adopt(Arc::clone(&volume), ack), Self::prompt());
             return Err(error);
         }
+        let resync = resync && !planted("resync_skipped");
         let unfinished = resync || volume.resync_percent() < 100;
         let pinned = unfinished && tree.is_owner() && tree.has_mirror();
         volume
@@ -390,7 +392,8 @@ impl Engine {
     /// None but of JSON itself.
     pub fn failing(&self) -> Result<String, Failure> {
         let volumes = self.volumes();
-        let failing = volumes.iter().flat_map(|volume| lock(&volume.failing).clone());
+        let told = volumes.iter().filter(|_| !planted("failing_leg_not_told"));
+        let failing = told.flat_map(|volume| lock(&volume.failing).clone());
         json(&failing.collect::<Vec<String>>())
     }
 

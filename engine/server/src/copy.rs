@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use vs_io::planted;
 use vs_tree::{LegState, Tree};
 
 use crate::active::{Copy, CopyState, Mode};
@@ -61,6 +62,7 @@ impl Window {
     /// Of what the legs' maps have said: (offset in the window, runs).
     fn of(task: usize, start: u64, length: u64, found: &[(u64, Vec<(u64, u32)>)]) -> Window {
         let mut dirty = vec![false; length.div_ceil(REGION) as usize];
+        let found = if planted("delta_finds_nothing") { &[] } else { found };
         for (at, runs) in found {
             let mut at = *at;
             for &(count, flag) in runs {
@@ -171,6 +173,9 @@ impl Job {
                 }
             }
             self.offset += REGION;
+            if planted("copy_skips_regions") && offset / REGION % 4 == 1 {
+                continue;
+            }
             return Next::Region(self.task, offset);
         }
         Next::End
@@ -378,7 +383,9 @@ impl Loop {
                 Next::Region(task, offset) => {
                     let work = &job.tasks[task];
                     let length = REGION.min(work.size - offset);
-                    let scope = Scope::Subtrees(vec![work.source.clone()]);
+                    let itself = planted("copy_from_itself");
+                    let from = if itself { &work.targets[0] } else { &work.source };
+                    let scope = Scope::Subtrees(vec![from.clone()]);
                     let source = Source::Copy { path, resync, task };
                     job.flying.push((task, offset));
                     job.pace.spend(length);
@@ -484,7 +491,7 @@ impl Loop {
             return self.finish(token, Err(Fail::Stale));
         };
         op.scope = Scope::Subtrees(work.targets.clone());
-        let empty = op.data.iter().all(|&byte| byte == 0);
+        let empty = op.data.iter().all(|&byte| byte == 0) || planted("copy_of_zeroes");
         // Regions that were never written stay holes.
         op.kind = if empty { Kind::Zero { no_hole: false, fast: false } } else { Kind::Write };
         op.rewind();

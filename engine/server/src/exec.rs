@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vs_io::T1Object;
+use vs_io::{T1Object, planted};
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
 
 use crate::active::{Active, Leaf};
@@ -20,7 +20,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 impl Loop {
     /// Takes an operation on and runs it as far as it goes.
-    pub fn submit(&mut self, op: Op) {
+    pub fn submit(&mut self, mut op: Op) {
+        op.fua &= !planted("fua_ignored");
         let token = self.ops.insert(op);
         self.run_op(token);
     }
@@ -150,6 +151,11 @@ impl Loop {
                 }
                 _ => pieces.extend(tree.present(0..active.leaves.len() as u32).map(whole)),
             }
+            if planted("flush_skipped") {
+                pieces.clear();
+            } else if planted("flush_skips_a_leg") && !pieces.is_empty() {
+                pieces.remove(0);
+            }
             Routed::Ready
         } else if let Scope::Subtrees(paths) = &op.scope {
             let mut all = Vec::new();
@@ -210,10 +216,11 @@ impl Loop {
     /// True if the write-intent maps here have all that these pieces change; other SPs see to
     /// theirs.
     pub fn noted(active: &Active, pieces: &[Piece]) -> bool {
-        pieces.iter().all(|piece| {
-            Self::noted_in(active, piece)
-                .is_none_or(|(_, t1)| t1.intends(piece.offset, piece.length))
-        })
+        planted("map_not_set")
+            || pieces.iter().all(|piece| {
+                Self::noted_in(active, piece)
+                    .is_none_or(|(_, t1)| t1.intends(piece.offset, piece.length))
+            })
     }
 
     /// Puts into the maps what the pieces change.
@@ -230,7 +237,22 @@ impl Loop {
         let Some(op) = self.ops.get(token) else { return };
         let kind = op.kind.of_leaf();
         let changes = kind.changes() && !matches!(op.source, Source::Copy { .. });
-        let Piece { offset, length, at, .. } = *piece;
+        let Piece { mut offset, length, at, .. } = *piece;
+        if let Target::Leaf(leaf) = piece.target
+            && active.tree.leaves()[leaf as usize].mirrored
+        {
+            let write = changes && kind == Kind::Write;
+            if write && leaf == 1 && planted("leg_off_by_a_block") && offset >= 4096 {
+                offset -= 4096;
+            }
+            let away = matches!(active.leaves[leaf as usize], Leaf::Remote(..));
+            if write && away && planted("remote_leg_skipped") {
+                return;
+            }
+            if kind == Kind::Read && planted("read_off_by_a_block") && offset >= 4096 {
+                offset -= 4096;
+            }
+        }
         match piece.target {
             Target::Owner => {
                 let Some(owner) = active.tree.owner() else { return };
@@ -354,7 +376,7 @@ impl Loop {
             {
                 // Another in-sync leg may have it; `avoid` grows each time, so this ends.
                 let failed = std::mem::take(&mut op.failed_leaves);
-                if !failed.is_empty() {
+                if !failed.is_empty() && !planted("read_not_tried_elsewhere") {
                     op.rewind();
                     op.avoid.extend(failed);
                     return self.route(token);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use vs_io::planted;
 use vs_tree::{Piece, Target};
 
 use crate::control::lock;
@@ -89,7 +90,7 @@ impl Loop {
         let mut next = None::<Instant>;
         let mut late: BTreeSet<(u32, u32, u32)> = BTreeSet::new();
         for (_, op) in self.ops.iter() {
-            if op.pending == 0 || !op.running {
+            if op.pending == 0 || !op.running || planted("slow_leg_waited_for") {
                 continue;
             }
             let at = (op.routed + bound).max(self.excused);
@@ -127,7 +128,7 @@ impl Loop {
     pub fn heal(&mut self, token: Token, offset: u64, length: u64, leaves: Vec<u32>) {
         let Some(volume) = self.volumes.get_mut(token) else { return };
         let tree = &volume.active.tree;
-        if !tree.is_owner() || volume.heals.under_way >= HEALING {
+        if !tree.is_owner() || volume.heals.under_way >= HEALING || planted("not_healed") {
             return;
         }
         volume.heals.under_way += 1;

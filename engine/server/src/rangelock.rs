@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use vs_io::planted;
+
 use crate::slab::Token;
 
 /// Who holds or waits: an operation of a loop.
@@ -37,6 +39,7 @@ impl RangeLock {
         let range = Range { start, end: start + length, holder };
         let mut state = self.lock();
         let busy = state.held.iter().chain(&state.waiting).any(|other| other.overlaps(&range));
+        let busy = busy && !planted("lock_not_held");
         if busy {
             state.waiting.push(range);
         } else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
-use vs_io::T1Object;
+use vs_io::{T1Object, planted};
 use vs_wire::nbd::client::{self, Export};
 use vs_wire::nbd::command;
 use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
@@ -348,6 +348,10 @@ impl Loop {
                 self.ops.get(sent.to.op).is_some_and(|op| op.expects(sent.piece).is_some())
             };
             let sent = remote.sent.get(id).filter(waits);
+            if planted("not_sent_again") && remote.attempt > 1 {
+                self.remote_answered(token, id, None);
+                continue;
+            }
             let Some(op) = sent.and_then(|sent| self.ops.get(sent.to.op)) else {
                 // It was given up.
                 self.remote_answered(token, id, Some(Fail::NotFound));

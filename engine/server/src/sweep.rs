@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vs_io::planted;
 use vs_tree::Tree;
 
 use crate::active::{Active, Volume};
@@ -70,6 +71,7 @@ impl Loop {
         }
         // What a leg misses, and what a resync has not seen yet, is known by the map alone.
         let kept = active.tree.is_degraded() || active.pinned || active.tree.has_hole();
+        let kept = kept && !planted("map_cleared_while_away");
         if volume.held || kept {
             volume.sweep.at = Some(next);
             return self.want_tick_at(next);
