@@ -208,7 +208,7 @@ class Trial:
         """`patience`: seconds until hosts must go on and all legs be in sync, after a fault."""
         self.cluster = cluster
         self._seed, self._patience = seed, patience
-        self._ends = ExitStack()
+        self._writers, self._disks_end = ExitStack(), ExitStack()
         self.stampers: dict[str, list[Stamper]] = {}
 
     def __enter__(self) -> Trial:
@@ -225,14 +225,15 @@ class Trial:
                 connect = [(self.cluster.sps[sp].addresses["--nbd"], volume) for sp in names]
                 of = self.stampers.setdefault(volume, [])
                 stamper = Stamper(len(of) * BLOCKS, BLOCKS, self._seed + number)
-                of.append(ends.enter_context(Writer(stamper, connect, keep=False)))
+                of.append(self._writers.enter_context(Writer(stamper, connect, keep=False)))
             self._disks = made
             self.faults = Faults(self.cluster, random.Random(self._seed), made, self.stampers)
-            self._ends = ends.pop_all()
+            self._disks_end = ends.pop_all()
         return self
 
     def __exit__(self, *why: object) -> None:
-        self._ends.__exit__(None, None, None)
+        with self._disks_end:
+            self._writers.close()
 
     def writes(self) -> list[int]:
         """How many each writer has made."""
@@ -250,7 +251,8 @@ class Trial:
             assert not stamper.errors, f"{kind}: {stamper.errors[:3]}"
 
     def check_all(self) -> None:
-        """Reads every block, through every SP."""
+        """Has the writers end, then reads every block, through every SP."""
+        self._writers.close()
         for volume, found in self.stampers.items():
             for stamper in found:
                 for sp in self.cluster.sps.values():

@@ -110,7 +110,7 @@ def trial(cluster: Cluster, bug: str) -> None:
             since = running.writes()
             running.faults.happen(fault)
             running.after(fault, since)
-    running.check_all()
+        running.check_all()
 
 
 @pytest.mark.timeout(300)

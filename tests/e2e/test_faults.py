@@ -13,7 +13,7 @@ from tests.e2e.cluster import Cluster
 from tests.e2e.faults import Trial
 
 #: Of the gate; and, as `VSWITCHD_FAULTS`, of a soak.
-FAULTS = int(os.environ.get("VSWITCHD_FAULTS", "28"))
+FAULTS = int(os.environ.get("VSWITCHD_FAULTS", "29"))
 SEED = int(os.environ.get("VSWITCHD_SEED", "1"))
 
 
@@ -24,5 +24,5 @@ def test_no_fault_loses_or_mixes_up_data(cluster: Cluster) -> None:
         for _ in range(FAULTS):
             since = trial.writes()
             trial.after(trial.faults.next(), since)
-    trial.check_all()
+        trial.check_all()
     print(dict(sorted(trial.faults.counts.items())))
