@@ -43,18 +43,17 @@ bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server
 	scripts/need.sh nbd-server:nbd-server
 	$(PY) -m tests.bench $(BENCH)
 
-planted: engine deps-test ## plant bugs in an engine built for that, and see whether the tests find each
-	$(PY) -m pytest tests/e2e/planted.py --timeout 900
-
 ROUNDS ?= 500
 SECONDS ?= 3600
 FIRST ?= 2000
 FAULTS ?= 500
-soak: engine deps-test ## the simulation for SECONDS seconds, all pairs of interruptions, the kill test for ROUNDS rounds, FAULTS faults (SEED=n replays)
+CUTS ?= 100
+soak: engine deps-test ## the large state-space searches, the simulation for SECONDS seconds, all pairs of interruptions, the kill test for ROUNDS rounds, FAULTS faults, CUTS partitions (SEED=n replays)
+	cd engine && $(CARGO) test --locked -j$(JOBS) -p vs-space -- --ignored
 	PYTHONHASHSEED=0 $(PY) -W ignore -m tests.sim --first $(FIRST) --count 100000000 --seconds $(SECONDS)
 	VSWITCHD_SOAK=1 $(PY) -m pytest tests/controller/test_interruption.py --timeout 0
 	VSWITCHD_KILL_ROUNDS=$(ROUNDS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_kill.py --timeout 0
-	VSWITCHD_FAULTS=$(FAULTS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_faults.py --timeout 0
+	VSWITCHD_FAULTS=$(FAULTS) VSWITCHD_CUTS=$(CUTS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_faults.py --timeout 0
 
 lock: deps ## resolve pyproject.toml anew into requirements.lock
 	$(PY) -m uv pip compile pyproject.toml --extra dev --generate-hashes --upgrade --quiet --universal \
@@ -71,7 +70,8 @@ $(VENV)/.locked: requirements.lock
 	touch $@
 
 deps-test:
-	@scripts/need.sh nbdkit:nbdkit nbdinfo:libnbd-bin py/nbd:python3-libnbd fio:fio qemu-img:qemu-utils
+	@scripts/need.sh ip:iproute2 nbdkit:nbdkit nbdinfo:libnbd-bin py/nbd:python3-libnbd fio:fio qemu-img:qemu-utils \
+	    nbdkit/python:nbdkit-plugin-python qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mke2fs:e2fsprogs
 
 $(ENGINE): $(RUST) $(VENV)/.locked pyproject.toml
 	$(VENV)/bin/maturin develop --release --locked --quiet -j $(JOBS)
@@ -80,4 +80,4 @@ $(ENGINE): $(RUST) $(VENV)/.locked pyproject.toml
 clean: ## remove what was built; data in DATA stays
 	rm -rf engine/target $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help run test lint format engine proto proto-check bench planted soak lock deps deps-test clean
+.PHONY: help run test lint format engine proto proto-check bench soak lock deps deps-test clean

@@ -36,7 +36,7 @@ SHELLS = ("controller", "processor")
 CARRIERS = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "sqlite3", "etcd", "aetcd"}
 
 #: Of this package the command line may see these modules alone.
-CLI_MAY = {"cli", "api.client", "errors", "errors_text", "model.layout"}
+CLI_MAY = {"cli", "api.client", "api.host_client", "errors", "errors_text", "model.layout"}
 
 LINE_LIMIT = 600
 GENERATED = ("vswitchd/rpc/", "requirements.lock", "engine/Cargo.lock", "LICENSE")

@@ -11,6 +11,7 @@ from vswitchd import __version__
 COMMANDS = {
     "controller": ("vswitchd.controller.app", "run the controller"),
     "sp": ("vswitchd.processor.app", "run a storage processor"),
+    "host": ("vswitchd.host.app", "keep a Linux host's volumes attached"),
     "quickstart": ("vswitchd.quickstart", "a controller and three SPs on loopback, to look around"),
     "config": ("vswitchd.config", "check a configuration file"),
 }

@@ -23,6 +23,20 @@ class Engine:
         """Stops reading, answers what is in flight, flushes, closes; True if all of it
         ended in time (the end was clean). The engine is unusable afterwards."""
 
+    def hand_over(
+        self, seconds: float
+    ) -> tuple[bool, list[tuple[int, bool, str]], list[tuple[int, str, bytes]]]:
+        """Ends like `shutdown`, but neither listeners nor hosts' sessions are closed: (clean,
+        [(fd, for peers, address)], [(fd, facts, unread)]), for `take_listener` and `take_session`
+        of another process's engine. The caller owns the descriptors."""
+
+    def take_listener(self, fd: int, peer: bool) -> str:
+        """Serves on a socket that listens already, of TCP or a unix one; returns its address.
+        The descriptor is the engine's from now on; "invalid" if it is no such socket."""
+
+    def take_session(self, fd: int, facts: str, unread: bytes) -> None:
+        """Goes on with a host's session; it is closed if its volume is not active here."""
+
     def device_add(self, uri: str, create_size: int, device_id: str, direct: bool) -> str:
         """Opens a device; labels it as `device_id` if it is blank ("unsafe" if that is empty).
         With `direct` hosts' data goes past the page cache ("invalid" where that can't be,
@@ -52,9 +66,11 @@ class Engine:
         """JSON list of {"volume": id, "version": n, "epoch": n, "resync_percent": n}: of that
         volume, if it is active ("": of all)."""
 
-    def failing(self) -> str:
-        """JSON list of T1 objects under mirrors that have failed hosts' writes or flushes, and
-        without which their volumes can go on."""
+    def trouble(self) -> str:
+        """JSON {"failing": [id], "doubtful": {id: epoch}}: T1 objects under mirrors that have
+        failed hosts' writes or flushes, and without which their volumes can go on; and those under
+        which power was lost, with writes that were not flushed, which serve nobody until they
+        are fenced anew."""
 
     def reference_drop(self, volume_id: str, t1_id: str) -> None:
         """Closes the remote reference to a T1 object; "precondition" while the tree uses it."""

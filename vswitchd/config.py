@@ -25,13 +25,19 @@ DEFAULT_FILE = Path("/etc/vswitchd/vswitchd.toml")
 class Controller:
     """[controller]. `copies_at_once`: how many copies of data run at the same time, in all volumes
     together; the others wait, the highest priority first. `lost_after_seconds`: so long an SP
-    may be silent, if its process has not ended, until volumes go on without its legs."""
+    may be silent, if its process has not ended, until volumes go on without its legs.
+    `replace_after_seconds`: so long a leg may be away until another takes its place; 0: for good.
+    `verify_every_seconds`: so often the legs of each mirror are held against each other, with at
+    most `verify_bytes_per_second`, 0 for no limit but hosts' latency; 0: only when asked for."""
 
     state: Path = field(default=Path("/var/lib/vswitchd/controller"))
     listen: str = "127.0.0.1:9440"
     metrics: str = "127.0.0.1:9441"
     copies_at_once: int = 4
     lost_after_seconds: float = 5.0
+    replace_after_seconds: float = 1800.0
+    verify_every_seconds: float = 0.0
+    verify_bytes_per_second: int = 0
 
 
 @dataclass
@@ -41,7 +47,8 @@ class Processor:
     looks for more to do before it sleeps; 0: not at all. `map_region_bytes`: of a region of the
     write-intent map, on devices that are added from now on; a region stays in the map for about
     `map_clear_seconds` after its last write. `leg_deadline_seconds`: so long a mirror's leg may
-    keep a request waiting until the volume goes on without it."""
+    keep a request waiting until the volume goes on without it. `nbd_advertised`: the HOST:PORT
+    by which hosts reach the SP, if that is not the first address of `nbd`."""
 
     name: str = ""
     state: Path = field(default=Path("/var/lib/vswitchd/sp"))
@@ -49,6 +56,7 @@ class Processor:
     vsm: str = "127.0.0.1:9450"
     peer: str = "127.0.0.1:9460"
     nbd: list[str] = field(default_factory=lambda: ["127.0.0.1:10809"])
+    nbd_advertised: str = ""
     metrics: str = "127.0.0.1:9451"
     loops: int = 0
     device_root: list[str] = field(default_factory=list)
@@ -57,6 +65,23 @@ class Processor:
     map_region_bytes: int = 1 << 20
     map_clear_seconds: float = 5.0
     leg_deadline_seconds: float = 5.0
+
+
+@dataclass
+class Host:
+    """[host]. `timeout_seconds`: so long a request has on one connection until it is tried on
+    another. `hold_seconds`: how long I/O waits when no SP can be reached, until it fails.
+    `boot_seconds`: how long the service, and with it the mounts that need it, waits at its start
+    for what hosttab names."""
+
+    state: Path = field(default=Path("/var/lib/vswitchd/host"))
+    controller: str = "127.0.0.1:9440"
+    socket: Path = field(default=Path("/run/vswitchd/host.sock"))
+    hosttab: Path = field(default=Path("/etc/vswitchd/hosttab"))
+    metrics: str = "127.0.0.1:9461"
+    timeout_seconds: int = 3
+    hold_seconds: int = 300
+    boot_seconds: float = 60.0
 
 
 @dataclass
@@ -80,6 +105,7 @@ class Log:
 SECTIONS: dict[str, type[Any]] = {
     "controller": Controller,
     "processor": Processor,
+    "host": Host,
     "limits": Limits,
     "log": Log,
 }

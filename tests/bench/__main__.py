@@ -67,6 +67,9 @@ def _start(
     cluster = ends.enter_context(Cluster(root / "cluster"))
     ours.add_devices(cluster, size)
     plain, *layouts = (ours.create(cluster, shape, size) for shape in ours.SHAPES)
+    other = ends.enter_context(ours.without_map(root / "without-map"))
+    ours.add_devices(other, size)
+    layouts.append(ours.create(other, ours.NO_MAP, size))
     return [plain, *found], layouts, missing
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.bench.work import Target
 from tests.e2e.cluster import MIB, Cluster
@@ -27,14 +28,33 @@ class Shape:
 
 
 BOTH = ("sp-a", "sp-b")
+MAPPED = "mirror, both local"
 SHAPES = [
     Shape(PLAIN, "plain", "sp-a/a0"),
     Shape("stripe of 4, local", "stripe4", "stripe(4, sp-a/a0)"),
-    Shape("mirror, both local", "mirror-ll", "mirror(sp-a/a0, sp-a/a1)", devices=("a0", "a1")),
+    Shape(MAPPED, "mirror-ll", "mirror(sp-a/a0, sp-a/a1)", devices=("a0", "a1")),
     Shape("mirror, local+remote", "mirror-lr", "mirror(sp-a/a0, sp-b/b0)", BOTH, ("a0", "b0")),
     Shape("half remote", "half", "concat(sp-a/a0:{half}, sp-b/b0:{half})", BOTH, ("a0", "b0")),
     Shape("all remote", "remote", "sp-b/b0", BOTH, ("b0",)),
 ]
+
+
+#: On devices whose write-intent map is one region: once that is in it, nothing is ever entered.
+NO_MAP = Shape(
+    f"{MAPPED}, without map", "mirror-nm", "mirror(sp-a/a0, sp-a/a1)", devices=("a0", "a1")
+)
+NO_MAP_CONFIG = f"[processor]\nmap_region_bytes = {1 << 40}\nmap_clear_seconds = 86400\n"
+
+
+def without_map(root: Path) -> Cluster:
+    """A cluster whose SPs keep no write-intent map to speak of."""
+    root.mkdir()
+    config = root / "vswitchd.toml"
+    config.write_text(NO_MAP_CONFIG)
+    cluster = Cluster(root, ("sp-a", "sp-b"))
+    for daemon in cluster.sps.values():
+        daemon.argv += ["--config", str(config)]
+    return cluster
 
 
 def add_devices(cluster: Cluster, size: int) -> None:

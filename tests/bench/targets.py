@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.bench.ours import PLAIN
+from tests.bench.ours import MAPPED, NO_MAP, PLAIN
 from tests.bench.peers import FRONT, REFERENCE
 from tests.bench.report import Results, Verdict
 
@@ -62,6 +62,9 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     for key in ("4k read qd32 unix", "4k read qd32 tcp"):
         found = results.ratio(key, "all remote", FRONT, "iops")
         yield Verdict(f"{key}: all remote, of {FRONT}", 4.0, found)
+    for key in ("4k write qd32 unix", "4k write qd32 tcp"):
+        found = results.ratio(key, MAPPED, NO_MAP.name, "iops")
+        yield Verdict(f"{key}: {MAPPED}, of the same without map", 0.9, found)
     for key in PROMPT:
         found = results.ratio(key, PLAIN, REFERENCE, "p99_us")
         yield Verdict(f"{key}, p99", 1.0, found, at_most=True)

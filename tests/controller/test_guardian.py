@@ -5,11 +5,17 @@ from __future__ import annotations
 from tests.controller.world import A, B, C, Controller, World, settled
 from vswitchd.controller.guardian import FIRST_PATIENCE, GRACE, INTERVAL, SUSPECT, Guardian
 from vswitchd.errors import VsError
-from vswitchd.model.objects import LegState, Mirror, SpId
+from vswitchd.model.objects import LegState, Mirror, SpId, T1Id
+from vswitchd.model.view import Complaint
 from vswitchd.ports import ProcessorRecord
 from vswitchd.restructure.requests import AddLeg, RemoveLeg
 
 LOST_AFTER = 5.0
+REPLACE_AFTER = 300.0
+
+
+def fails(t1: T1Id) -> Complaint:
+    return Complaint(frozenset({t1}))
 
 
 class Guarded:
@@ -21,7 +27,12 @@ class Guarded:
         #: SPs whose process has ended: nobody listens.
         self.ended: set[SpId] = set()
         self.guardian = Guardian(
-            controller.service, self, world.clock, controller.service._log, LOST_AFTER
+            controller.service,
+            self,
+            world.clock,
+            controller.service._log,
+            LOST_AFTER,
+            REPLACE_AFTER,
         )
 
     async def listens(self, record: ProcessorRecord) -> bool:
@@ -97,13 +108,13 @@ async def test_a_leg_whose_device_fails_is_left_behind_and_tried_again_ever_less
     (bad,) = [t1.id for t1 in (await it.controller.volume()).t1s if t1.home == B]
     life = it.world.sps.lives[A].incarnation
     for _ in range(3):
-        it.world.clock.passed = lambda: it.controller.registry.heartbeat(A, life, {bad})
+        it.world.clock.passed = lambda: it.controller.registry.heartbeat(A, life, fails(bad))
         for sp in (B, C):
             it.controller.registry.heartbeat(sp, it.world.sps.lives[sp].incarnation)
         await it.guardian.look()
         for live in list(it.controller.executor.live.values()):
             await it.controller.ended(live.record)
-        it.controller.registry.heartbeat(A, life, {bad})
+        it.controller.registry.heartbeat(A, life, fails(bad))
         await it.guardian.look()
         for live in list(it.controller.executor.live.values()):
             await it.controller.ended(live.record)
@@ -187,7 +198,7 @@ async def test_an_operation_whose_new_leg_fails_gives_way() -> None:
     await it.world.copying()
     (new,) = [t1.id for t1 in (await it.controller.volume()).t1s if t1.home == C]
     life = it.world.sps.lives[A].incarnation
-    it.world.clock.passed = lambda: it.controller.registry.heartbeat(A, life, {new})
+    it.world.clock.passed = lambda: it.controller.registry.heartbeat(A, life, fails(new))
     it.world.clock.passed()
     await it.guardian.look()
     it.world.clock.passed = it.controller.hear
@@ -214,3 +225,29 @@ async def test_a_lost_leg_can_be_given_up() -> None:
     await it.controller.reconciler.reconcile()
     await it.controller.reconciler.reconcile()
     assert not it.world.sps.cluster.sps[B].t1s
+
+
+async def test_a_leg_that_stays_away_is_replaced() -> None:
+    it = await guarded()
+    await it.lose(B)
+    await it.look(REPLACE_AFTER / 2)
+    assert await it.states() == [IN, AWAY]
+    await it.look(REPLACE_AFTER / 2 + 2 * INTERVAL)
+    assert await it.states() == [IN, IN]
+    volume = await it.controller.volume()
+    assert {t1.home for t1 in volume.t1s} == {A, C}
+    it.world.sps.cluster.host_io(volume.id)
+    await it.back(B)
+    await it.look(FIRST_PATIENCE + INTERVAL)
+    await it.controller.reconciler.reconcile()
+    settled(it.world, await it.controller.volume())
+
+
+async def test_where_there_is_no_room_for_another_it_is_waited_for() -> None:
+    it = await guarded("mirror(a, b, c)")
+    await it.lose(B)
+    await it.look(REPLACE_AFTER + 20.0)
+    assert await it.states() == [IN, AWAY, IN]
+    await it.back(B)
+    await it.look(FIRST_PATIENCE + INTERVAL)
+    assert await it.states() == [IN, IN, IN]

@@ -29,6 +29,7 @@ from vswitchd.restructure.requests import (
     Rejoin,
     Relayout,
     RemoveLeg,
+    Replace,
     Request,
     Restore,
     Serve,
@@ -87,6 +88,8 @@ KINDS: dict[str, tuple[str | None, tuple[Request, ...], Ask]] = {
     "owner": ("mirror(a, b)", (), change(Own(B))),
     "eject": ("mirror(a, b)", (), change(Eject((B,)))),
     "eject the owner": ("mirror(a, b)", (), change(Eject((A,)))),
+    "force": ("mirror(a, b, c)", (), change(Eject((A, B), forced=True))),
+    "replace": ("mirror(a, b)", (Eject((B,)),), change(Replace((1,)))),
     "rejoin": ("mirror(a, b)", (Eject((B,)),), change(Rejoin((B,)))),
 }
 

@@ -11,7 +11,8 @@ from tests.controller.world import A, B, C, World
 from tests.fakes import unreachable, until
 from vswitchd.controller.registry import DOWN_AFTER
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import SpId
+from vswitchd.model.objects import SpId, T1Id
+from vswitchd.model.view import NO_TROUBLE, Complaint, Trouble
 
 
 async def test_an_sp_is_up_while_it_is_heard() -> None:
@@ -144,3 +145,25 @@ async def test_a_term_that_was_not_made_durable_is_said_to_nobody() -> None:
     assert second.registry.election.term > said
     masters = [sp for sp, life in world.sps.lives.items() if life.mvsm_term is not None]
     assert masters == [second.registry.master]
+
+
+async def test_legs_fail_by_the_owners_word_and_are_in_doubt_at_the_epoch_of_now() -> None:
+    world = World()
+    volume = await world.with_volume("mirror(a, b)")
+    controller = await world.controller()
+    registry = controller.registry
+    first, second = (t1.id for t1 in volume.t1s)
+
+    def complains(sp: SpId, complaint: Complaint) -> Trouble:
+        assert registry.heartbeat(sp, world.sps.lives[sp].incarnation, complaint)
+        return registry.trouble(volume)
+
+    assert volume.owner == A
+    fails = Complaint(frozenset({second, T1Id("another volume's")}))
+    assert complains(B, fails) == NO_TROUBLE, "it may have been cut off from everybody"
+    assert complains(A, fails) == Trouble(frozenset({second}))
+    assert complains(A, Complaint()) == NO_TROUBLE
+    older = Complaint(doubtful={first: volume.epoch - 1, second: volume.epoch})
+    assert complains(A, older) == Trouble(doubtful=frozenset({second}))
+    await registry.lose(A)
+    assert registry.trouble(volume) == NO_TROUBLE

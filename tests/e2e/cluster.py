@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from tests.e2e.network import Network
 from tests.e2e.process import ROOT, Daemon, wait_for
 from vswitchd.rpc import (
     cluster_pb2,
@@ -75,7 +76,13 @@ class Cluster:
     Use as a context manager: whatever happens, no process is left behind.
     """
 
-    def __init__(self, root: Path, sps: tuple[str, ...] = ("sp-a", "sp-b", "sp-c")) -> None:
+    def __init__(
+        self,
+        root: Path,
+        sps: tuple[str, ...] = ("sp-a", "sp-b", "sp-c"),
+        network: Network | None = None,
+    ) -> None:
+        """`network`: with these SPs and the controller as its nodes; None: all on loopback."""
         self.root = root
         self.devices = root / "devices"
         self.devices.mkdir(parents=True)
@@ -86,6 +93,12 @@ class Cluster:
             {"--listen": ANY, "--metrics": ANY},
         )
         self.sps = {name: self._sp(name) for name in sps}
+        self.network = network
+        if network:
+            for daemon in self.daemons:
+                daemon.within = network.within(daemon.name)
+                for option in daemon.addresses:
+                    daemon.addresses[option] = f"{network.addresses[daemon.name]}:0"
 
     def _sp(self, name: str) -> Daemon:
         argv = ["sp", "--name", name, "--state", str(self.root / name), "--loops", "2"]

@@ -15,6 +15,7 @@ from tests.e2e.cluster import Cluster
 from tests.e2e.disk import Disk, disks
 from tests.e2e.lost import alike, in_sync
 from tests.e2e.nbd import Client
+from tests.e2e.network import Network
 from tests.e2e.process import Daemon, wait_for
 from tests.e2e.stamps import Stamper, Writer
 
@@ -63,6 +64,8 @@ class Faults:
         controller = self.cluster.controller
         away = self._rng.choice((0.0, 0.5, 2.0, 4.0))
         bad, full = self._disks["bad"], self._disks["full"]
+        if self.cluster.network:
+            return self._cuts(self.cluster.network, owner.name, other.name)
         return {
             "the owner is killed": lambda: self._killed(owner, away),
             "another SP is killed": lambda: self._killed(other, away),
@@ -89,6 +92,8 @@ class Faults:
             "the owner is moved": self._moved,
             "all SPs are killed": self._all_killed,
             "the power fails": self._power_fails,
+            "an SP's host loses its power": lambda: self._host_loses_power("sp-b", "pb", away),
+            "a disk loses its power": self._disk_loses_power,
             "an SP and the controller are killed": lambda: self._pair(other, controller),
             "two SPs are killed": lambda: self._pair(owner, other),
             "an SP is killed while a device fails": lambda: self._killed_during(bad.fails(), other),
@@ -98,6 +103,45 @@ class Faults:
             "a device fails while another is full": lambda: self._both(bad.fails(), full.fails()),
             "the owner is killed while the controller is stopped": lambda: self._killed_during(
                 self._stopped(controller), owner
+            ),
+        }
+
+    def _cuts(self, network: Network, owner: str, other: str) -> dict[str, Callable[[], None]]:
+        """Partitions: of both ways and of one, short and long."""
+        controller = self.cluster.controller.name
+        third = next(sp for sp in self.cluster.sps if sp not in (owner, other))
+        owner_sp, other_sp = self.cluster.sps[owner], self.cluster.sps[other]
+
+        def cut(seconds: float, *ways: tuple[str, str]) -> Callable[[], None]:
+            return lambda: self._during(network.cut(*ways), seconds)
+
+        def killed(daemon: Daemon, *ways: tuple[str, str]) -> Callable[[], None]:
+            return lambda: self._killed_during(network.cut(*ways), daemon)
+
+        def both(one: str, *others: str) -> list[tuple[str, str]]:
+            return [way for end in others for way in ((one, end), (end, one))]
+
+        return {
+            "the owner and another SP part": cut(8.0, *both(owner, other)),
+            "the owner and another SP part for a moment": cut(1.0, *both(owner, other)),
+            "the owner does not reach another SP": cut(8.0, (owner, other)),
+            "another SP does not reach the owner": cut(8.0, (other, owner)),
+            "two SPs beside the owner part": cut(8.0, *both(other, third)),
+            "the owner and the controller part": cut(8.0, *both(owner, controller)),
+            "the controller is not reached by the owner": cut(8.0, (owner, controller)),
+            "the controller does not reach another SP": cut(8.0, (controller, other)),
+            "another SP and the controller part": cut(8.0, *both(other, controller)),
+            "the owner is alone": cut(8.0, *both(owner, other, third, controller)),
+            "another SP is alone": cut(8.0, *both(other, owner, third, controller)),
+            "the controller is alone": cut(8.0, *both(controller, *self.cluster.sps)),
+            "two SPs and the controller part from the third": cut(
+                8.0, *both(third, owner, other, controller)
+            ),
+            "the owner is killed while the controller is alone": killed(
+                owner_sp, *both(controller, *self.cluster.sps)
+            ),
+            "an SP is killed while the owner and the controller part": killed(
+                other_sp, *both(owner, controller)
             ),
         }
 
@@ -183,6 +227,7 @@ class Faults:
             disk.kill()
         for daemon in self.cluster.daemons:
             daemon.kill()
+            daemon.rebooted()
         for stamper in self._stampers["power"]:
             wait_for("the writer to notice", stamper.is_cut_off)
             stamper.power_lost()
@@ -190,6 +235,22 @@ class Faults:
             disk.start()
         self.cluster.controller.start()
         self._all_started()
+
+    def _host_loses_power(self, sp: str, name: str, seconds: float) -> None:
+        """The other leg has all that was acknowledged, flushed or not."""
+        daemon, disk = self.cluster.sps[sp], self._disks[name]
+        daemon.kill()
+        disk.kill()
+        daemon.rebooted()
+        time.sleep(seconds)
+        disk.start()
+        daemon.start()
+
+    def _disk_loses_power(self) -> None:
+        """Its SP goes on, and does not see but that a connection is lost."""
+        disk = self._disks["pc"]
+        disk.kill()
+        disk.start()
 
     def _pair(self, one: Daemon, other: Daemon) -> None:
         one.kill()

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 START = 30.0
 END = 30.0
 ROOT = Path(__file__).resolve().parents[2]
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def wait_for(what: str, probe: Callable[[], T | None], seconds: float = 30.0) -> T:
@@ -53,6 +55,10 @@ class Daemon:
     #: Where the code is that it runs, and what its environment has beside this one's.
     code = ROOT
     environment: Mapping[str, str] = {}
+    #: What its command begins with.
+    within: Sequence[str] = ()
+    #: Holds the boot id of the machine that it believes to be on; None: the real one.
+    boot: Path | None = None
 
     def __init__(self, name: str, root: Path, argv: list[str], addresses: dict[str, str]) -> None:
         self.name = name
@@ -84,15 +90,25 @@ class Daemon:
         """Starts the process without waiting until it is ready."""
         assert self.process is None or self.process.poll() is not None, f"{self} runs"
         options = [part for option in self.addresses.items() for part in option]
+        argv = [sys.executable, "-m", "vswitchd", *self.argv, *options]
+        if self.boot:
+            mounted = f'mount --bind {self.boot} {BOOT_ID} && exec "$@"'
+            argv = ["unshare", "--mount", "sh", "-c", mounted, "sh", *argv]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                guarded(sys.executable, "-m", "vswitchd", *self.argv, *options),
+                guarded(*self.within, *argv),
                 cwd=self.code,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"},
             )
+
+    def rebooted(self) -> None:
+        """At its next start it finds another boot of its machine."""
+        if self.boot is None:
+            self.boot = self.state.with_suffix(".boot")
+        self.boot.write_text(f"{uuid.uuid4()}\n")
 
     def ready(self) -> bool:
         """True once it has written its endpoints; AssertionError if it has died instead."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from tests.e2e.nbd import ESHUTDOWN, Client, NbdError
 
 BLOCK = 4096
+#: Most writes go to places this many blocks apart, which move on by a step after so many writes:
+#: what was written a while ago stays as it is for longer, so that a leg that missed it is seen.
+APART, STEP, STAY = 128, 8, 1024
 
 
 def stamp(block: int, serial: int) -> bytes:
@@ -46,8 +49,8 @@ class Stamper:
 
     def write(self, client: Client) -> None:
         """One write of one to eight blocks, recorded before it is sent and when it is answered."""
-        start = self.random.randrange(self.blocks)
-        count = min(self.random.randint(1, 8), self.blocks - start)
+        start = self._place()
+        count = min(self.random.randint(1, STEP), self.blocks - start)
         self.serial += 1
         serial = self.serial
         for block in range(start, start + count):
@@ -63,6 +66,13 @@ class Stamper:
             if fua:
                 self._durable(block)
         self.writes += 1
+
+    def _place(self) -> int:
+        places = self.blocks // APART
+        if not places or self.random.random() < 0.05:
+            return self.random.randrange(self.blocks)
+        step = self.serial // STAY * STEP % APART
+        return self.random.randrange(places) * APART + step
 
     def flush(self, client: Client) -> None:
         """After it, all that was acknowledged before is safe even from a loss of power."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import pytest
 
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import SpId, T1Id
+from vswitchd.model.objects import SpId
+from vswitchd.model.view import Complaint
 from vswitchd.obs import log
 from vswitchd.ports import ProcessorRecord
 from vswitchd.processor import register
@@ -36,7 +37,7 @@ class Controller:
             raise error
         return cluster or "c-1", 0.0
 
-    async def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> bool:
+    async def heartbeat(self, record: ProcessorRecord, complaint: Complaint) -> bool:
         if not self.beats:
             self.enough.set()
             return True
@@ -52,8 +53,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(register, "FIRST_RETRY", 0.0)
 
 
-async def nothing() -> tuple[T1Id, ...]:
-    return ()
+async def nothing() -> Complaint:
+    return Complaint()
 
 
 async def kept(controller: Controller) -> list[str]:

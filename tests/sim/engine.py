@@ -31,7 +31,7 @@ from vswitchd.model.objects import (
     node_size,
     walk,
 )
-from vswitchd.model.view import CopyMode, CopyState, CopyView
+from vswitchd.model.view import Complaint, CopyMode, CopyState, CopyView
 
 #: Seconds until a host's request is answered with an error.
 HOLD = 120.0
@@ -170,8 +170,8 @@ class SimEngine(Home):
             if volume in (None, id_)
         }
 
-    async def failing(self) -> tuple[T1Id, ...]:
-        return ()
+    async def trouble(self) -> Complaint:
+        return Complaint()
 
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
         now = self.volumes.get(volume)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -24,7 +24,7 @@ from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service
 from vswitchd.controller.turns import Turns
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, CopyMode, DeviceView, LabelView, View
+from vswitchd.model.view import Affected, Complaint, CopyMode, DeviceView, LabelView, View
 from vswitchd.ports import ProcessorRecord
 from vswitchd.processor.register import Registration
 from vswitchd.processor.state import State
@@ -134,7 +134,7 @@ class Sp:
         world.net.listen(self.name, process, engine)
         world.net.listen(f"{self.name}/vsm", process, vsm)
         record = ProcessorRecord(self.name, life, self.name, self.name, self.name, "sim")
-        await registration.keep(record, state.identity.cluster_id, engine.failing)
+        await registration.keep(record, state.identity.cluster_id, engine.trouble)
 
 
 class _Registry:
@@ -151,9 +151,9 @@ class _Registry:
 
         return await self._net.call(self._sp, CONTROLLER, SHORT, work)
 
-    async def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> bool:
+    async def heartbeat(self, record: ProcessorRecord, complaint: Complaint) -> bool:
         async def work(registry: Registry) -> bool:
-            return registry.heartbeat(record.sp, record.incarnation)
+            return registry.heartbeat(record.sp, record.incarnation, complaint)
 
         return await self._net.call(self._sp, CONTROLLER, SHORT, work)
 
@@ -313,7 +313,7 @@ class Controller:
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
-        self.guardian = Guardian(self.service, processors, clock, log, LOST_AFTER)
+        self.guardian = Guardian(self.service, processors, clock, log, LOST_AFTER, 0.0)
         self.process.main(self._run(world))
 
     async def _run(self, world: World) -> None:

@@ -22,7 +22,7 @@ from vswitchd.model.objects import (
     VolumeId,
     at,
 )
-from vswitchd.model.view import CopyMode
+from vswitchd.model.view import CopyMode, Trouble
 from vswitchd.restructure import mvsm, vcm
 from vswitchd.restructure.away import absent, away, ejected, lost, majority, rejoined
 from vswitchd.restructure.requests import Become, CopyOnto
@@ -48,6 +48,10 @@ def volume(root: Node, serving: str = "abc", owner: str = "a") -> Volume:
     )
     sps = tuple(SpId(sp) for sp in serving)
     return Volume(VolumeId("v"), "v", SIZE, 4, 4, root, t1s, sps, SpId(owner))
+
+
+def fails(*t1s: str) -> Trouble:
+    return Trouble(failing=frozenset(map(T1Id, t1s)))
 
 
 def _leaves(node: Node) -> list[Leaf]:
@@ -173,17 +177,17 @@ def test_an_object_whose_device_fails_takes_its_leg_along() -> None:
     base = volume(
         mirror(Stripe(65536, (leaf("a"), leaf("b"))), Stripe(65536, (leaf("a", 1), leaf("c"))))
     )
-    after = ejected(base, [], [T1Id("a1")])
+    after = ejected(base, [], fails("a1"))
     assert states(after.root) == [LegState.IN_SYNC, LegState.AWAY]
     assert lost(after.root) == {"a1", "c0"} and after.owner == A
     with pytest.raises(VsError, match="can't go on without b0"):
-        ejected(after, [], [T1Id("b0")])
+        ejected(after, [], fails("b0"))
 
 
 def test_what_is_away_is_not_fenced_and_the_lost_are_asked_for_nothing() -> None:
     base = volume(mirror(leaf("a"), leaf("b")))
     peers = {A: "a:1", B: "b:1", C: "c:1"}
-    failing = ejected(base, [], [T1Id("b0")])
+    failing = ejected(base, [], fails("b0"))
     answer = mvsm.determine(base, failing)
     plan = vcm.plan(base, [Become(failing)], [answer], peers)
     assert [step.t1 for step in plan.steps if isinstance(step, FenceT1)] == ["a0"]
@@ -198,7 +202,7 @@ def test_what_is_away_is_not_fenced_and_the_lost_are_asked_for_nothing() -> None
 
 
 def test_what_comes_back_is_fenced_before_hosts_wait_for_anything() -> None:
-    after = ejected(volume(mirror(leaf("a"), leaf("b"))), [], [T1Id("b0")])
+    after = ejected(volume(mirror(leaf("a"), leaf("b"))), [], fails("b0"))
     first = rejoined(after, [B])[0]
     assert isinstance(first, Become) and first.volume is not None
     answer = mvsm.determine(after, first.volume)
@@ -207,3 +211,53 @@ def test_what_comes_back_is_fenced_before_hosts_wait_for_anything() -> None:
     assert [plan.steps[n].t1 for n in fences] == ["b0", "a0"]  # type: ignore[union-attr]
     # Not at once: a device that does not answer is no reason to hold hosts.
     assert [group for group in plan.groups if group[0] in fences] == [(n, n + 1) for n in fences]
+
+
+def doubt(*t1s: str) -> Trouble:
+    return Trouble(doubtful=frozenset(map(T1Id, t1s)))
+
+
+IN, OUT = LegState.IN_SYNC, LegState.AWAY
+
+
+@pytest.mark.parametrize(
+    ("legs", "gone", "doubtful", "kept"),
+    [
+        ("ab", "", "b0", [IN, OUT]),
+        ("ab", "", "a0", [OUT, IN]),
+        # Power was lost under all: one of them, for two may lack different writes.
+        ("ab", "", "a0 b0", [IN, OUT]),
+        ("abc", "", "a0 c0", [OUT, IN, OUT]),
+        ("abc", "", "a0 b0 c0", [IN, OUT, OUT]),
+        ("abc", "c", "a0", [OUT, IN, OUT]),
+        # One that is gone may have what these lack.
+        ("ab", "b", "a0", None),
+        ("abc", "c", "a0 b0", None),
+    ],
+)
+def test_after_a_loss_of_power_a_leg_that_had_none_goes_on(
+    legs: str, gone: str, doubtful: str, kept: list[LegState] | None
+) -> None:
+    base = volume(mirror(*map(leaf, legs)))
+    trouble = doubt(*doubtful.split())
+    if kept is None:
+        with pytest.raises(VsError, match="VS6012"):
+            ejected(base, [SpId(sp) for sp in gone], trouble)
+    else:
+        assert states(ejected(base, [SpId(sp) for sp in gone], trouble).root) == kept
+        return
+    forced = ejected(base, [SpId(sp) for sp in gone], trouble, forced=True)
+    assert states(forced.root) == [IN] + [OUT] * (len(legs) - 1)
+
+
+def test_the_only_leg_goes_on_under_a_new_epoch_though_it_is_in_doubt() -> None:
+    alone = ejected(volume(mirror(leaf("a"), leaf("b"))), [B])
+    after = ejected(alone, [], doubt("a0"))
+    assert (after.root, after.epoch) == (alone.root, alone.epoch + 1)
+
+
+def test_forced_one_of_three_goes_on_and_nothing_goes_on_without_its_data() -> None:
+    base = volume(mirror(leaf("a"), leaf("b"), leaf("c")))
+    assert states(ejected(base, [B, C], forced=True).root) == [IN, OUT, OUT]
+    with pytest.raises(VsError, match="VS6012"):
+        ejected(base, [A, B, C], forced=True)

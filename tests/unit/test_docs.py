@@ -77,7 +77,8 @@ def test_make_targets_of_the_pages_exist() -> None:
 
 
 def test_metrics_of_the_readme_exist() -> None:
-    sources = read("vswitchd/obs/engine_metrics.py") + read("vswitchd/controller/metrics.py")
+    where = ("obs/engine_metrics.py", "controller/metrics.py", "host/metrics.py")
+    sources = "".join(read(f"vswitchd/{path}") for path in where)
     said = set(re.findall(r"`vswitchd_([a-z_]+?)(?:_total)?(?:\{[^}]*\})?`", read("README.md")))
     assert said
     for name in said:

@@ -31,6 +31,8 @@ ENGINE = {
             "epoch": 5,
             "copied_bytes": 77,
             "healed_bytes": 4096,
+            "dirty_bytes": 1 << 20,
+            "outofsync_bytes": 0,
             "inflight": 2,
             "operations": {"read": {"nbd_tcp": 7, "peer": 1}, "flush": {"nbd_unix": 1}},
             "bytes": {"read": 1000, "write": 0},

@@ -131,16 +131,13 @@ def volume_message(
         for t2 in view.t2s
         if t2.active and t2.t2.volume == volume.id
     ]
-    addresses = [
-        registry.records[sp].nbd_address for sp in volume.serving if sp in registry.records
-    ]
     return volume_pb2.Volume(
         record=volume_to_proto(volume),
         state=volume_pb2.VolumeState.Value(f"VOLUME_STATE_{state.upper()}"),
         layout=print_volume(volume, names),
         operation_id=operation.id if operation is not None else "",
         t2s=[t2_to_proto(t2) for t2 in held],
-        nbd_uris=[nbd_uri(address, volume.name) for address in addresses],
+        nbd_uris=nbd_uris(volume, registry),
         conditions=why,
     )
 
@@ -171,7 +168,14 @@ def history_message(
     return history
 
 
-def nbd_uri(address: str, volume: str) -> str:
+def nbd_uris(volume: Volume, registry: Registry) -> list[str]:
+    """Where hosts may connect, at the owner first."""
+    sps = sorted(volume.serving, key=lambda sp: sp != volume.owner)
+    known = [registry.records[sp] for sp in sps if sp in registry.records]
+    return [_nbd_uri(record.nbd_address, volume.name) for record in known]
+
+
+def _nbd_uri(address: str, volume: str) -> str:
     """The URI of a volume at an SP's NBD address."""
     if address.startswith("unix:"):
         return f"nbd+unix:///{volume}?socket={address.removeprefix('unix:')}"

@@ -13,6 +13,7 @@ from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service
 from vswitchd.model.objects import SpId, T1Id
+from vswitchd.model.view import Complaint
 from vswitchd.ports import ProcessorRecord
 from vswitchd.rpc import cluster_pb2, cluster_pb2_grpc, processor_pb2, processor_pb2_grpc
 
@@ -29,12 +30,15 @@ class ProcessorServicer(processor_pb2_grpc.ProcessorServiceServicer):
     async def _message(self, sp: SpId) -> processor_pb2.Processor:
         service = self._service
         volumes = await service.store.volumes()
+        drained = await service.store.drained()
+        keep_serving = drained.get(sp, False)
         return processor_message(
             service.registry.record(sp),
             service.registry,
             service.collector.last.get(sp),
-            drained=sp in await service.store.drained(),
-            volumes=sum(concerns(volume, sp) for volume in volumes),
+            drained=sp in drained,
+            # Of an SP that goes on serving, what keeps it from being drained.
+            volumes=sum(concerns(one, sp, keep_serving=keep_serving) for one in volumes),
         )
 
     @servicer_errors
@@ -111,7 +115,9 @@ class RegistryServicer(cluster_pb2_grpc.RegistryServiceServicer):
     async def Heartbeat(
         self, request: cluster_pb2.HeartbeatRequest, _: Context
     ) -> cluster_pb2.HeartbeatResponse:
-        known = self._registry.heartbeat(
-            SpId(request.sp), request.incarnation, frozenset(map(T1Id, request.failing_t1_ids))
+        complaint = Complaint(
+            frozenset(map(T1Id, request.failing_t1_ids)),
+            {T1Id(t1): epoch for t1, epoch in request.doubtful_t1s.items()},
         )
+        known = self._registry.heartbeat(SpId(request.sp), request.incarnation, complaint)
         return cluster_pb2.HeartbeatResponse(known=known, term=self._registry.election.term)

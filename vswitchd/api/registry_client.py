@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import grpc
 
 from vswitchd.api.errors import from_rpc
 from vswitchd.api.vsm_client import OPTIONS
-from vswitchd.model.objects import T1Id
+from vswitchd.model.view import Complaint
 from vswitchd.ports import ProcessorRecord
 from vswitchd.rpc import cluster_pb2, cluster_pb2_grpc
 
@@ -40,9 +38,12 @@ class RegistryClient:
             raise from_rpc(error, self._who) from None
         return answer.cluster_id, answer.heartbeat_interval_ms / 1000
 
-    async def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> bool:
+    async def heartbeat(self, record: ProcessorRecord, complaint: Complaint) -> bool:
         request = cluster_pb2.HeartbeatRequest(
-            sp=record.sp, incarnation=record.incarnation, failing_t1_ids=failing
+            sp=record.sp,
+            incarnation=record.incarnation,
+            failing_t1_ids=sorted(complaint.failing),
+            doubtful_t1s={str(t1): epoch for t1, epoch in complaint.doubtful.items()},
         )
         try:
             answer = await self._stub.Heartbeat(request, timeout=DEADLINE)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from vswitchd.api.convert_public import history_message, page, volume_message
+from vswitchd.api.convert_public import history_message, nbd_uris, page, volume_message
 from vswitchd.api.errors import servicer_errors
 from vswitchd.api.operation import operation_message, options
 from vswitchd.controller.service import Service
@@ -115,6 +115,18 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
         return await self._change("owner", request, context, requests.Own(SpId(request.sp)))
 
     @servicer_errors
+    async def ForceVolume(
+        self, request: volume_pb2.ForceVolumeRequest, context: Context
+    ) -> operation_pb2.Operation:
+        async def make(volume: Volume) -> requests.Eject:
+            registry = self._service.registry
+            homes = {t1.home for t1 in volume.t1s} | {volume.owner}
+            gone = tuple(sorted(sp for sp in homes if not registry.is_up(sp)))
+            return requests.Eject(gone, registry.trouble(volume), forced=True)
+
+        return await self._change("force", request, context, make)
+
+    @servicer_errors
     async def ChangeLayout(
         self, request: volume_pb2.ChangeLayoutRequest, context: Context
     ) -> operation_pb2.Operation:
@@ -152,6 +164,18 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
         views = await self._service.collector.collect(volume.id)
         (message,) = await self._messages([volume], views)
         return message
+
+    @servicer_errors
+    async def GetVolumePaths(
+        self, request: volume_pb2.GetVolumePathsRequest, _: Context
+    ) -> volume_pb2.VolumePaths:
+        volume = await self._service.volume(request.name)
+        return volume_pb2.VolumePaths(
+            volume_id=volume.id,
+            name=volume.name,
+            size=volume.size,
+            nbd_uris=nbd_uris(volume, self._service.registry),
+        )
 
     @servicer_errors
     async def ListVolumes(

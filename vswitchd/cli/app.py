@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vswitchd import __version__
-from vswitchd.cli import check, device, mirror, operation, processor, status, volume
+from vswitchd.cli import check, device, host, mirror, operation, processor, status, volume
 from vswitchd.cli.context import EXIT, context, note
 from vswitchd.errors import VsError
 
@@ -26,6 +26,7 @@ app.add_typer(volume.app, name="volume")
 app.add_typer(device.app, name="device")
 app.add_typer(processor.app, name="sp")
 app.add_typer(operation.app, name="operation")
+app.add_typer(host.app, name="host")
 app.command("status")(status.status)
 app.command("explain")(check.explain)
 app.command("fsck")(check.fsck)

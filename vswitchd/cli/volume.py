@@ -94,6 +94,13 @@ def owner(name: Name, on: OnSp) -> Asked:
 
 
 @mutation(app)
+def force(name: Name) -> Asked:
+    """Go on with the SPs that can be reached, though others may have newer data: what was
+    acknowledged may be lost. For when those will not come back; the history keeps it."""
+    return "ForceVolume", {"name": name}
+
+
+@mutation(app)
 def apply(
     name: Name,
     layout: Layout = "",

@@ -32,6 +32,7 @@ from vswitchd.controller.recover import Recovery
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Service
 from vswitchd.controller.turns import Turns
+from vswitchd.controller.verifier import Verifier
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import SpId, Volume
 from vswitchd.model.view import View
@@ -114,7 +115,21 @@ async def _run(args: argparse.Namespace) -> None:
     drainer = Drainer(service, clock, logger)
     recovery = Recovery(service, registry, processors, clock, logger)
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
-    guardian = Guardian(service, processors, clock, logger, settings.lost_after_seconds)
+    guardian = Guardian(
+        service,
+        processors,
+        clock,
+        logger,
+        settings.lost_after_seconds,
+        settings.replace_after_seconds,
+    )
+    verifier = Verifier(
+        service,
+        clock,
+        logger,
+        settings.verify_every_seconds,
+        settings.verify_bytes_per_second,
+    )
     await registry.start()
     await executor.resume()
     server = await make_server(service, inventory, drainer, reconciler, recovery)
@@ -135,6 +150,7 @@ async def _run(args: argparse.Namespace) -> None:
         asyncio.create_task(reconciler.run()),
         asyncio.create_task(drainer.run()),
         asyncio.create_task(guardian.run()),
+        *([asyncio.create_task(verifier.run())] if settings.verify_every_seconds else []),
         asyncio.create_task(_gauges(metrics, service, drainer)),
     ]
     endpoints.write(api=f"{host}:{port}", metrics=bound)
@@ -225,6 +241,8 @@ async def _gauges(metrics: Metrics, service: Service, drainer: Drainer) -> None:
             continue
         known = sorted(registry.records)
         views = service.collector.last
+        if volumes is not seen_volumes:
+            metrics.set_legs(volumes)
         now = (known, registry.up, registry.master, live, drained, drainer.stuck)
         if now != seen or volumes is not seen_volumes or views is not seen_views:
             # Every volume is looked at, so only when there is something new to see.

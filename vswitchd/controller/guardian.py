@@ -4,7 +4,8 @@
           |                                                            ^        another is owner
           +-------(silent for `lost_after`, though something listens)--+
           ^                                                            |
-          +------------------(it registers again)----------------------+------> its legs catch up
+          +------------------(it registers again)----------------------+------> its legs catch up;
+                                                    if that takes too long, others take their places
 
 Each change is an operation like any other, with the store's and the legs' votes in it
 (`restructure.away`).
@@ -21,10 +22,11 @@ from structlog.typing import FilteringBoundLogger
 from vswitchd.controller.live import CANCEL
 from vswitchd.controller.service import Options, Service
 from vswitchd.errors import VsError
-from vswitchd.model.objects import LegState, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.objects import LegState, Path, SpId, T1Id, Volume, VolumeId
+from vswitchd.model.view import NO_TROUBLE
 from vswitchd.ports import Clock, Processors
 from vswitchd.restructure.away import away, ejected, lost, rejoined, under
-from vswitchd.restructure.requests import Eject, Rejoin
+from vswitchd.restructure.requests import Eject, Rejoin, Replace, Request
 
 #: Seconds between looks, and without a heartbeat until an SP is suspected.
 INTERVAL = 0.25
@@ -38,8 +40,11 @@ LAST_PATIENCE = 60.0
 STEADY = 600.0
 #: Most seconds between tries of what is refused.
 LAST_RETRY = 5.0
+#: How often, and after how many seconds each, an operation that gives way is looked at again.
+TURNS, TURN = 5, 0.02
 #: What its operations are called, and by whom they are asked for.
 EJECT, REJOIN = "eject", "rejoin"
+KINDS: dict[type[Request], str] = {Eject: EJECT, Rejoin: REJOIN, Replace: "replace"}
 WHO = "guardian"
 
 
@@ -53,14 +58,19 @@ class Guardian:
         clock: Clock,
         log: FilteringBoundLogger,
         lost_after: float,
+        replace_after: float,
     ) -> None:
-        """`lost_after`: seconds of silence until an SP is lost, though its host may be up."""
+        """`lost_after`: seconds of silence until an SP is lost, though its host may be up;
+        `replace_after`: seconds until another leg takes the place of one that is away, 0: never."""
         self._service = service
         self._registry = service.registry
         self._processors = processors
         self._clock = clock
         self._log = log
         self._lost_after = lost_after
+        self._replace_after = replace_after
+        #: Since when legs are away, in this controller's life.
+        self._away: dict[tuple[VolumeId, Path], float] = {}
         self._began = clock.monotonic()
         #: When SPs were lost last, how often in a row, and since when they are back.
         self._losses: dict[SpId, tuple[float, int]] = {}
@@ -98,13 +108,13 @@ class Guardian:
         if volumes is not self._volumes:
             self._volumes = volumes
             self._degraded = frozenset(v.id for v in volumes if any(away(v.root)))
-        failing = {t1 for found in self._registry.failing.values() for t1 in found}
-        if not self._registry.lost and not self._degraded and not failing:
+        trouble = self._registry.lost or self._registry.complaints
+        if not trouble and not self._degraded:
             return
         steady = {sp for sp, since in self._back.items() if now - since >= self._patience(sp, now)}
         for volume in volumes:
-            if self._registry.lost or failing or volume.id in self._degraded:
-                await self._follow(volume, steady, failing, now)
+            if trouble or volume.id in self._degraded:
+                await self._follow(volume, steady, now)
 
     async def _watch(self, sp: SpId) -> None:
         if sp in self._registry.lost:
@@ -132,40 +142,33 @@ class Guardian:
             return FIRST_PATIENCE
         return min(FIRST_PATIENCE * 2.0 ** max(0, count - 1), LAST_PATIENCE)
 
-    async def _follow(
-        self, volume: Volume, steady: Collection[SpId], failing: Collection[T1Id], now: float
-    ) -> None:
+    async def _follow(self, volume: Volume, steady: Collection[SpId], now: float) -> None:
         missing = lost(volume.root)
         present = {t1.id: t1.home for t1 in volume.t1s if t1.id not in missing}
         homes = set(present.values())
         gone = sorted((homes | {volume.owner}) & self._registry.lost)
-        bad = sorted(present.keys() & set(failing))
-        if gone or bad:
+        bad = self._registry.trouble(volume)
+        if gone or bad != NO_TROUBLE:
             try:
                 if ejected(volume, gone, bad) is volume:
                     return None
             except VsError as error:
-                if under(volume.root, LegState.WRITE_ONLY) & set(bad):
+                if under(volume.root, LegState.WRITE_ONLY) & (bad.failing | bad.doubtful):
                     # Whatever makes this leg: hosts need not wait for it.
                     await self._give_way(volume)
                 return self._waits(volume, error.message)
             if not await self._give_way(volume):
                 return None
-            request: Eject | Rejoin = Eject(tuple(gone), tuple(bad))
+            request: Request = Eject(tuple(gone), bad)
         elif missing and volume.id not in self._service.busy():
-            returned = {t1.home for t1 in volume.t1s if t1.id in missing} & set(steady)
-            needed = homes | {volume.owner}
-            if not rejoined(volume, returned) or not needed <= set(self._registry.up):
+            found = self._way_back(volume, missing, homes | {volume.owner}, steady, now)
+            if found is None:
                 return None
-            # What fails again at once is tried less and less often.
-            count, at = self._rejoins.get(volume.id, (0, -STEADY))
-            if now - at < min(2.0**count, LAST_PATIENCE):
-                return None
-            request = Rejoin(tuple(sorted(returned)))
+            request = found
         else:
             self._told.pop(volume.id, None)
             return None
-        kind = EJECT if isinstance(request, Eject) else REJOIN
+        kind = KINDS[type(request)]
         tries, again = self._tries.get((volume.id, kind), (0, now))
         if now < again:
             return None
@@ -182,6 +185,31 @@ class Guardian:
                 count, at = self._rejoins.get(volume.id, (0, -STEADY))
                 self._rejoins[volume.id] = count + 1 if now - at < STEADY else 1, now
 
+    def _way_back(
+        self,
+        volume: Volume,
+        missing: Collection[T1Id],
+        needed: Collection[SpId],
+        steady: Collection[SpId],
+        now: float,
+    ) -> Request | None:
+        """Legs that are away come back with their SPs, or others take their places."""
+        paths = {(volume.id, path) for path, _ in away(volume.root)}
+        for key in [key for key in self._away if key[0] == volume.id and key not in paths]:
+            del self._away[key]
+        since = {path: self._away.setdefault((volume.id, path), now) for _, path in sorted(paths)}
+        if not set(needed) <= set(self._registry.up):
+            return None
+        returned = {t1.home for t1 in volume.t1s if t1.id in missing} & set(steady)
+        if rejoined(volume, returned):
+            # What fails again at once is tried less and less often.
+            count, at = self._rejoins.get(volume.id, (0, -STEADY))
+            patient = now - at < min(2.0**count, LAST_PATIENCE)
+            return None if patient else Rejoin(tuple(sorted(returned)))
+        late = (path for path, at in since.items() if now - at >= self._replace_after)
+        path = next(late, None) if self._replace_after else None
+        return None if path is None else Replace(path)
+
     def _waits(self, volume: Volume, why: str) -> None:
         if self._told.get(volume.id) != why:
             self._told[volume.id] = why
@@ -197,5 +225,10 @@ class Guardian:
                 self._log.info("operation_gives_way", operation=live.record.id, volume=volume.name)
                 with contextlib.suppress(VsError):
                     await self._service.executor.cancel(live.record.id)
+                # Most have nothing to undo: by the next look somebody may have begun another.
+                for _ in range(TURNS):
+                    if live.record.id not in self._service.executor.live:
+                        return True
+                    await self._clock.sleep(TURN)
             return False
         return True

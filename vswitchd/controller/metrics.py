@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+from vswitchd.model.objects import LegState, Mirror, Volume, walk
 
 
 class Metrics:
@@ -44,9 +48,37 @@ class Metrics:
         )
         self.term = Gauge("vswitchd_term", "The leadership number.", registry=registry)
         self.processor_up = Gauge("vswitchd_sp_up", "1 while heard.", ["sp"], registry=registry)
+        self.legs = Gauge(
+            "vswitchd_volume_legs",
+            "Legs of its mirrors, as the controller has them.",
+            ["volume", "state"],
+            registry=registry,
+        )
+        self.legs_desired = Gauge(
+            "vswitchd_volume_legs_desired",
+            "Legs of its mirrors, were all in sync.",
+            ["volume"],
+            registry=registry,
+        )
         self.health = Gauge(
             "vswitchd_health_status", "0 OK, 1 warning, 2 error.", registry=registry
         )
         self.check = Gauge(
             "vswitchd_health_check", "1 while it holds.", ["code", "severity"], registry=registry
         )
+
+    def set_legs(self, volumes: Sequence[Volume]) -> None:
+        """Counts the legs of every mirror anew."""
+        self.legs.clear()
+        self.legs_desired.clear()
+        for volume in volumes:
+            legs = [
+                leg.state
+                for _, node in walk(volume.root)
+                if isinstance(node, Mirror)
+                for leg in node.legs
+            ]
+            for state in LegState if legs else ():
+                self.legs.labels(volume.name, state.value).set(legs.count(state))
+            if legs:
+                self.legs_desired.labels(volume.name).set(len(legs))

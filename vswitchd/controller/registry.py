@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.election import core as election
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.invariants import check_sp_name
-from vswitchd.model.objects import SpId, T1Id
+from vswitchd.model.objects import SpId, Volume
+from vswitchd.model.view import Complaint, Trouble
 from vswitchd.ports import Clock, Processor, ProcessorRecord, Processors, Store
+from vswitchd.restructure.away import lost
 
 #: Seconds between heartbeats, and without one until an SP counts as down.
 HEARTBEAT = 0.5
 DOWN_AFTER = 5.0
 #: So many SPs of other clusters are remembered.
 STRANGERS = 1000
+CONTENT = Complaint()
 
 
 class Registry:
@@ -46,8 +49,8 @@ class Registry:
         self.strangers: dict[SpId, tuple[ProcessorRecord, str]] = {}
         #: SPs that are known to be lost, until they register again.
         self.lost: set[SpId] = set()
-        #: T1 objects whose devices fail hosts' writes, as owners say.
-        self.failing: dict[SpId, frozenset[T1Id]] = {}
+        #: What SPs complain of.
+        self.complaints: dict[SpId, Complaint] = {}
         self.cluster = ""
         self.election = election.State()
 
@@ -88,16 +91,16 @@ class Registry:
         await self._elect(election.SpUp(record.sp))
         self._joined(record.sp)
 
-    def heartbeat(self, sp: SpId, incarnation: str, failing: Collection[T1Id] = ()) -> bool:
+    def heartbeat(self, sp: SpId, incarnation: str, complaint: Complaint = CONTENT) -> bool:
         """False if the SP has to register again."""
         record = self.records.get(sp)
         if record is None or record.incarnation != incarnation or sp not in self.election.up:
             return False
         self._heard[sp] = self._clock.monotonic()
-        if failing:
-            self.failing[sp] = frozenset(failing)
+        if complaint == CONTENT:
+            self.complaints.pop(sp, None)
         else:
-            self.failing.pop(sp, None)
+            self.complaints[sp] = complaint
         return True
 
     async def adopt(self, cluster: str) -> None:
@@ -112,7 +115,7 @@ class Registry:
         """The SP is lost; it is up again when it registers again."""
         self._log.warning("processor_lost", sp=sp)
         self.lost.add(sp)
-        self.failing.pop(sp, None)
+        self.complaints.pop(sp, None)
         await self._elect(election.SpLost(sp))
 
     async def forget(self, sp: SpId) -> None:
@@ -125,6 +128,19 @@ class Registry:
         await self._elect(election.SpDown(sp))
 
     # What others ask.
+
+    def trouble(self, volume: Volume) -> Trouble:
+        """What SPs complain of in a volume, but for legs that are away. Legs fail by the word of
+        its owner: who was it before may have been cut off from all of them."""
+        present = frozenset(t1.id for t1 in volume.t1s) - lost(volume.root)
+        failing = self.complaints.get(volume.owner, CONTENT).failing
+        doubtful = (
+            t1
+            for one in self.complaints.values()
+            for t1, epoch in one.doubtful.items()
+            if epoch >= volume.epoch
+        )
+        return Trouble(present.intersection(failing), present.intersection(doubtful))
 
     def is_up(self, sp: SpId) -> bool:
         """Heard lately."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -180,3 +180,24 @@ class Affected:
     kind: ObjectKind
     object_id: str
     change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """T1 objects in trouble: `failing` ones have failed hosts' writes or keep them waiting; under
+    `doubtful` ones power was lost with writes that were not flushed."""
+
+    failing: frozenset[T1Id] = frozenset()
+    doubtful: frozenset[T1Id] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What one SP says of that: `failing` ones are of mirrors that it owns, `doubtful` ones it
+    homes, at these epochs. A later epoch is somebody's decision, and ends the doubt."""
+
+    failing: frozenset[T1Id] = frozenset()
+    doubtful: Mapping[T1Id, int] = field(default_factory=dict)
+
+
+NO_TROUBLE = Trouble()

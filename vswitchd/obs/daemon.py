@@ -35,6 +35,38 @@ def notify(state: str) -> None:
             out.sendall(state.encode())
 
 
+def activated() -> dict[str, list[int]]:
+    """Sockets that systemd has opened for this process, by their FileDescriptorName
+    (sd_listen_fds(3)); none without it. To be asked for once."""
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
+        return {}
+    count = int(os.environ.pop("LISTEN_FDS", "0"))
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    found: dict[str, list[int]] = {}
+    for number in range(count):
+        fd = 3 + number
+        os.set_inheritable(fd, False)
+        found.setdefault(names[number] if number < len(names) else "", []).append(fd)
+    return found
+
+
+async def _watched(main: Coroutine[None, None, None]) -> None:
+    """Runs it, and tells systemd's watchdog (WatchdogSec) as long as the event loop turns."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+
+    async def alive() -> None:
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(int(microseconds) / 3e6)
+
+    task = asyncio.create_task(alive()) if microseconds.isdigit() else None
+    try:
+        await main
+    finally:
+        if task is not None:
+            task.cancel()
+
+
 class Endpoints:
     """`endpoints.json` in the state directory: where a daemon that is ready can be reached."""
 
@@ -67,7 +99,7 @@ def stop_event() -> asyncio.Event:
 def run(main: Coroutine[None, None, None]) -> int:
     """Runs a daemon; a VsError ends it with its text and status 1."""
     try:
-        uvloop.run(main)
+        uvloop.run(_watched(main))
     except VsError as error:
         print(f"vswitchd: {error}", file=sys.stderr)
         return 1

@@ -50,6 +50,12 @@ class EngineCollector(Collector):
                 ("version", "volume_tree_version", "Rises at every restructure."),
                 ("epoch", "volume_fence_epoch", "The epoch of the tree in use here."),
                 ("inflight", "volume_inflight_requests", "Requests begun and not answered."),
+                ("dirty_bytes", "volume_dirty_bytes", "Of legs here, in the write-intent map."),
+                (
+                    "outofsync_bytes",
+                    "volume_outofsync_bytes",
+                    "At the owner: of those, while a leg lacks something or a resync is under way.",
+                ),
             )
         }
         operations = CounterMetricFamily(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from structlog.typing import FilteringBoundLogger
 
@@ -26,8 +27,10 @@ from vswitchd.obs import daemon, log
 from vswitchd.obs.engine_metrics import EngineCollector
 from vswitchd.obs.http import Web, split_address
 from vswitchd.ports import ProcessorRecord
+from vswitchd.processor import handover
 from vswitchd.processor.engine import Engine
 from vswitchd.processor.files import Directory
+from vswitchd.processor.heir import Heir
 from vswitchd.processor.register import Registration
 from vswitchd.processor.state import State
 from vswitchd.processor.vsm import Vsm
@@ -39,6 +42,8 @@ SHUTDOWN = 20.0
 GRACE = 1.0
 #: Seconds between looks at the devices, for the metrics and for those that are down.
 LOOK = 5.0
+#: Another at each start of the machine (Linux, drivers/char/random.c).
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: Calls of the controller that are served at one time; more are refused.
 MAX_CALLS = 64
 
@@ -56,6 +61,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--nbd", action="append", metavar="ADDRESS", help="HOST:PORT or unix:/path; repeatable"
     )
+    parser.add_argument(
+        "--nbd-advertised", metavar="HOST:PORT", help="where hosts reach it, if not at --nbd"
+    )
     parser.add_argument("--metrics", metavar="HOST:PORT", help="/metrics, /livez, /readyz")
     parser.add_argument("--loops", type=int, help="event loops; 0: one for each core")
     parser.add_argument(
@@ -64,25 +72,33 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hold-seconds", type=float, help="how long I/O waits before it fails")
     parser.add_argument("--log-level", choices=log.LEVELS)
     parser.add_argument("--config", type=Path)
+    # For the process before this one: the descriptor by which it gives what it leaves.
+    parser.add_argument("--inherit", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit status."""
-    return daemon.run(_run(arguments(argv)))
+    return daemon.run(_run(arguments(argv), argv))
 
 
-async def _run(args: argparse.Namespace) -> None:
+async def _run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     settings = config.load(config.Processor, vars(args), args.config)
     limits = config.load(config.Limits, {}, args.config)
     logger = log.set_up(config.load(config.Log, {"level": args.log_level}, args.config).level)
     _check(settings)
     logger = logger.bind(sp=settings.name)
     stop = daemon.stop_event()
+    legacy = None
+    if args.inherit is not None:
+        # From here on the process before this one has ended, all but its last words.
+        legacy = await asyncio.to_thread(handover.take, args.inherit)
     async with AsyncExitStack() as ends:
+        heir = Heir(argv, logger)
+        ends.push_async_callback(heir.give)
         state = State(Directory(settings.state), settings.name)
         ends.callback(state.close)
-        sp = StorageProcessor(settings, limits, state, logger, ends)
+        sp = StorageProcessor(settings, limits, state, logger, ends, heir, legacy)
         await sp.run(stop)
 
 
@@ -93,6 +109,8 @@ def _check(settings: config.Processor) -> None:
     check_sp_name(settings.name)
     if not settings.nbd:
         raise VsError("VS1048", Kind.INVALID, "hosts need an address: --nbd or [processor] nbd")
+    if settings.nbd_advertised:
+        split_address(settings.nbd_advertised)
     for option, address in (("vsm", settings.vsm), ("peer", settings.peer)):
         host, _ = split_address(address)
         if host in ("", "0.0.0.0", "::"):
@@ -114,13 +132,23 @@ class StorageProcessor:
         state: State,
         logger: FilteringBoundLogger,
         ends: AsyncExitStack,
+        heir: Heir,
+        legacy: handover.Legacy | None,
     ) -> None:
+        """`legacy`: of the process before this one, if it was replaced while it ran."""
+        self._heir = heir
+        self._legacy = legacy
+        if legacy is not None:
+            settings = replace(settings, vsm=legacy.vsm, metrics=legacy.metrics)
         self._settings = settings
         self._limits = limits
         self._state = state
         self._log = logger
         self._ends = ends
         self._ready = False
+        self._boot = BOOT_ID.read_text().strip()
+        #: What was not flushed before may be lost, until it is known what became of it.
+        self._rebooted = state.identity.boot not in ("", self._boot)
         self._metrics = daemon.registry()
         self._devices: list[tuple[str, int, int, bool]] = []
         self._record = ProcessorRecord(
@@ -151,16 +179,16 @@ class StorageProcessor:
         engine = self._start_engine()
         vsm = Vsm(self._state, engine, self._record.incarnation, self._log)
         self._ends.push_async_callback(self._end_engine, engine, vsm)
-        peer = _bound("peer", settings.peer, engine.listen_peer)
+        peer = self._listen_peer(engine)
         await vsm.start()
         # Hosts come in when all that was committed is served again.
-        nbd = [_bound("nbd", address, engine.listen_nbd) for address in settings.nbd]
+        nbd = self._listen_nbd(engine)
         address = await self._serve_vsm(vsm)
         self._record = replace(
             self._record,
             vsm_address=address,
             peer_address=peer,
-            nbd_address=next((one for one in nbd if not one.startswith("unix:")), nbd[0]),
+            nbd_address=_advertised(settings.nbd_advertised, nbd),
         )
         self._ready = True
         life = self._record.incarnation
@@ -170,11 +198,35 @@ class StorageProcessor:
         looking = asyncio.create_task(self._look(engine, vsm))
         self._ends.callback(looking.cancel)
         await _unless(
-            stop, registration.keep(self._record, self._state.identity.cluster_id, engine.failing)
+            stop,
+            self._heir.ready(),
+            registration.keep(self._record, self._state.identity.cluster_id, engine.trouble),
         )
+        self._heir.legacy.vsm, self._heir.legacy.metrics = address, metrics
+
+    def _listen_peer(self, engine: Engine) -> str:
+        """The address at which other SPs reach this one: that of before, if it was replaced."""
+        for one in self._legacy.listeners if self._legacy else []:
+            if one.peer:
+                return engine.take_listener(one.fd, peer=True)
+        return _bound("peer", self._settings.peer, engine.listen_peer)
+
+    def _listen_nbd(self, engine: Engine) -> list[str]:
+        """Where hosts come in: the sockets of the process before, or of systemd, or its own."""
+        if self._legacy:
+            listeners = [one for one in self._legacy.listeners if not one.peer]
+            bound = [engine.take_listener(one.fd, peer=False) for one in listeners]
+            for session in self._legacy.sessions:
+                engine.take_session(session)
+            return bound
+        if fds := daemon.activated().get("nbd"):
+            return [engine.take_listener(fd, peer=False) for fd in fds]
+        return [_bound("nbd", address, engine.listen_nbd) for address in self._settings.nbd]
 
     def _start_engine(self) -> Engine:
         settings, limits = self._settings, self._limits
+        if not self._rebooted:
+            self._state.set_boot(self._boot)
         return Engine(
             {
                 "cluster_id": self._state.identity.cluster_id,
@@ -190,6 +242,7 @@ class StorageProcessor:
                 "map_clear_seconds": settings.map_clear_seconds,
                 "leg_deadline_seconds": settings.leg_deadline_seconds,
                 "resident_percent": limits.resident_percent,
+                "rebooted": self._rebooted,
                 "device_roots": [str(Path(root).resolve()) for root in settings.device_root],
             }
         )
@@ -197,7 +250,12 @@ class StorageProcessor:
     async def _end_engine(self, engine: Engine, vsm: Vsm) -> None:
         """Answers and flushes everything; remembers a clean end."""
         resyncing = await vsm.resyncing()
-        clean = await engine.shutdown(SHUTDOWN)
+        if self._heir.named:
+            clean, legacy = await engine.hand_over(SHUTDOWN)
+            self._heir.legacy.listeners = legacy.listeners
+            self._heir.legacy.sessions = legacy.sessions
+        else:
+            clean = await engine.shutdown(SHUTDOWN)
         if clean and not resyncing:
             vsm.ended()
         self._log.info("ended", clean=clean)
@@ -223,6 +281,8 @@ class StorageProcessor:
         while True:
             try:
                 await vsm.reopen()
+                if self._rebooted and await vsm.is_certain():
+                    self._state.set_boot(self._boot)
                 self._devices = [
                     (d.id, d.size, d.size - sum(run.length for run in d.free), d.up)
                     for d in await vsm.devices()
@@ -230,6 +290,19 @@ class StorageProcessor:
             except VsError as error:
                 self._log.warning("look_failed", error=str(error))
             await asyncio.sleep(LOOK)
+
+
+def _advertised(address: str, bound: Sequence[str]) -> str:
+    """Where hosts reach this SP: as configured (port 0: the one that was bound), or its first
+    address, rather one of TCP."""
+    first = next((one for one in bound if not one.startswith("unix:")), bound[0])
+    if not address and first.startswith(("0.0.0.0:", "[::]:")):
+        structlog.get_logger().warning(
+            "hosts_are_told", address=first, error="no host can connect there: say nbd_advertised"
+        )
+    if address.endswith(":0"):
+        return f"{address.rpartition(':')[0]}:{first.rpartition(':')[2]}"
+    return address or first
 
 
 def _bound(option: str, address: str, listen: Callable[[str], T]) -> T:
@@ -245,12 +318,11 @@ def _bound(option: str, address: str, listen: Callable[[str], T]) -> T:
         ) from None
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
-    """The work's result, or None if `stop` came first."""
-    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if task.done():
-        return task.result()
-    task.cancel()
-    return None
+async def _unless(stop: asyncio.Event, *works: Coroutine[None, None, T]) -> T | None:
+    """The result of the work that is done first, or None if `stop` came before."""
+    tasks, stopped = [asyncio.create_task(work) for work in works], asyncio.create_task(stop.wait())
+    await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopped, *tasks):
+        if not task.done():
+            task.cancel()
+    return next((task.result() for task in tasks if task.done() and not task.cancelled()), None)

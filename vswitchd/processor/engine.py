@@ -14,6 +14,7 @@ from vswitchd.errors import Kind, VsError
 from vswitchd.model.codec import encode_t1, encode_t2, t1_from_json
 from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, T1Id, VolumeId
 from vswitchd.model.view import (
+    Complaint,
     CopyMode,
     CopyState,
     CopyView,
@@ -22,6 +23,7 @@ from vswitchd.model.view import (
     LabelView,
     T1View,
 )
+from vswitchd.processor.handover import Legacy, Listener, Session
 
 R = TypeVar("R")
 
@@ -69,6 +71,14 @@ class Engine:
         """Serves peers there; returns the bound address."""
         return self._checked(self._native.listen_peer, address)
 
+    def take_listener(self, fd: int, *, peer: bool) -> str:
+        """Serves on a socket that listens already, the engine's from now on; its address."""
+        return self._checked(self._native.take_listener, fd, peer)
+
+    def take_session(self, session: Session) -> None:
+        """Goes on with a host's session of the process before this one."""
+        self._checked(self._native.take_session, session.fd, session.facts, session.unread)
+
     def metrics(self) -> dict[str, Any]:
         """The engine's counters."""
         found: dict[str, Any] = json.loads(self._checked(self._native.metrics))
@@ -79,6 +89,15 @@ class Engine:
         clean = await self._wait(self._native.shutdown, seconds)
         self._threads.shutdown(wait=False)
         return clean
+
+    async def hand_over(self, seconds: float) -> tuple[bool, Legacy]:
+        """Ends like `shutdown`, and gives the listeners and the hosts' sessions."""
+        clean, listeners, sessions = await self._wait(self._native.hand_over, seconds)
+        self._threads.shutdown(wait=False)
+        legacy = Legacy()
+        legacy.listeners = [Listener(*one) for one in listeners]
+        legacy.sessions = [Session(*one) for one in sessions]
+        return clean, legacy
 
     async def device_add(
         self, uri: str, size: int, device: DeviceId, *, direct: bool
@@ -123,9 +142,11 @@ class Engine:
         found = json.loads(await self._wait(self._native.t2s, volume or ""))
         return {VolumeId(one["volume"]): one["resync_percent"] for one in found}
 
-    async def failing(self) -> tuple[T1Id, ...]:
-        """T1 objects of mirrors whose devices fail hosts' writes."""
-        return tuple(map(T1Id, json.loads(await self._wait(self._native.failing))))
+    async def trouble(self) -> Complaint:
+        """The T1 objects that fail or are in doubt."""
+        found = json.loads(await self._wait(self._native.trouble))
+        doubtful = {T1Id(t1): epoch for t1, epoch in found["doubtful"].items()}
+        return Complaint(frozenset(map(T1Id, found["failing"])), doubtful)
 
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
         await self._wait(self._native.reference_drop, volume, t1)

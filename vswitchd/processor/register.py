@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Set
+from collections.abc import Awaitable, Callable, Set
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import T1Id
+from vswitchd.model.view import Complaint
 from vswitchd.ports import ProcessorRecord
 
 #: Seconds between tries; each is twice as long as the one before, up to the last.
@@ -26,9 +26,9 @@ class Registry(Protocol):
         """Joins; returns the cluster's id and the heartbeat interval in seconds."""
         ...
 
-    def heartbeat(self, record: ProcessorRecord, failing: Collection[T1Id]) -> Awaitable[bool]:
-        """Says that it is there, and which T1 objects of its mirrors fail hosts' writes. False
-        when the controller does not know this incarnation."""
+    def heartbeat(self, record: ProcessorRecord, complaint: Complaint) -> Awaitable[bool]:
+        """Says that it is there, and which T1 objects are in trouble. False when the controller
+        does not know this incarnation."""
         ...
 
 
@@ -66,7 +66,7 @@ class Registration:
         self,
         record: ProcessorRecord,
         cluster: str,
-        failing: Callable[[], Awaitable[Collection[T1Id]]],
+        trouble: Callable[[], Awaitable[Complaint]],
     ) -> None:
         """Joins and beats for ever. Only the first time is a refusal raised: hosts are served
         by then, and go on being served whatever the controller says later."""
@@ -77,7 +77,7 @@ class Registration:
             while True:
                 await asyncio.sleep(interval)
                 try:
-                    if not await self._registry.heartbeat(record, await failing()):
+                    if not await self._registry.heartbeat(record, await trouble()):
                         break
                 except VsError as error:
                     self._log.warning("heartbeat_failed", error=str(error))

@@ -28,8 +28,9 @@ _STAGED = ".staged.json"
 class Identity:
     """The SP's own file. `direct` are devices that are opened past the page cache. `mirrored`
     are volumes whose mirrors this SP has owned since its last clean end: after another end
-    their legs may differ. `removed` says with which version volumes were taken out of service
-    here, the last ones of them."""
+    their legs may differ. `boot` is the run of the machine in which its devices were written
+    last; empty after a clean end. `removed` says with which version volumes were taken out of
+    service here, the last ones of them."""
 
     sp: str
     cluster_id: str = ""
@@ -37,6 +38,7 @@ class Identity:
     devices: dict[str, str] = field(default_factory=dict)
     direct: list[str] = field(default_factory=list)
     mirrored: list[str] = field(default_factory=list)
+    boot: str = ""
     removed: dict[str, int] = field(default_factory=dict)
 
 
@@ -49,6 +51,7 @@ def _decode_identity(text: str) -> Identity:
         devices=fields.texts("devices"),
         direct=list(fields.items("direct", as_text)),
         mirrored=list(fields.items("mirrored", as_text)),
+        boot=fields.text("boot"),
         removed=fields.numbers("removed"),
     )
     fields.done()
@@ -162,6 +165,11 @@ class State:
         """Remembers whose mirrors' legs may differ if this process just ends."""
         if set(self.identity.mirrored) != volumes:
             self._update(mirrored=sorted(volumes))
+
+    def set_boot(self, boot: str) -> None:
+        """Remembers the run of the machine; empty: all is flushed."""
+        if self.identity.boot != boot:
+            self._update(boot=boot)
 
     def set_removed(self, volume: VolumeId, version: int) -> None:
         """Remembers up to which version a volume's trees are over here."""

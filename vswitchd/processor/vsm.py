@@ -28,6 +28,7 @@ from vswitchd.model.objects import (
 )
 from vswitchd.model.view import (
     Affected,
+    Complaint,
     CopyMode,
     CopyView,
     DeviceView,
@@ -56,6 +57,7 @@ class EngineCalls(Protocol):
     ) -> DeviceView: ...
     async def device_remove(self, device: DeviceId) -> None: ...
     async def devices(self) -> tuple[DeviceView, ...]: ...
+    async def trouble(self) -> Complaint: ...
     async def t1_put(self, t1: T1, epoch: int) -> None: ...
     async def t1_adopt(self, t1: T1, epoch: int) -> None: ...
     async def t1_fence(self, t1: T1Id, epoch: int) -> None: ...
@@ -503,3 +505,8 @@ class Vsm:
         """The engine has answered and flushed everything, and no resync was left undone: the
         legs of each mirror are alike."""
         self._state.set_mirrored(set())
+        self._state.set_boot("")
+
+    async def is_certain(self) -> bool:
+        """All devices are open, and no T1 object on them is in doubt."""
+        return not self._down and not (await self._engine.trouble()).doubtful

@@ -4,14 +4,20 @@ Voters of a mirror are its legs in sync, and the controller's store where they a
 (design/coherency.md, point 2). The store's vote is its commit record; a leg's is the fence of its
 T1 objects, durable before that. So of three legs the two that can be reached go on without the
 third, of two legs the one with the controller, and one of three alone does not.
+
+A leg under which power was lost votes, but is not what the volume goes on with if there is another:
+it may lack writes that the others have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import (
+    T1,
     Concat,
     Hole,
     Leaf,
@@ -24,13 +30,17 @@ from vswitchd.model.objects import (
     Stripe,
     T1Id,
     Volume,
+    at,
     leaves,
+    replace,
     walk,
 )
-from vswitchd.model.view import CopyMode
+from vswitchd.model.view import NO_TROUBLE, CopyMode, Trouble
 from vswitchd.restructure.legs import homes
 from vswitchd.restructure.requests import Become, CopyOnto, Stage
 from vswitchd.restructure.stages import following
+
+_TOO_FEW = "that is nowhere else, or the legs left are too few"
 
 
 def majority(in_sync: int, reached: int) -> bool:
@@ -48,14 +58,27 @@ def absent(volume: Volume, up: Collection[SpId]) -> frozenset[SpId]:
     return frozenset(t1.home for t1 in volume.t1s) - needed - set(up)
 
 
-def ejected(volume: Volume, gone: Collection[SpId], failing: Collection[T1Id] = ()) -> Volume:
-    """The volume as it goes on without those SPs and T1 objects: legs that have any of them are
-    away, another SP is owner if one of them was. Itself if nothing changes. VsError VS6012 if they
-    are needed: what they hold is nowhere else, or a majority of a mirror's voters is not left."""
-    without = {t1.id for t1 in volume.t1s if t1.home in gone or t1.id in failing}
-    root, whole = _without(volume.root, without)
+def ejected(
+    volume: Volume,
+    gone: Collection[SpId],
+    trouble: Trouble = NO_TROUBLE,
+    *,
+    forced: bool = False,
+) -> Volume:
+    """The volume as it goes on without those SPs and failing T1 objects: legs that have any of
+    them are away, another SP is owner if one of them was. A doubtful leg stays only where no leg
+    is left that is not. Itself if nothing changes.
+
+    VsError VS6012 if they are needed: what they hold is nowhere else, a majority of a mirror's
+    voters is not left, or it is where newer writes may be than on doubtful legs. `forced`: then
+    it goes on all the same, with what there is.
+    """
+    without = {t1.id for t1 in volume.t1s if t1.home in gone} | trouble.failing
+    doubtful = trouble.doubtful - without
+    root, quality = _Without(frozenset(without), doubtful, forced).of(volume.root)
+    whole = quality is not Quality.LOST
     owner = volume.owner
-    names = [*sorted(gone), *sorted(failing)]
+    names = [*sorted(gone), *sorted(trouble.failing), *sorted(trouble.doubtful)]
     if owner in gone:
         current = [volume.t1(leaf.t1).home for leaf in _in_sync(root)]
         heirs = [sp for sp in volume.serving if sp not in gone]
@@ -63,10 +86,13 @@ def ejected(volume: Volume, gone: Collection[SpId], failing: Collection[T1Id] = 
             what = "no other SP serves it" if whole else "what is left of its legs is no majority"
             raise _needed(volume, names, what)
         owner = min(heirs, key=lambda sp: (sp not in current, sp))
-    if (root, owner) == (volume.root, volume.owner):
+    kept = {leaf.t1 for leaf in _in_sync(root)} & doubtful
+    if (root, owner) == (volume.root, volume.owner) and not kept:
         if whole:
             return volume
-        raise _needed(volume, names, "that is nowhere else, or the legs left are too few")
+        raise _needed(volume, names, _TOO_FEW)
+    if kept and not whole:
+        raise _needed(volume, names, _TOO_FEW)
     return following(volume, root=root, t1s=volume.t1s, owner=owner)
 
 
@@ -79,6 +105,18 @@ def rejoined(volume: Volume, back: Collection[SpId]) -> list[Stage]:
     first = following(volume, root=_set(volume.root, found, LegState.WRITE_ONLY), t1s=volume.t1s)
     end = following(first, root=_set(first.root, found, LegState.IN_SYNC), t1s=volume.t1s)
     return [Become(first), *(CopyOnto(path, CopyMode.DELTA) for path in found), Become(end)]
+
+
+def replaced(volume: Volume, path: Path, new: Node, t1s: Sequence[T1]) -> list[Stage]:
+    """A new leg gets its data beside the one at `path`, which is away, and takes its place."""
+    outer, index = path[:-1], path[-1]
+    mirror = at(volume.root, outer)
+    assert isinstance(mirror, Mirror)
+    grown = Mirror((*mirror.legs, Leg(new, LegState.WRITE_ONLY)))
+    first = following(volume, root=replace(volume.root, outer, grown), t1s=(*volume.t1s, *t1s))
+    kept = (*mirror.legs[:index], *mirror.legs[index + 1 :], Leg(new))
+    end = following(first, root=replace(volume.root, outer, Mirror(kept)))
+    return [Become(first), CopyOnto((*outer, len(mirror.legs))), Become(end)]
 
 
 def legs_in(root: Node, state: LegState) -> Iterable[tuple[Path, Leg]]:
@@ -114,62 +152,90 @@ def _needed(volume: Volume, names: Collection[str], why: str) -> VsError:
     )
 
 
-def _without(node: Node, gone: Collection[T1Id]) -> tuple[Node, bool]:
-    """The node without those T1 objects, and whether all of its data can still be had."""
-    match node:
-        case Leaf(t1, _):
-            return node, t1 not in gone
-        case Hole():
-            return node, False
-        case Stripe(chunk, columns):
-            kept, whole = _each(columns, gone)
-            return Stripe(chunk, kept), whole
-        case Concat(parts):
-            kept, whole = _each(parts, gone)
-            return Concat(kept), whole
-        case Mirror(legs):
-            tried = [_without(leg.node, gone) for leg in legs]
-            voters = [n for n, leg in enumerate(legs) if leg.state is LegState.IN_SYNC]
-            reached = [n for n in voters if tried[n][1]]
-            if not reached or not majority(len(voters), len(reached)):
-                return node, False
-            # One that was never in sync can't catch up by what it has missed.
-            behind = (n for n, leg in enumerate(legs) if leg.state is LegState.WRITE_ONLY)
-            if not all(tried[n][1] for n in behind):
-                return node, False
-            return Mirror(
-                tuple(
-                    Leg(found, leg.state)
-                    if whole and leg.state is not LegState.AWAY
-                    else Leg(leg.node, LegState.AWAY)
-                    for leg, (found, whole) in zip(legs, tried, strict=True)
-                )
-            ), True
+class Quality(IntEnum):
+    """What there is of some data."""
+
+    LOST = 0
+    #: Writes may be missing that were acknowledged and not flushed when power was lost.
+    DOUBTFUL = 1
+    GOOD = 2
 
 
-def _each(nodes: Sequence[Node], gone: Collection[T1Id]) -> tuple[tuple[Node, ...], bool]:
-    found = [_without(node, gone) for node in nodes]
-    return tuple(node for node, _ in found), all(whole for _, whole in found)
+@dataclass(frozen=True, slots=True)
+class _Without:
+    """Takes T1 objects out of a tree."""
+
+    gone: frozenset[T1Id]
+    doubtful: frozenset[T1Id]
+    forced: bool
+
+    def of(self, node: Node) -> tuple[Node, Quality]:
+        """The node without them, and what there is of its data."""
+        match node:
+            case Leaf(t1, _):
+                if t1 in self.gone:
+                    return node, Quality.LOST
+                return node, Quality.DOUBTFUL if t1 in self.doubtful else Quality.GOOD
+            case Hole():
+                return node, Quality.LOST
+            case Stripe(chunk, columns):
+                kept, quality = self._each(columns)
+                return Stripe(chunk, kept), quality
+            case Concat(parts):
+                kept, quality = self._each(parts)
+                return Concat(kept), quality
+            case Mirror():
+                return self._mirror(node)
+
+    def _mirror(self, node: Mirror) -> tuple[Node, Quality]:
+        tried = [self.of(leg.node) for leg in node.legs]
+        voters = [n for n, leg in enumerate(node.legs) if leg.state is LegState.IN_SYNC]
+        reached = [n for n in voters if tried[n][1] is not Quality.LOST]
+        good = [n for n in reached if tried[n][1] is Quality.GOOD]
+        if not reached or not (self.forced or majority(len(voters), len(reached))):
+            return node, Quality.LOST
+        if not good and len(reached) < len(voters) and not self.forced:
+            # One that is gone may have what these lack.
+            return node, Quality.LOST
+        # One that was never in sync can't catch up by what it has missed.
+        behind = (n for n, leg in enumerate(node.legs) if leg.state is LegState.WRITE_ONLY)
+        if not all(tried[n][1] is Quality.GOOD for n in behind):
+            return node, Quality.LOST
+        # Two that lack something may each lack something else.
+        kept = good or reached[:1]
+        legs = (
+            Leg(found, leg.state)
+            if n in kept or leg.state is LegState.WRITE_ONLY
+            else Leg(leg.node, LegState.AWAY)
+            for n, (leg, (found, _)) in enumerate(zip(node.legs, tried, strict=True))
+        )
+        return Mirror(tuple(legs)), Quality.GOOD if good else Quality.DOUBTFUL
+
+    def _each(self, nodes: Sequence[Node]) -> tuple[tuple[Node, ...], Quality]:
+        found = [self.of(node) for node in nodes]
+        return tuple(node for node, _ in found), min(quality for _, quality in found)
 
 
-def _set(root: Node, paths: Collection[Path], state: LegState, at: Path = ()) -> Node:
+def _set(root: Node, paths: Collection[Path], state: LegState, here: Path = ()) -> Node:
     """The tree with the legs at these paths in that state."""
     match root:
         case Mirror(legs):
             return Mirror(
                 tuple(
                     Leg(
-                        _set(leg.node, paths, state, (*at, index)),
-                        state if (*at, index) in paths else leg.state,
+                        _set(leg.node, paths, state, (*here, index)),
+                        state if (*here, index) in paths else leg.state,
                     )
                     for index, leg in enumerate(legs)
                 )
             )
         case Stripe(chunk, columns):
-            below = (_set(node, paths, state, (*at, n)) for n, node in enumerate(columns))
+            below = (_set(node, paths, state, (*here, n)) for n, node in enumerate(columns))
             return Stripe(chunk, tuple(below))
         case Concat(parts):
-            return Concat(tuple(_set(node, paths, state, (*at, n)) for n, node in enumerate(parts)))
+            return Concat(
+                tuple(_set(node, paths, state, (*here, n)) for n, node in enumerate(parts))
+            )
         case _:
             return root
 

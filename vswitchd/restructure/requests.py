@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vswitchd.model.objects import Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import CopyMode
+from vswitchd.model.view import NO_TROUBLE, CopyMode, Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,12 @@ class Recover:
 
 @dataclass(frozen=True, slots=True)
 class Eject:
-    """The volume goes on without SPs that are lost, and T1 objects whose devices fail: their legs
-    are away; an SP that was owner is not any more."""
+    """The volume goes on without SPs that are lost, and T1 objects in trouble: their legs are
+    away; an SP that was owner is not any more. `forced`: whether or not they are needed."""
 
     sps: tuple[SpId, ...]
-    t1s: tuple[T1Id, ...] = ()
+    trouble: Trouble = NO_TROUBLE
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,13 @@ class Rejoin:
     """Legs that are away and whose SPs are all among these come back."""
 
     sps: tuple[SpId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """A new leg takes the place of the one at `path`, which is away."""
+
+    path: Path
 
 
 Request: TypeAlias = (
@@ -148,6 +156,7 @@ Request: TypeAlias = (
     | Recover
     | Eject
     | Rejoin
+    | Replace
     | Verify
 )
 

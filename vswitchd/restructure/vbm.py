@@ -21,14 +21,17 @@ from vswitchd.model.objects import (
     Leg,
     LegState,
     Mirror,
+    Path,
     SpId,
     T1Id,
     Volume,
+    at,
+    node_size,
     walk,
 )
 from vswitchd.model.view import View
 from vswitchd.restructure import twins
-from vswitchd.restructure.away import absent, ejected, rejoined
+from vswitchd.restructure.away import absent, ejected, rejoined, replaced
 from vswitchd.restructure.collected import (
     require_agreement,
     require_reachable,
@@ -37,7 +40,7 @@ from vswitchd.restructure.collected import (
 )
 from vswitchd.restructure.evacuate import evacuate
 from vswitchd.restructure.grow import Grower
-from vswitchd.restructure.legs import remove_leg, verified
+from vswitchd.restructure.legs import homes, remove_leg, verified
 from vswitchd.restructure.placement import (
     Placement,
     check_size,
@@ -60,6 +63,7 @@ from vswitchd.restructure.requests import (
     Rejoin,
     Relayout,
     RemoveLeg,
+    Replace,
     Request,
     Restore,
     Serve,
@@ -115,9 +119,9 @@ class _Work:
             return [Become(None if isinstance(request, Delete) else following(volume))]
         up = {view.sp for view in self.views}
         if isinstance(request, Eject):
-            target = ejected(volume, request.sps, request.t1s)
+            target = ejected(volume, request.sps, request.trouble, forced=request.forced)
             without = absent(volume, up) | set(request.sps)
-            require_agreement(volume, self.views, without, request.t1s)
+            require_agreement(volume, self.views, without, request.trouble.failing)
             return [] if target is volume else [Become(target)]
         if isinstance(request, Rejoin):
             # Who comes back is fenced before it is written to: it must be there.
@@ -135,6 +139,8 @@ class _Work:
                 return self.unserve(volume, sp)
             case Own(sp):
                 return self.own(volume, sp)
+            case Replace(path):
+                return self.replace(volume, path)
         require_settled(volume)
         match request:
             case Grow(size):
@@ -238,6 +244,24 @@ class _Work:
             case _:
                 root = Mirror((Leg(volume.root), leg))
         return copied(following(volume, root=root, t1s=(*volume.t1s, *placement.t1s)))
+
+    def replace(self, volume: Volume, path: Path) -> list[Stage]:
+        placement = self._placement(volume)
+        mirror = at(volume.root, path[:-1])
+        new = placement.place(sized(Place(), node_size(mirror)), volume.t1s)
+        assert isinstance(mirror, Mirror)
+        others = (leg.node for leg in mirror.legs if leg.state is not LegState.AWAY)
+        shared = {home for node in others for home in homes(volume, node)}
+        if found := shared & {t1.home for t1 in placement.t1s}:
+            raise VsError(
+                "VS3019",
+                Kind.PRECONDITION,
+                f"volume {volume.name} has a leg that is away, and another in its place would lie "
+                f"on SP {', '.join(sorted(found))}, which has a leg already; it is waited for. Add "
+                "an SP or room, or take the leg out with "
+                f"`vswitchctl volume mirror remove {volume.name}`",
+            )
+        return replaced(volume, path, new, placement.t1s)
 
     def move(self, volume: Volume, request: Move) -> list[Stage]:
         target = view_of(self.views, request.to_sp)

@@ -441,14 +441,41 @@ Global___RegisterResponse: _TypeAlias = RegisterResponse  # noqa: Y015
 class HeartbeatRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DoubtfulT1sEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SP_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     FAILING_T1_IDS_FIELD_NUMBER: _builtins.int
+    DOUBTFUL_T1S_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     incarnation: _builtins.str
     @_builtins.property
     def failing_t1_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """T1 objects of mirrors that this SP owns whose devices fail hosts' writes."""
+
+    @_builtins.property
+    def doubtful_t1s(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """T1 objects that this SP homes, under which power was lost with writes that were not flushed,
+        and their fence epochs.
+        """
 
     def __init__(
         self,
@@ -456,10 +483,11 @@ class HeartbeatRequest(_message.Message):
         sp: _builtins.str = ...,
         incarnation: _builtins.str = ...,
         failing_t1_ids: _abc.Iterable[_builtins.str] | None = ...,
+        doubtful_t1s: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failing_t1_ids", b"failing_t1_ids", "incarnation", b"incarnation", "sp", b"sp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doubtful_t1s", b"doubtful_t1s", "failing_t1_ids", b"failing_t1_ids", "incarnation", b"incarnation", "sp", b"sp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,7 +49,7 @@ class Processor(_message.Message):
     drained: _builtins.bool
     """Nothing new is put here, and what is here is moved away."""
     volumes: _builtins.int
-    """How many volumes still have something here."""
+    """How many volumes still have something here that a drain moves away."""
     def __init__(
         self,
         *,

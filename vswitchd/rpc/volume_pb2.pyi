@@ -449,6 +449,35 @@ class SetVolumeOwnerRequest(_message.Message):
 Global___SetVolumeOwnerRequest: _TypeAlias = SetVolumeOwnerRequest  # noqa: Y015
 
 @_typing.final
+class ForceVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    dry_run: _builtins.bool
+    name: _builtins.str
+    @_builtins.property
+    def options(self) -> _operation_pb2.OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        name: _builtins.str = ...,
+        options: _operation_pb2.OperationOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "options", b"options", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForceVolumeRequest: _TypeAlias = ForceVolumeRequest  # noqa: Y015
+
+@_typing.final
 class ChangeLayoutRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -659,6 +688,57 @@ class GetVolumeRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetVolumeRequest: _TypeAlias = GetVolumeRequest  # noqa: Y015
+
+@_typing.final
+class GetVolumePathsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVolumePathsRequest: _TypeAlias = GetVolumePathsRequest  # noqa: Y015
+
+@_typing.final
+class VolumePaths(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    NBD_URIS_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    name: _builtins.str
+    size: _builtins.int
+    """In bytes; every SP that serves the volume takes I/O up to it."""
+    @_builtins.property
+    def nbd_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in Volume, the owner's first."""
+
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        size: _builtins.int = ...,
+        nbd_uris: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "nbd_uris", b"nbd_uris", "size", b"size", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumePaths: _TypeAlias = VolumePaths  # noqa: Y015
 
 @_typing.final
 class ListVolumesRequest(_message.Message):

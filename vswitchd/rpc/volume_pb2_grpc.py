@@ -85,6 +85,11 @@ class VolumeServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.SetVolumeOwnerRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
                 _registered_method=True)
+        self.ForceVolume = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/ForceVolume',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.ForceVolumeRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+                _registered_method=True)
         self.ChangeLayout = channel.unary_unary(
                 '/vswitchd.v1.VolumeService/ChangeLayout',
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.ChangeLayoutRequest.SerializeToString,
@@ -109,6 +114,11 @@ class VolumeServiceStub:
                 '/vswitchd.v1.VolumeService/GetVolume',
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_volume__pb2.Volume.FromString,
+                _registered_method=True)
+        self.GetVolumePaths = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/GetVolumePaths',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumePathsRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_volume__pb2.VolumePaths.FromString,
                 _registered_method=True)
         self.ListVolumes = channel.unary_unary(
                 '/vswitchd.v1.VolumeService/ListVolumes',
@@ -182,6 +192,14 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForceVolume(self, request, context):
+        """Goes on with the SPs that can be reached, whatever the others may have: what was acknowledged
+        may be lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ChangeLayout(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -211,6 +229,14 @@ class VolumeServiceServicer:
 
     def GetVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVolumePaths(self, request, context):
+        """Where hosts reach a volume, and how large it is, from the store alone: cheap enough to ask for
+        again and again.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -274,6 +300,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     request_deserializer=vswitchd_dot_v1_dot_volume__pb2.SetVolumeOwnerRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
             ),
+            'ForceVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForceVolume,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.ForceVolumeRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_operation__pb2.Operation.SerializeToString,
+            ),
             'ChangeLayout': grpc.unary_unary_rpc_method_handler(
                     servicer.ChangeLayout,
                     request_deserializer=vswitchd_dot_v1_dot_volume__pb2.ChangeLayoutRequest.FromString,
@@ -298,6 +329,11 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.GetVolume,
                     request_deserializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_volume__pb2.Volume.SerializeToString,
+            ),
+            'GetVolumePaths': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVolumePaths,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumePathsRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_volume__pb2.VolumePaths.SerializeToString,
             ),
             'ListVolumes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVolumes,
@@ -586,6 +622,33 @@ class VolumeService:
             _registered_method=True)
 
     @staticmethod
+    def ForceVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/ForceVolume',
+            vswitchd_dot_v1_dot_volume__pb2.ForceVolumeRequest.SerializeToString,
+            vswitchd_dot_v1_dot_operation__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ChangeLayout(request,
             target,
             options=(),
@@ -710,6 +773,33 @@ class VolumeService:
             '/vswitchd.v1.VolumeService/GetVolume',
             vswitchd_dot_v1_dot_volume__pb2.GetVolumeRequest.SerializeToString,
             vswitchd_dot_v1_dot_volume__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVolumePaths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/GetVolumePaths',
+            vswitchd_dot_v1_dot_volume__pb2.GetVolumePathsRequest.SerializeToString,
+            vswitchd_dot_v1_dot_volume__pb2.VolumePaths.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class VolumeServiceStub:
     UnserveVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]
     SetVolumeOwner: _grpc.UnaryUnaryMultiCallable[_volume_pb2.SetVolumeOwnerRequest, _operation_pb2.Operation]
     """Another serving SP orders the writes to the volume's mirrors."""
+    ForceVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ForceVolumeRequest, _operation_pb2.Operation]
+    """Goes on with the SPs that can be reached, whatever the others may have: what was acknowledged
+    may be lost.
+    """
     ChangeLayout: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ChangeLayoutRequest, _operation_pb2.Operation]
     ApplyPlan: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ApplyPlanRequest, _operation_pb2.Operation]
     """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since."""
@@ -54,6 +58,10 @@ class VolumeServiceStub:
     GetVolumeHistory: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeHistoryRequest, _volume_pb2.VolumeHistory]
     """Every version of a volume, oldest first."""
     GetVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeRequest, _volume_pb2.Volume]
+    GetVolumePaths: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumePathsRequest, _volume_pb2.VolumePaths]
+    """Where hosts reach a volume, and how large it is, from the store alone: cheap enough to ask for
+    again and again.
+    """
     ListVolumes: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ListVolumesRequest, _volume_pb2.ListVolumesResponse]
 
 @_typing.type_check_only
@@ -71,6 +79,10 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     UnserveVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.UnserveVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     SetVolumeOwner: _aio.UnaryUnaryMultiCallable[_volume_pb2.SetVolumeOwnerRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     """Another serving SP orders the writes to the volume's mirrors."""
+    ForceVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.ForceVolumeRequest, _operation_pb2.Operation]  # type: ignore[assignment]
+    """Goes on with the SPs that can be reached, whatever the others may have: what was acknowledged
+    may be lost.
+    """
     ChangeLayout: _aio.UnaryUnaryMultiCallable[_volume_pb2.ChangeLayoutRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     ApplyPlan: _aio.UnaryUnaryMultiCallable[_volume_pb2.ApplyPlanRequest, _operation_pb2.Operation]  # type: ignore[assignment]
     """Carries out a plan that a dry run has shown, exactly; refused when the volume has changed since."""
@@ -79,6 +91,10 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     GetVolumeHistory: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeHistoryRequest, _volume_pb2.VolumeHistory]  # type: ignore[assignment]
     """Every version of a volume, oldest first."""
     GetVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeRequest, _volume_pb2.Volume]  # type: ignore[assignment]
+    GetVolumePaths: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumePathsRequest, _volume_pb2.VolumePaths]  # type: ignore[assignment]
+    """Where hosts reach a volume, and how large it is, from the store alone: cheap enough to ask for
+    again and again.
+    """
     ListVolumes: _aio.UnaryUnaryMultiCallable[_volume_pb2.ListVolumesRequest, _volume_pb2.ListVolumesResponse]  # type: ignore[assignment]
 
 class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -155,6 +171,16 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Another serving SP orders the writes to the volume's mirrors."""
 
     @_abc_1.abstractmethod
+    def ForceVolume(
+        self,
+        request: _volume_pb2.ForceVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.Operation, _abc.Awaitable[_operation_pb2.Operation]]:
+        """Goes on with the SPs that can be reached, whatever the others may have: what was acknowledged
+        may be lost.
+        """
+
+    @_abc_1.abstractmethod
     def ChangeLayout(
         self,
         request: _volume_pb2.ChangeLayoutRequest,
@@ -191,6 +217,16 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _volume_pb2.GetVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_volume_pb2.Volume, _abc.Awaitable[_volume_pb2.Volume]]: ...
+
+    @_abc_1.abstractmethod
+    def GetVolumePaths(
+        self,
+        request: _volume_pb2.GetVolumePathsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumePaths, _abc.Awaitable[_volume_pb2.VolumePaths]]:
+        """Where hosts reach a volume, and how large it is, from the store alone: cheap enough to ask for
+        again and again.
+        """
 
     @_abc_1.abstractmethod
     def ListVolumes(

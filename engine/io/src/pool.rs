@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -32,6 +32,8 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// A thread has found nothing more to do.
+    rest: Condvar,
     idle: Duration,
 }
 
@@ -65,7 +67,8 @@ impl Pool {
     /// The same with other limits: jobs that wait, and how long a thread does.
     #[must_use]
     pub fn with_limits(name: &'static str, threads: usize, waiting: usize, idle: Duration) -> Pool {
-        let shared = Shared { queue: Mutex::default(), wake: Condvar::new(), idle };
+        let (wake, rest) = (Condvar::new(), Condvar::new());
+        let shared = Shared { queue: Mutex::default(), wake, rest, idle };
         let shared = Arc::new(shared);
         Pool { shared, name, most_threads: threads.max(1), most_waiting: waiting }
     }
@@ -106,6 +109,21 @@ impl Pool {
     #[must_use]
     pub fn threads(&self) -> usize {
         lock(&self.shared).threads
+    }
+
+    /// Waits until all that was taken is done; false if that takes until `deadline`.
+    #[must_use]
+    pub fn rest(&self, deadline: Instant) -> bool {
+        let mut queue = lock(&self.shared);
+        while !queue.jobs.is_empty() || queue.idle < queue.threads {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.shared.rest.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// Starts a thread if more jobs wait than threads for them.
@@ -155,6 +173,7 @@ fn run(shared: &Shared) {
             break;
         }
         queue.idle += 1;
+        shared.rest.notify_all();
         let (back, waited) =
             shared.wake.wait_timeout(queue, shared.idle).unwrap_or_else(PoisonError::into_inner);
         queue = back;
@@ -166,4 +185,5 @@ fn run(shared: &Shared) {
     // Under the lock that found nothing to do: a job that comes now sees that the thread is gone.
     std::mem::forget(here);
     queue.threads -= 1;
+    shared.rest.notify_all();
 }

@@ -25,8 +25,26 @@ struct Run {
 #[derive(Debug, Default)]
 struct Gate {
     epoch: AtomicU64,
+    /// The lowest that is served: that one, or none at all while the object is in doubt.
+    served: AtomicU64,
     /// Requests that are not carried out inline: pool jobs, NBD sessions.
     pending: AtomicU64,
+}
+
+impl Gate {
+    /// Serves no lower epoch from now on. A higher one than any before is somebody's decision
+    /// about it, and ends a doubt.
+    fn raise(&self, epoch: u64) {
+        let before = self.epoch.fetch_max(epoch, Ordering::SeqCst);
+        if epoch > before {
+            self.served.store(epoch, Ordering::SeqCst);
+        }
+    }
+
+    fn shut(&self) {
+        self.epoch.store(u64::MAX, Ordering::SeqCst);
+        self.served.store(u64::MAX, Ordering::SeqCst);
+    }
 }
 
 /// A T1 object in service: its physical blocks and the lowest epoch it answers.
@@ -56,7 +74,30 @@ impl T1Object {
     /// True if a request of that epoch may be carried out.
     #[must_use]
     pub fn serves(&self, epoch: u64) -> bool {
-        epoch >= self.epoch() || planted("no_fence")
+        epoch >= self.gate.served.load(Ordering::SeqCst) || planted("no_fence")
+    }
+
+    /// Power was lost under it, and with that writes to several legs that were acknowledged and
+    /// not flushed, if there are any: it serves nobody until it is fenced anew.
+    pub fn doubt(&self) {
+        if self.dirty() > 0 && !planted("power_loss_ignored") {
+            self.gate.served.store(u64::MAX, Ordering::SeqCst);
+        }
+    }
+
+    /// Bytes of it that the write-intent map has.
+    #[must_use]
+    pub fn dirty(&self) -> u64 {
+        let found = |run: &Run| run.device.regions.runs(run.offset, run.length);
+        let runs = self.runs.iter().flat_map(found);
+        runs.filter(|(_, flag)| *flag == 1).map(|(count, _)| count).sum()
+    }
+
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        let gate = &self.gate;
+        let served = gate.served.load(Ordering::SeqCst);
+        served == u64::MAX && gate.epoch.load(Ordering::SeqCst) != u64::MAX
     }
 
     /// Counts a request that ends later than its call; `end` must follow.
@@ -145,6 +186,8 @@ pub struct T1Table {
     changed: Condvar,
     /// Counts up when a deletion has ended.
     deletions: AtomicU64,
+    /// The machine has lost its power, or was started anew, since this SP last ended.
+    rebooted: bool,
 }
 
 /// A call's turn to change one object.
@@ -168,7 +211,7 @@ fn invalid(text: String) -> DeviceError {
 
 impl T1Table {
     #[must_use]
-    pub fn new(sp: &str) -> T1Table {
+    pub fn new(sp: &str, rebooted: bool) -> T1Table {
         T1Table {
             sp: sp.to_owned(),
             objects: RwLock::default(),
@@ -176,6 +219,7 @@ impl T1Table {
             changing: Mutex::default(),
             changed: Condvar::new(),
             deletions: AtomicU64::new(0),
+            rebooted,
         }
     }
 
@@ -183,6 +227,15 @@ impl T1Table {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<T1Object>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Power was lost under a device: what lies on it and is being written is in doubt.
+    pub fn doubt(&self, device: &str) {
+        for object in self.all() {
+            if object.devices().iter().any(|on| on.id == device) {
+                object.doubt();
+            }
+        }
     }
 
     /// Changes whenever what is homed here does.
@@ -251,7 +304,7 @@ impl T1Table {
             let Some(entry) = entry else { continue };
             let reachable = entry.t1.extents.iter().all(|e| devices.contains_key(&e.device));
             if entry.ready > 0 && reachable && self.get(&id).is_none() {
-                self.install(devices, &entry)?;
+                self.install(devices, &entry, self.rebooted)?;
             }
         }
         Ok(())
@@ -334,7 +387,7 @@ impl T1Table {
                 self.change_entry(device, &spec.id, |entry| entry.ready = spec.size)?;
             }
         }
-        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size })
+        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size }, false)
     }
 
     /// Takes over an object that another SP was home of.
@@ -381,7 +434,7 @@ impl T1Table {
                 entry.epoch = entry.epoch.max(epoch);
             })?;
         }
-        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size })
+        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size }, false)
     }
 
     /// Raises an object's epoch, durably and then for requests. Waiting for what runs is
@@ -407,7 +460,7 @@ impl T1Table {
                     other => other?,
                 }
             }
-            object.gate.epoch.fetch_max(epoch, Ordering::SeqCst);
+            object.gate.raise(epoch);
         }
         Ok(object)
     }
@@ -415,7 +468,7 @@ impl T1Table {
     /// Has an object answer nobody from now on; `delete` follows when what runs has ended.
     pub fn retire(&self, id: &str) -> Option<Arc<T1Object>> {
         let object = self.get(id)?;
-        object.gate.epoch.store(u64::MAX, Ordering::SeqCst);
+        object.gate.shut();
         Some(object)
     }
 
@@ -494,6 +547,7 @@ impl T1Table {
         &self,
         devices: &HashMap<String, Arc<Device>>,
         entry: &Entry,
+        doubt: bool,
     ) -> Result<(), DeviceError> {
         let mut start = 0;
         let mut runs = Vec::with_capacity(entry.t1.extents.len());
@@ -508,16 +562,19 @@ impl T1Table {
         let old = self.get(&entry.t1.id);
         if old.as_ref().is_some_and(|old| old.spec == entry.t1 && old.size == entry.ready) {
             if let Some(old) = old {
-                old.gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
+                old.gate.raise(entry.epoch);
             }
             return Ok(());
         }
         let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
-        gate.epoch.fetch_max(entry.epoch, Ordering::SeqCst);
+        gate.raise(entry.epoch);
         let in_files = runs.iter().all(|run| matches!(run.device.kind, Kind::File(_)));
         let on = Self::devices_of(devices, &entry.t1)?;
         let (spec, size) = (entry.t1.clone(), entry.ready);
         let object = Arc::new(T1Object { spec, size, runs, in_files, devices: on, gate });
+        if doubt {
+            object.doubt();
+        }
         self.swap(|objects| drop(objects.insert(entry.t1.id.clone(), object)));
         Ok(())
     }

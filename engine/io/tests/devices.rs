@@ -173,7 +173,7 @@ fn an_object_lives_from_put_to_delete() {
     let all = devices(&[&device]);
     let dirty = vec![7; UNIT as usize];
     file(&device).write(LABEL_AREA + 5 * UNIT, &dirty).unwrap();
-    let table = T1Table::new("a");
+    let table = T1Table::new("a", false);
     let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d1", 5, 1)]);
     table.put(&all, &spec, 3).unwrap();
     table.put(&all, &spec, 3).unwrap();
@@ -203,7 +203,7 @@ fn an_object_lives_from_put_to_delete() {
     table.fence("t-1", 9).unwrap();
     assert!(!object.serves(8), "a fence reaches those who hold the object from before");
 
-    let again = T1Table::new("a");
+    let again = T1Table::new("a", false);
     let reopened = disk.device("other");
     again.load(&devices(&[&reopened]), &reopened).unwrap();
     let loaded = again.get("t-1").unwrap();
@@ -220,7 +220,7 @@ fn an_object_lives_from_put_to_delete() {
 fn an_object_moves_to_the_sp_that_adopts_it() {
     let disk = Disk::new();
     let (at_a, at_b) = (disk.device("d1"), disk.device("d1"));
-    let (a, b) = (T1Table::new("a"), T1Table::new("b"));
+    let (a, b) = (T1Table::new("a", false), T1Table::new("b", false));
     let spec = t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]);
     a.put(&devices(&[&at_a]), &spec, 1).unwrap();
     a.fence("t-1", 2).unwrap();
@@ -228,7 +228,7 @@ fn an_object_moves_to_the_sp_that_adopts_it() {
     b.adopt(&devices(&[&at_b]), &moved, 2).unwrap();
     a.delete(&devices(&[&at_a]), "t-1", u64::MAX).unwrap();
     assert_eq!(seen(&at_a).t1s.len(), 1, "B's object is not A's to free");
-    let restarted = T1Table::new("a");
+    let restarted = T1Table::new("a", false);
     let reopened = disk.device("d1");
     restarted.load(&devices(&[&reopened]), &reopened).unwrap();
     assert!(restarted.get("t-1").is_none(), "A does not come back as its home");
@@ -240,8 +240,8 @@ fn an_object_on_two_devices_is_loaded_when_both_are_here() {
     let (first, second) = (Disk::new(), Disk::new());
     let (d1, d2) = (first.device("d1"), second.device("d2"));
     let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d2", 0, 1)]);
-    T1Table::new("a").put(&devices(&[&d1, &d2]), &spec, 4).unwrap();
-    let again = T1Table::new("a");
+    T1Table::new("a", false).put(&devices(&[&d1, &d2]), &spec, 4).unwrap();
+    let again = T1Table::new("a", false);
     again.load(&devices(&[&d2]), &d2).unwrap();
     assert!(again.get("t-1").is_none(), "half of it is missing");
     again.load(&devices(&[&d1, &d2]), &d1).unwrap();
@@ -256,7 +256,7 @@ fn changes_of_many_objects_at_once_all_reach_the_label() {
     let disk = Disk::new();
     let device = disk.device("d1");
     let all = devices(&[&device]);
-    let table = T1Table::new("a");
+    let table = T1Table::new("a", false);
     std::thread::scope(|scope| {
         for lane in 0..4u64 {
             let (table, all) = (&table, &all);
@@ -285,7 +285,7 @@ fn a_device_that_does_not_answer_holds_up_changes_of_its_own_objects_only() {
     let (stuck, good) = (Disk::new(), Disk::new());
     let (d1, d2) = (stuck.device("d1"), good.device("d2"));
     let all = devices(&[&d1, &d2]);
-    let table = T1Table::new("a");
+    let table = T1Table::new("a", false);
     table.put(&all, &t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]), 1).unwrap();
     let held = d1.known.lock().unwrap();
     std::thread::scope(|scope| {
@@ -305,7 +305,7 @@ fn an_object_is_loaded_when_the_last_of_its_devices_has_come() {
     let (first, second) = (one.device("d1"), two.device("d2"));
     let both = devices(&[&first, &second]);
     let spec = t1("t-1", "a", 2 * UNIT, vec![extent("d1", 0, 1), extent("d2", 3, 1)]);
-    T1Table::new("a").put(&both, &spec, 5).unwrap();
+    T1Table::new("a", false).put(&both, &spec, 5).unwrap();
     // As a crash in the middle of an adoption from B leaves it, whichever device comes last.
     label::update(&mut *two.blocking(), "c1", "d2", &mut None, |label| {
         label.t1s[0].t1.home = "b".into();
@@ -313,7 +313,7 @@ fn an_object_is_loaded_when_the_last_of_its_devices_has_come() {
     })
     .unwrap();
     for (early, late) in [(&first, &second), (&second, &first)] {
-        let table = T1Table::new("a");
+        let table = T1Table::new("a", false);
         table.load(&devices(&[early]), early).unwrap();
         assert!(table.get("t-1").is_none());
         table.load(&both, late).unwrap();
@@ -333,8 +333,8 @@ fn an_object_of_a_hundred_thousand_extents_is_put_loaded_and_mapped() {
     // Every other unit, from the end to the beginning: no two touch.
     let extents = (0..COUNT).rev().map(|index| extent(&device.id, 2 * index, 1)).collect();
     let spec = t1("t-1", "a", COUNT * UNIT, extents);
-    T1Table::new("a").put(&all, &spec, 1).unwrap();
-    let table = T1Table::new("a");
+    T1Table::new("a", false).put(&all, &spec, 1).unwrap();
+    let table = T1Table::new("a", false);
     table.load(&all, &device).unwrap();
     let object = table.get("t-1").unwrap();
     assert_eq!(object.spec, spec);

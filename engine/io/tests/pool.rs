@@ -153,3 +153,28 @@ fn a_device_that_does_not_answer_holds_up_no_other_and_no_flush() {
     gate.open();
     until(|| hung.load(Ordering::SeqCst) == 100);
 }
+
+#[test]
+fn a_pool_rests_when_all_that_it_has_taken_is_done() {
+    let pool = Pool::new("vs-test", 2);
+    assert!(pool.rest(Instant::now()), "nothing was ever taken");
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let done = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&done);
+    pool.submit(move || {
+        let _ = gate.recv();
+        count.fetch_add(1, Ordering::SeqCst);
+    })
+    .expect("a thread");
+    for _ in 0..5 {
+        let count = Arc::clone(&done);
+        let job = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        };
+        pool.submit(job).expect("room");
+    }
+    assert!(!pool.rest(Instant::now() + Duration::from_millis(20)), "one is not done");
+    open.send(()).expect("the gate");
+    assert!(pool.rest(Instant::now() + Duration::from_secs(20)));
+    assert_eq!(done.load(Ordering::SeqCst), 6);
+}

@@ -4,7 +4,10 @@
 // pyo3's macros expand to such conversions.
 #![allow(clippy::useless_conversion)]
 
+use std::os::fd::IntoRawFd;
+
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use vs_server::{Engine as Inner, Failure};
 
 pyo3::create_exception!(_engine, EngineError, pyo3::exceptions::PyException);
@@ -17,6 +20,9 @@ fn raise(failure: Failure) -> PyErr {
 fn call<T: Send>(py: Python<'_>, work: impl Send + FnOnce() -> Result<T, Failure>) -> PyResult<T> {
     py.detach(work).map_err(raise)
 }
+
+/// What `hand_over` gives.
+type Given<'py> = (bool, Vec<(i32, bool, String)>, Vec<(i32, String, Bound<'py, PyBytes>)>);
 
 #[pyclass(frozen, module = "vswitchd._engine")]
 struct Engine(Inner);
@@ -38,6 +44,26 @@ impl Engine {
 
     fn shutdown(&self, py: Python<'_>, seconds: f64) -> bool {
         py.detach(|| self.0.shutdown(seconds))
+    }
+
+    /// (clean, [(fd, for peers, address)], [(fd, facts, unread)]): the caller closes what it gets.
+    fn hand_over<'py>(&self, py: Python<'py>, seconds: f64) -> Given<'py> {
+        let legacy = py.detach(|| self.0.hand_over(seconds));
+        let listeners = legacy.listeners.into_iter();
+        let sessions = legacy.sessions.into_iter().map(|one| {
+            let facts = one.facts();
+            (one.fd.into_raw_fd(), facts, PyBytes::new(py, &one.unread))
+        });
+        let listeners = listeners.map(|(fd, peer, address)| (fd.into_raw_fd(), peer, address));
+        (legacy.clean, listeners.collect(), sessions.collect())
+    }
+
+    fn take_listener(&self, py: Python<'_>, fd: i32, peer: bool) -> PyResult<String> {
+        call(py, || self.0.take_listener(vs_server::given(fd)?, peer))
+    }
+
+    fn take_session(&self, py: Python<'_>, fd: i32, facts: &str, unread: Vec<u8>) -> PyResult<()> {
+        call(py, || self.0.take_session(vs_server::given(fd)?, facts, unread))
     }
 
     fn device_add(
@@ -120,8 +146,8 @@ impl Engine {
         call(py, || self.0.copy_throttle(volume_id, &path, rate, adaptive))
     }
 
-    fn failing(&self, py: Python<'_>) -> PyResult<String> {
-        call(py, || self.0.failing())
+    fn trouble(&self, py: Python<'_>) -> PyResult<String> {
+        call(py, || self.0.trouble())
     }
 
     fn copy_stop(&self, py: Python<'_>, volume_id: &str, path: Vec<usize>) -> PyResult<()> {

@@ -1,8 +1,9 @@
 //! A volume in service: its current tree with what the leaves resolve to.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vs_io::{Kind, T1Object, T1Table};
@@ -40,6 +41,8 @@ pub struct Active {
     pub voters: Vec<u32>,
     /// Where hosts have written of late.
     pub recent: Arc<Recent>,
+    /// Below this offset a resync has made legs alike.
+    pub alike: AtomicU64,
 }
 
 impl Active {
@@ -78,7 +81,13 @@ impl Active {
         if !pinned && before.is_some_and(|old| old.recent.is_suspect()) {
             recent.suspect();
         }
-        Active { tree, leaves, peers, epoch, fast_zero, pinned, voters, recent }
+        let alike = AtomicU64::new(0);
+        Active { tree, leaves, peers, epoch, fast_zero, pinned, voters, recent, alike }
+    }
+
+    /// True if a resync has yet to make the legs alike there.
+    pub fn is_unlike(&self, offset: u64, length: u64) -> bool {
+        self.pinned && offset + length > self.alike.load(Ordering::SeqCst)
     }
 }
 
@@ -181,8 +190,9 @@ pub struct Volume {
     pub copies: Mutex<Vec<Copy>>,
     /// What hosts met, by the loop that last said so when it was asked.
     pub hosts: Mutex<Vec<Hosts>>,
-    /// T1 objects of mirrors whose devices have refused a host's write or flush, by this tree.
-    pub failing: Mutex<BTreeSet<String>>,
+    /// T1 objects of mirrors whose devices have refused a host's write or flush, or keep one
+    /// waiting, by this tree; when they last did.
+    pub failing: Mutex<BTreeMap<String, Instant>>,
     /// Bytes that copies and resyncs have written.
     pub moved: AtomicU64,
     /// Bytes that legs could not read and got again.
@@ -213,11 +223,21 @@ impl Volume {
     }
 
     pub fn set(&self, active: Active) {
+        if !active.tree.is_owner() {
+            // Another is, and begins with a resync.
+            self.lock.mend(0, u64::MAX);
+        }
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
     }
 
     pub fn copies(&self) -> std::sync::MutexGuard<'_, Vec<Copy>> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is listed of one copy.
+    pub fn change_copy(&self, path: &[usize], resync: bool, change: impl FnMut(&mut Copy)) {
+        let mut copies = self.copies();
+        copies.iter_mut().filter(|c| c.path == path && c.resync == resync).for_each(change);
     }
 
     /// Lists a resync of the tree in use, in the place of one that was listed.

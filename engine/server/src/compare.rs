@@ -3,7 +3,7 @@
 
 use vs_io::planted;
 
-use crate::active::{Copy, Range};
+use crate::active::{Copy, Mode, Range};
 use crate::event_loop::Loop;
 use crate::op::{Fail, Kind, Scope, Source};
 use crate::slab::Token;
@@ -78,7 +78,6 @@ impl Loop {
     /// the operation is none of these.
     pub fn compared_leg(&mut self, token: Token) -> bool {
         let Some(op) = self.ops.get_mut(token) else { return false };
-        let Some(repair) = op.compares else { return false };
         let Source::Copy { path, resync: false, task } = &op.source else { return false };
         let unreadable = op.fail == Some(Fail::Io);
         if op.kind != Kind::Read || !(unreadable || op.fail.is_none()) {
@@ -89,6 +88,9 @@ impl Loop {
         let Some((job, work)) = job.and_then(|job| Some((job, job.tasks.get(*task)?))) else {
             return false;
         };
+        if !job.mode.compares() {
+            return false;
+        }
         let data = std::mem::take(&mut op.data);
         op.legs.push((!unreadable).then_some(data));
         op.rewind();
@@ -102,20 +104,22 @@ impl Loop {
         let legs: Vec<Option<&[u8]>> = op.legs.iter().map(Option::as_deref).collect();
         let legs = if planted("comparison_is_blind") { &legs[..1] } else { &legs[..] };
         let verdict = compare(legs);
-        if !verdict.ranges.is_empty() || verdict.right.is_none() {
+        // What a write has left on some legs alone is no difference to be told: nobody has read it.
+        let (start, length) = op.range(&volume.active.tree);
+        let torn = volume.volume.lock.is_torn(start, length);
+        if (!verdict.ranges.is_empty() && !torn) || verdict.right.is_none() {
             let mirror = &work.source[..work.source.len() - 1];
-            for copy in volume.volume.copies().iter_mut() {
-                if copy.path == job.path && !copy.resync {
-                    note(copy, mirror, op.offset, &verdict);
-                }
-            }
+            volume.volume.change_copy(&job.path, false, |copy| {
+                note(copy, mirror, op.offset, &verdict);
+            });
         }
         op.legs.clear();
         let Some(right) = verdict.right else {
             self.finish(token, Err(Fail::Io));
             return true;
         };
-        if !repair || verdict.wrong.is_empty() {
+        let repairs = torn || job.mode == Mode::Repair;
+        if !repairs || verdict.wrong.is_empty() {
             self.finish(token, Ok(()));
             return true;
         }

@@ -46,6 +46,13 @@ pub struct Config {
     /// A leg that keeps a request waiting for so long is named to the controller, to be voted out.
     #[serde(default = "leg_deadline_seconds")]
     pub leg_deadline_seconds: f64,
+    /// A host's request that is passed on to another SP is begun there within so long or not at
+    /// all: hosts wait longer before they ask again over another path.
+    #[serde(default = "forward_seconds")]
+    pub forward_seconds: f64,
+    /// The machine was started anew since this SP's last clean end.
+    #[serde(default)]
+    pub rebooted: bool,
     /// Where file and block devices may lie; empty: anywhere.
     #[serde(default)]
     pub device_roots: Vec<PathBuf>,
@@ -81,6 +88,10 @@ fn lease_seconds() -> f64 {
 
 fn leg_deadline_seconds() -> f64 {
     5.0
+}
+
+fn forward_seconds() -> f64 {
+    2.0
 }
 
 fn resident_percent() -> u64 {

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::Instant;
 
+use vs_wire::nbd::command;
 use vs_wire::nbd::handshake::Handshake;
-use vs_wire::nbd::transmission::{Request, Style, request_header};
+use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::peer;
 
 use crate::buffers::Buffer;
@@ -110,10 +111,35 @@ pub struct Conn {
     /// Input was left unread because the connection was full.
     pub stalled: bool,
     pub dirty: bool,
+    /// Its last words are in: it has said goodbye.
+    pub farewell: bool,
+    /// It is closed as soon as it rests, and ended then.
+    pub parting: Option<Instant>,
     pub since: Instant,
 }
 
+/// True if the last of these requests is a disconnection.
+fn is_goodbye(unread: &[u8], extended: bool) -> bool {
+    let start = unread.len().checked_sub(request_header(extended));
+    let last = start.and_then(|start| decode(&unread[start..], extended).ok().flatten());
+    last.is_some_and(|request| request.command == command::DISC)
+}
+
+/// More than this of unread requests, and no goodbye is looked for.
+const LAST_WORDS: usize = 64 << 10;
+
 impl Conn {
+    /// True if it is another SP's.
+    pub fn is_peer(&self) -> bool {
+        matches!(self.protocol, Protocol::Peer(_))
+    }
+
+    /// True if nothing of a request has come that is not carried out.
+    pub fn is_quiet(&self) -> bool {
+        let waits = self.stream.peek(&mut [0]).is_ok_and(|count| count > 0);
+        self.input.bytes().is_empty() && self.input.skip == 0 && self.large.is_none() && !waits
+    }
+
     /// True if it is a host's session of that volume.
     pub fn serves(&self, volume: Token) -> bool {
         matches!(&self.protocol, Protocol::Nbd(session) if session.volume == volume)
@@ -147,6 +173,23 @@ impl Conn {
         let count = self.stream.recv(target)?;
         self.input.end += count;
         Ok((count, alone && count == header))
+    }
+
+    /// True if the other side has gone without a goodbye, and left requests that are not read yet. It
+    /// may have sent them again over another path, and others after them: they are not to be
+    /// carried out.
+    pub fn is_cut_off(&mut self) -> bool {
+        let mut unread = self.input.bytes().to_vec();
+        let here = unread.len();
+        unread.resize(here + LAST_WORDS, 0);
+        let Ok(count) = self.stream.peek(&mut unread[here..]) else { return false };
+        unread.truncate(here + count);
+        self.farewell = match &self.protocol {
+            Protocol::NbdHandshake(_) => true,
+            Protocol::Nbd(session) => is_goodbye(&unread, session.style == Style::Extended),
+            Protocol::Peer(_) => false,
+        };
+        !self.farewell && (self.stalled || !unread.is_empty())
     }
 
     /// The large request whose payload is all there.

@@ -1,6 +1,8 @@
 //! What a loop does for its connections: receive, send, end.
 
-use vs_io::Kind as DeviceKind;
+use std::time::{Duration, Instant};
+
+use vs_io::{Kind as DeviceKind, planted};
 use vs_wire::nbd::handshake::Handshake;
 
 use crate::conn::{Conn, Input, Protocol};
@@ -9,10 +11,12 @@ use crate::metrics::Transport;
 use crate::out::{Failed, Out};
 use crate::peer_server::PeerSession;
 use crate::slab::Token;
-use crate::socket::{IN, OUT, Stream};
+use crate::socket::{ENDED, IN, OUT, Stream};
 
 /// Bytes of output that are worth a send of their own.
 const ENOUGH: usize = 32 << 10;
+/// How long a session that is to end waits for a moment of rest.
+const PARTING: Duration = Duration::from_millis(500);
 /// Receives of one connection in one wake-up.
 const RECEIVES: usize = 16;
 
@@ -35,16 +39,18 @@ impl Loop {
             large: None,
             streams: false,
             out,
-            events: IN,
+            events: IN | ENDED,
             inflight: 0,
             inflight_bytes: 0,
-            closing: self.shutdown.is_some(),
+            closing: self.shutdown.is_some() || self.is_parting() && transport != Transport::Peer,
             stalled: false,
             dirty: false,
+            farewell: false,
+            parting: None,
             since: self.now,
         };
         let token = self.conns.insert(conn);
-        if self.epoll.add(fd, IN, token.pack(TAG_CONN)).is_err() {
+        if self.epoll.add(fd, IN | ENDED, token.pack(TAG_CONN)).is_err() {
             self.close(token);
             return;
         }
@@ -69,6 +75,13 @@ impl Loop {
         if bits & OUT != 0 {
             self.mark(token);
         }
+        let ended = bits & ENDED != 0 && !planted("last_words_obeyed");
+        if ended {
+            if self.conns.get_mut(token).is_some_and(Conn::is_cut_off) {
+                return self.close(token);
+            }
+            self.mark(token);
+        }
         if bits & !OUT != 0 {
             // A header that was received alone has its payload behind it, and that the next one.
             for _ in 0..RECEIVES {
@@ -83,7 +96,11 @@ impl Loop {
     fn receive(&mut self, token: Token) -> bool {
         let Some(conn) = self.conns.get_mut(token) else { return false };
         if conn.closing {
-            // Only an error or the other side's end brings us here: nobody wants the answers.
+            // Only an error or the other side's end brings us here: nobody wants the answers. What
+            // is to be handed over keeps its bytes.
+            if self.basket.is_some() {
+                return false;
+            }
             if !conn.stream.recv(&mut [0; 64]).is_ok_and(|count| count > 0) {
                 self.close(token);
             }
@@ -159,12 +176,14 @@ impl Loop {
         if conn.out.is_lent() {
             self.lending.push(token);
         }
-        if conn.closing && sent && conn.inflight == 0 {
-            return self.close(token);
+        let parts = conn.closing || conn.parting.is_some() && conn.is_quiet();
+        if parts && sent && conn.inflight == 0 {
+            return self.done_with(token);
         }
         let Some(conn) = self.conns.get(token) else { return };
         let full = self.is_full(conn);
-        let wanted = if conn.closing || full { 0 } else { IN } | if sent { 0 } else { OUT };
+        let end = if conn.closing || conn.farewell { 0 } else { ENDED };
+        let wanted = end | if conn.closing || full { 0 } else { IN } | if sent { 0 } else { OUT };
         let Some(conn) = self.conns.get_mut(token) else { return };
         let resume = conn.stalled && !full;
         conn.stalled &= !resume;
@@ -180,10 +199,38 @@ impl Loop {
         }
     }
 
+    /// Closes a host's session at a moment at which it has asked for nothing that it has not been
+    /// answered, so that its next request finds the connection closed instead of being lost with it:
+    /// a kernel sends that again at once, and a lost one only after its time-out. Ends it if there
+    /// is no such moment for a while.
+    pub fn part(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        if !matches!(conn.protocol, Protocol::Nbd(_)) {
+            return self.end(token);
+        }
+        conn.parting = Some(Instant::now() + PARTING);
+        self.mark(token);
+        self.want_tick();
+    }
+
+    /// Ends the sessions for which no such moment came; true if some still wait for theirs.
+    pub fn tick_parting(&mut self) -> bool {
+        let mut waiting = false;
+        for token in self.conns.tokens() {
+            match self.conns.get(token).and_then(|conn| conn.parting) {
+                Some(until) if until > self.now => waiting = true,
+                Some(_) => self.end(token),
+                None => {}
+            }
+        }
+        waiting
+    }
+
     /// Stops reading; closes when all is answered.
     pub fn end(&mut self, token: Token) {
         if let Some(conn) = self.conns.get_mut(token) {
             conn.closing = true;
+            conn.parting = None;
             self.mark(token);
         }
     }

@@ -16,12 +16,18 @@ use crate::active::{Active, Leaf, Volume};
 use crate::config::Config;
 use crate::copy;
 use crate::event_loop::{Loop, Shared};
+use crate::handover::Basket;
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Histogram, LoopMetrics, Transport, VolumeCounters};
 use crate::remote::Object;
-use crate::shapes::{DeviceMetrics, MetricsShape, PeerMetrics, T2Shape, VolumeMetrics};
+use crate::shapes::{
+    DeviceMetrics, MetricsShape, PeerMetrics, T2Shape, TroubleShape, VolumeMetrics,
+};
 use crate::socket::Listener;
 
+/// A leg that failed so long ago, and not since, does not fail any more: it is tried ten times a
+/// second if it refuses, and looked at once a second if it keeps somebody waiting.
+const LATELY: Duration = Duration::from_secs(3);
 /// Longest wait for the loops to answer what they can answer at once.
 const PROMPT: Duration = Duration::from_secs(10);
 
@@ -115,7 +121,7 @@ impl Engine {
             (0..count).map(|_| Mailbox::new()).collect::<Result<Vec<_>, _>>().map_err(os)?;
         let residency = Residency::new(config.residency());
         let shared = Arc::new(Shared {
-            t1s: T1Table::new(&config.sp),
+            t1s: T1Table::new(&config.sp, config.rebooted),
             config,
             devices: RwLock::default(),
             volumes: RwLock::default(),
@@ -123,6 +129,7 @@ impl Engine {
             registry: Mutex::default(),
             listeners: Mutex::default(),
             connections: AtomicUsize::new(0),
+            began: Instant::now(),
             residency,
             next_slot: AtomicUsize::new(0),
         });
@@ -166,21 +173,34 @@ impl Engine {
         };
         let listener = Listener::bind(address).map_err(failed)?;
         let bound = listener.address().map_err(failed)?;
+        self.serve(listener, transport);
+        Ok(bound)
+    }
+
+    pub(crate) fn serve(&self, listener: Listener, transport: Transport) {
         lock(&self.shared.listeners).push((Arc::new(listener), transport));
         let (ack, _) = channel();
         self.shared.mailboxes[0].post(Message::Barrier(ack));
-        Ok(bound)
     }
 
     /// Stops reading, answers what is in flight, flushes, ends the threads. True if all of
     /// it ended in time.
     pub fn shutdown(&self, seconds: f64) -> bool {
+        self.end(seconds, None)
+    }
+
+    /// Ends; hosts' sessions go into the basket, if there is one, instead of being closed.
+    pub(crate) fn end(&self, seconds: f64, basket: Option<&Basket>) -> bool {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
         // Loop 0 forgets closed listeners by itself: the kernel takes them out of epoll. The
         // empty entries keep the indices of the rest.
         let listeners = std::mem::take(&mut *lock(&self.shared.listeners));
         drop(listeners);
-        let answered = self.ask(Message::Shutdown, deadline).is_ok();
+        // Hosts first: what they have asked for may need the legs here, over an owner elsewhere.
+        let part = |ack| Message::Part(basket.cloned(), ack);
+        let hosts = Instant::now() + Duration::from_secs_f64(seconds * 0.75);
+        let parted = self.ask(part, hosts).is_ok();
+        let answered = self.ask(Message::Shutdown, deadline).is_ok() && parted;
         let mut flushed = true;
         for device in self.shared.devices().values() {
             flushed &= self.flush(device, deadline);
@@ -191,7 +211,9 @@ impl Engine {
         for thread in lock(&self.threads).drain(..) {
             let _ = thread.join();
         }
-        answered && flushed
+        // What nobody waits for, such as the clearing of a map, must not come after a successor.
+        let rested = self.shared.devices().values().all(|device| device.pool.rest(deadline));
+        answered && flushed && rested
     }
 
     pub(crate) fn flush(&self, device: &Arc<Device>, deadline: Instant) -> bool {
@@ -327,7 +349,7 @@ impl Engine {
             .copies()
             .retain(|copy| !copy.resync && copy::carries_on(&old.tree, &tree, &copy.path));
         let kept = |t1: &String| tree.leaves().iter().any(|leaf| leaf.t1 == *t1 && !leaf.away);
-        lock(&volume.failing).retain(kept);
+        lock(&volume.failing).retain(|t1, _| tree.is_owner() && kept(t1));
         volume.set(Active::new(tree, &self.shared.t1s, pinned, Some(&old)));
         if pinned {
             volume.list_resync();
@@ -385,16 +407,30 @@ impl Engine {
         json(&shapes.collect::<Vec<_>>())
     }
 
-    /// JSON list of the T1 objects under mirrors that have failed hosts' writes, and without which
-    /// their volumes can go on.
+    /// JSON of the T1 objects under mirrors that have failed hosts' writes and without which their
+    /// volumes can go on, and of those in doubt, with their epochs.
     ///
     /// # Errors
     /// None but of JSON itself.
-    pub fn failing(&self) -> Result<String, Failure> {
+    pub fn trouble(&self) -> Result<String, Failure> {
         let volumes = self.volumes();
         let told = volumes.iter().filter(|_| !planted("failing_leg_not_told"));
-        let failing = told.flat_map(|volume| lock(&volume.failing).clone());
-        json(&failing.collect::<Vec<String>>())
+        let t1s = self.shared.t1s.all();
+        json(&TroubleShape {
+            failing: told.flat_map(|volume| Self::failing(volume)).collect(),
+            doubtful: t1s
+                .iter()
+                .filter(|t1| t1.is_doubtful())
+                .map(|t1| (&*t1.spec.id, t1.epoch()))
+                .collect(),
+        })
+    }
+
+    /// Those that have failed lately: what still fails does so again and again.
+    fn failing(volume: &Volume) -> Vec<String> {
+        let mut failing = lock(&volume.failing);
+        failing.retain(|_, at| at.elapsed() < LATELY);
+        failing.keys().cloned().collect()
     }
 
     /// Closes the remote reference to a T1 object.
@@ -440,7 +476,15 @@ impl Engine {
         let volumes = self.volumes_by_name().into_iter().map(|volume| {
             let active = volume.active();
             let Spec { size, version, epoch, .. } = *active.tree.spec();
+            let here = active.leaves.iter().map(|leaf| match leaf {
+                Leaf::Local(t1) => t1.dirty(),
+                _ => 0,
+            });
+            let dirty_bytes = here.sum();
+            let lacking = active.tree.is_owner() && (active.tree.is_degraded() || active.pinned);
             VolumeMetrics {
+                dirty_bytes,
+                outofsync_bytes: if lacking { dirty_bytes } else { 0 },
                 volume: volume.id.clone(),
                 name: volume.name.clone(),
                 copied_bytes: volume.moved.load(std::sync::atomic::Ordering::Relaxed),

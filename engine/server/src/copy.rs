@@ -173,7 +173,8 @@ impl Job {
                 }
             }
             self.offset += REGION;
-            if planted("copy_skips_regions") && offset / REGION % 4 == 1 {
+            let skips = planted("copy_skips_regions") && !self.mode.compares();
+            if skips && offset / REGION % 4 == 1 {
                 continue;
             }
             return Next::Region(self.task, offset);
@@ -354,6 +355,9 @@ impl Loop {
                 return;
             }
             job.epoch = active.epoch;
+            if job.resync && active.tree.is_mirror() && job.tasks.len() == 1 {
+                active.alike.store(job.low(), Ordering::SeqCst);
+            }
             if job.pace.is_due(self.now) {
                 job.pace.observe(self.now, volume.volume.all_hosts());
                 self.ask_hosts(token);
@@ -373,17 +377,15 @@ impl Loop {
             let (path, resync) = (job.path.clone(), job.resync);
             let skipped = std::mem::take(&mut job.skipped);
             if skipped > 0 {
-                for copy in volume.volume.copies().iter_mut() {
-                    if copy.path == path && copy.resync == resync {
-                        copy.copied = (copy.copied + skipped).min(copy.total);
-                    }
-                }
+                volume.volume.change_copy(&path, resync, |copy| {
+                    copy.copied = (copy.copied + skipped).min(copy.total);
+                });
             }
             let mut op = match next {
                 Next::Region(task, offset) => {
                     let work = &job.tasks[task];
                     let length = REGION.min(work.size - offset);
-                    let itself = planted("copy_from_itself");
+                    let itself = planted("copy_from_itself") && !job.mode.compares();
                     let from = if itself { &work.targets[0] } else { &work.source };
                     let scope = Scope::Subtrees(vec![from.clone()]);
                     let source = Source::Copy { path, resync, task };
@@ -391,7 +393,6 @@ impl Loop {
                     job.pace.spend(length);
                     let mut op = Op::new(source, scope, Kind::Read, offset, length);
                     op.data = self.buffers.take(length as usize);
-                    op.compares = job.mode.compares().then_some(job.mode == Mode::Repair);
                     op
                 }
                 Next::Look(task, offset) => {
@@ -476,6 +477,7 @@ impl Loop {
         }
         volume.copies.remove(index);
         shared.copies().iter_mut().filter(|copy| copy.resync).for_each(done);
+        shared.lock.settle();
         self.pin(&shared, false);
     }
 
@@ -543,13 +545,11 @@ impl Loop {
                     let bytes = std::mem::replace(&mut job.measured, (now, 0)).1;
                     (bytes as f64 / passed.as_secs_f64()) as u64
                 });
-                for copy in shared.copies().iter_mut() {
-                    if copy.path == path && copy.resync == resync {
-                        copy.copied = (copy.copied + length).min(copy.total);
-                        copy.rate = rate.unwrap_or(copy.rate);
-                        copy.durable = mark.unwrap_or(0).max(copy.durable);
-                    }
-                }
+                shared.change_copy(path, resync, |copy| {
+                    copy.copied = (copy.copied + length).min(copy.total);
+                    copy.rate = rate.unwrap_or(copy.rate);
+                    copy.durable = mark.unwrap_or(0).max(copy.durable);
+                });
             }
             Err(Fail::Stale | Fail::Shutdown) => {
                 if region {
@@ -567,12 +567,10 @@ impl Loop {
             }
             Err(error) => {
                 job.failed = true;
-                for copy in shared.copies().iter_mut() {
-                    if copy.path == path && copy.resync == resync {
-                        copy.state = CopyState::Failed;
-                        copy.error = format!("at {}: {}", op.offset, error.name());
-                    }
-                }
+                shared.change_copy(path, resync, |copy| {
+                    copy.state = CopyState::Failed;
+                    copy.error = format!("at {}: {}", op.offset, error.name());
+                });
             }
         }
         self.want_tick();

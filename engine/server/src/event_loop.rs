@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::durable::Durable;
+use crate::handover::Basket;
 use crate::lease::Lease;
 use crate::legs::Heals;
 use crate::mailbox::{Mailbox, Message, Waiting};
@@ -48,6 +49,8 @@ pub struct Shared {
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,
     pub connections: std::sync::atomic::AtomicUsize,
+    /// When this process began: its clock for peers counts from there.
+    pub began: Instant,
     /// What of file devices may be kept in memory; None: nothing.
     pub residency: Option<Arc<Residency>>,
     /// `Device::slot` of the next device.
@@ -55,6 +58,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Milliseconds of this process's clock, which wrap.
+    pub fn millis(&self, at: Instant) -> u32 {
+        at.saturating_duration_since(self.began).as_millis() as u32
+    }
+
     pub fn devices(&self) -> Arc<HashMap<String, Arc<Device>>> {
         Arc::clone(&self.devices.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -124,6 +132,10 @@ pub struct Loop {
     pub excused: Instant,
     next_loop: usize,
     pub shutdown: Option<Sender<()>>,
+    /// Hosts' sessions are to end; answered when none is left.
+    parted: Option<Sender<()>>,
+    /// Where hosts' sessions go at the end, instead of being closed.
+    pub basket: Option<Basket>,
     /// Answered when a volume has no session left.
     leaving: Vec<(Token, Sender<()>)>,
     exit: bool,
@@ -169,6 +181,8 @@ impl Loop {
             excused: Instant::now(),
             next_loop: index,
             shutdown: None,
+            parted: None,
+            basket: None,
             leaving: Vec::new(),
             exit: false,
         })
@@ -233,6 +247,12 @@ impl Loop {
                 break;
             }
         }
+        if let Some(ack) = &self.parted
+            && self.conns.iter().all(|(_, conn)| conn.is_peer())
+        {
+            let _ = ack.send(());
+            self.parted = None;
+        }
         if let Some(ack) = &self.shutdown
             && self.conns.len() == 0
         {
@@ -263,7 +283,7 @@ impl Loop {
         let parked: Vec<Token> = volume.parked.iter().copied().collect();
         for conn in self.conns.tokens() {
             if self.conns.get(conn).is_some_and(|conn| conn.serves(token)) {
-                self.end(conn);
+                self.part(conn);
             }
         }
         for op in parked {
@@ -277,6 +297,11 @@ impl Loop {
     }
 
     /// Asks for deadlines to be looked at before long.
+    /// Hosts' sessions are to end.
+    pub fn is_parting(&self) -> bool {
+        self.parted.is_some()
+    }
+
     pub fn want_tick(&mut self) {
         self.want_tick_at(self.now + TICK);
     }
@@ -290,7 +315,7 @@ impl Loop {
         self.now = Instant::now();
         let due = self.next_tick.take();
         let hold = Duration::from_secs_f64(self.shared.config.hold_seconds);
-        let mut waiting = self.tick_remotes(hold) | self.tick_copies();
+        let mut waiting = self.tick_remotes(hold) | self.tick_copies() | self.tick_parting();
         for token in self.volumes.tokens() {
             let Some(volume) = self.volumes.get_mut(token) else { continue };
             let ops = &self.ops;
@@ -395,6 +420,18 @@ impl Loop {
                 Message::EndPeer { conn, waiter } => self.end_peer(conn, waiter),
                 Message::PeerEnded(conn) => self.peer_ended(conn),
                 Message::Metrics(ack) => drop(ack.send(self.metrics())),
+                Message::Take(handed) => self.taken(*handed),
+                Message::Part(basket, ack) => {
+                    self.parted = Some(ack);
+                    self.basket = basket;
+                    for conn in self.conns.tokens() {
+                        if self.conns.get(conn).is_some_and(Conn::is_peer) {
+                            continue;
+                        }
+                        // What is handed over takes along what it has asked for.
+                        if self.basket.is_some() { self.end(conn) } else { self.part(conn) }
+                    }
+                }
                 Message::Shutdown(ack) => {
                     self.shutdown = Some(ack);
                     for conn in self.conns.tokens() {

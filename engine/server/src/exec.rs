@@ -1,7 +1,7 @@
 //! Carrying out operations: routing, parts, retries, parking, replies.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vs_io::{T1Object, planted};
 use vs_tree::{Access, Piece, ReadChoice, Routed, Target};
@@ -10,13 +10,12 @@ use crate::active::{Active, Leaf};
 use crate::event_loop::{Loop, LoopVolume};
 use crate::mailbox::{Message, SubData};
 use crate::op::{Fail, Kind, NO_LEAF, Op, Scope, Source};
+use crate::parking::AGAIN;
 use crate::remote::{Object, RemoteKey, Submit};
 use crate::slab::Token;
 
 /// Most parts of one block status; a longer request is answered for its beginning.
 const STATUS_PARTS: usize = 512;
-/// When an operation whose object was not found is run again.
-const AGAIN: Duration = Duration::from_millis(100);
 
 impl Loop {
     /// Takes an operation on and runs it as far as it goes.
@@ -28,8 +27,14 @@ impl Loop {
 
     /// Runs an operation from its beginning: when it is new, and after it was parked.
     pub fn run_op(&mut self, token: Token) {
+        if !self.vouch(token) {
+            return;
+        }
         let Some(op) = self.ops.get_mut(token) else { return };
         op.rewind();
+        if std::mem::take(&mut op.settles) {
+            op.kind = Kind::Read;
+        }
         if let Scope::T1(t1) = &op.scope {
             let t1 = Arc::clone(t1);
             let Source::Peer { epoch, .. } = op.source else { return };
@@ -86,20 +91,17 @@ impl Loop {
         }
         volume.inflight += 1;
         op.running = true;
+        op.settled = volume.volume.lock.settled();
         let copies = matches!(op.source, Source::Copy { .. }) && op.kind != Kind::Dirty;
         let ordered = op.kind.changes()
+            || op.ordered
             || matches!(op.kind, Kind::Clean { .. })
             || matches!(op.source, Source::Heal)
             || copies;
         if ordered && tree.has_mirror() && tree.is_owner() && !op.locked {
-            let range = match &op.scope {
-                Scope::Subtrees(paths) => {
-                    let cover = paths.first().map(|p| tree.cover(p, op.offset, op.length));
-                    cover.and_then(Result::ok).unwrap_or((0, tree.size()))
-                }
-                _ => (op.offset, op.length),
-            };
-            if !volume.volume.lock.acquire(range.0, range.1, (self.index, token)) {
+            let range = op.range(tree);
+            let holder = (self.index, token);
+            if !volume.volume.lock.acquire(range.0, range.1, holder, op.kind.changes()) {
                 return;
             }
             op.locked = true;
@@ -185,6 +187,11 @@ impl Loop {
                 op.pending = 1;
                 op.routed = self.now;
                 Self::healed_only(&op.heals, &mut pieces);
+                if op.settles {
+                    pieces.retain(|piece| {
+                        matches!(piece.target, Target::Leaf(leaf) if tree.leaves()[leaf as usize].mirrored)
+                    });
+                }
                 if host && op.kind.changes() && !Self::noted(&active, &pieces) {
                     op.marking = true;
                     self.mark_pieces(token, &active, &pieces);
@@ -327,7 +334,12 @@ impl Loop {
                 let at = part.at as usize;
                 op.data[at..at + bytes.len()].copy_from_slice(&bytes);
             }
-            Err(error) => op.note(error, part.leaf),
+            Err(error) => {
+                if matches!(error, Fail::Io | Fail::NoSpace) {
+                    op.unsure();
+                }
+                op.note(error, part.leaf);
+            }
         }
         self.part_ended(token);
     }
@@ -405,6 +417,15 @@ impl Loop {
             op.rewind();
             return self.route(token);
         }
+        if op.settles && result.is_ok() {
+            op.kind = Kind::Read;
+            if let Some(volume) = self.volumes.get(op.volume) {
+                volume.volume.lock.settle();
+            }
+        } else if result.is_ok() && host && op.kind == Kind::Read && self.is_unsettled(token) {
+            return self.settle_read(token);
+        }
+        let Some(op) = self.ops.get_mut(token) else { return };
         let read =
             matches!(op.kind, Kind::Read | Kind::Status) && matches!(op.scope, Scope::Volume);
         if result.is_ok() && read && !matches!(op.source, Source::Lease) {
@@ -433,6 +454,9 @@ impl Loop {
             return;
         }
         let Some(volume) = self.volumes.get(op.volume) else { return };
+        if op.wrote && matches!(op.scope, Scope::Volume) {
+            volume.volume.lock.tear(op.offset, op.length);
+        }
         let granted = volume.volume.lock.release((self.index, token));
         self.grant(granted);
     }
@@ -449,7 +473,7 @@ impl Loop {
     }
 
     /// Takes the operation out of the volume's requests in flight.
-    fn stop(&mut self, token: Token) {
+    pub fn stop(&mut self, token: Token) {
         self.unlock(token);
         let Some(op) = self.ops.get_mut(token) else { return };
         if std::mem::take(&mut op.running)
@@ -464,70 +488,15 @@ impl Loop {
         }
     }
 
-    /// Puts the operation aside until the volume has another tree or, where `why` is that
-    /// an object was not found, for a moment.
-    pub fn park(&mut self, token: Token, why: Fail) {
-        self.stop(token);
-        let retry = self.now + AGAIN;
-        let Some(op) = self.ops.get_mut(token) else { return };
-        match op.source {
-            // As in `cancel_ops`: nobody waits for it any more.
-            Source::Nbd { conn, .. } if self.conns.get(conn).is_none() => {
-                return self.finish(token, Err(Fail::Shutdown));
-            }
-            Source::Nbd { .. } => {}
-            // The job looks at the next tree itself.
-            Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => {
-                return self.finish(token, Err(Fail::Stale));
-            }
-            // Its sender has the same epoch, so it waits there: if it waited here, a sender
-            // that becomes the owner could not drain before this SP has the next tree, which
-            // comes only after.
-            Source::Peer { .. } => return self.finish(token, Err(why)),
-        }
-        op.retry = (why == Fail::NotFound).then_some(retry);
-        match self.volumes.get_mut(op.volume) {
-            // Nothing will run it here any more: its host asks again over another path.
-            Some(volume) if volume.leaving => {
-                if let Source::Nbd { conn, .. } = op.source {
-                    self.finish(token, Err(Fail::Shutdown));
-                    self.close(conn);
-                }
-            }
-            Some(volume) => {
-                volume.parked.push_back(token);
-                self.want_tick();
-            }
-            None => self.finish(token, Err(Fail::Shutdown)),
-        }
-    }
-
-    /// Ends what a closed connection asked for and what has not begun or waits for a remote
-    /// that is away: its client asks again elsewhere, and may have written over it by the time
-    /// that it would be carried out. What holds the range lock excludes such a write, and
-    /// goes on: it may be under way at a peer.
-    pub fn cancel_ops(&mut self, conn: Token) {
-        let of_conn = |op: &Op| match op.source {
-            Source::Nbd { conn: of, .. } | Source::Peer { conn: of, .. } => of == conn,
-            Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => false,
-        };
-        let mut parked = Vec::new();
-        for token in self.volumes.tokens() {
-            let ops = &self.ops;
-            let of = |op: &Token| ops.get(*op).is_some_and(of_conn);
-            if let Some(volume) = self.volumes.get_mut(token) {
-                parked.extend(volume.parked.iter().copied().filter(of));
-                volume.parked.retain(|op| !of(op));
-            }
-        }
-        for op in parked {
-            self.finish(op, Err(Fail::Shutdown));
-        }
-        self.take_back_if(Fail::Io, |op| of_conn(op) && !op.locked);
-    }
-
     /// Ends an operation and answers it.
     pub fn finish(&mut self, token: Token, result: Result<(), Fail>) {
+        if let Some(op) = self.ops.get_mut(token)
+            && result.is_ok()
+            && std::mem::take(&mut op.wrote)
+            && let Some(volume) = self.volumes.get(op.volume)
+        {
+            volume.volume.lock.mend(op.offset, op.length);
+        }
         self.stop(token);
         let Some(mut op) = self.ops.remove(token) else { return };
         let name = op.kind.name();

@@ -170,8 +170,8 @@ impl Loop {
         }
         // The long way, if that is what it comes to, takes the same turn.
         let turn = spread.wrapping_add(1);
-        let leased = !active.voters.is_empty();
-        if leased && !volume.lease.holds(*now) {
+        let (leased, mirrored) = (!active.voters.is_empty(), active.tree.has_mirror());
+        if (leased && !volume.lease.holds(*now)) || active.is_unlike(offset, length) {
             return Inline::No;
         }
         let choice = ReadChoice { pinned: active.pinned, avoid: &[], spread: turn };
@@ -181,8 +181,8 @@ impl Loop {
         }
         found.clear();
         let mut reader = Reader { found, devices };
-        // What is lent leaves later, when the lease may be over.
-        let mut resident = !leased;
+        // What is lent leaves later: the lease may be over then, and a write under way.
+        let mut resident = !mirrored;
         for piece in &*pieces {
             let Target::Leaf(leaf) = piece.target else { return Inline::No };
             let Leaf::Local(t1) = &active.leaves[leaf as usize] else { return Inline::No };
@@ -199,6 +199,7 @@ impl Loop {
         if length > COPIED {
             return Inline::No;
         }
+        let settled = volume.volume.lock.settled();
         let copied = append(&mut conn.out, head, length, |buffer| {
             let read = pieces.iter().all(|piece| {
                 let Target::Leaf(leaf) = piece.target else { return false };
@@ -207,7 +208,9 @@ impl Loop {
                 reader.copy(t1, piece.offset, &mut buffer[span])
             });
             // This process may have been stopped since the lease was looked at.
-            read && (!leased || volume.lease.holds(Instant::now()))
+            let lock = &volume.volume.lock;
+            let unsettled = || lock.is_unsettled(offset, length) || lock.settled() != settled;
+            read && !(mirrored && unsettled()) && (!leased || volume.lease.holds(Instant::now()))
         });
         if matches!(copied, Inline::Done) {
             *spread = turn;
@@ -263,6 +266,9 @@ impl Loop {
         }
         let failed = matches!(result, Inline::Failed(_));
         if locked {
+            if failed {
+                volume.volume.lock.tear(offset, length);
+            }
             let granted = volume.volume.lock.release(holder);
             self.grant(granted);
         }

@@ -57,7 +57,7 @@ impl Loop {
         let mut failing = lock(&volume.volume.failing);
         for leaf in leaves {
             let t1 = &tree.leaves()[*leaf as usize].t1;
-            if failing.insert(t1.clone()) {
+            if failing.insert(t1.clone(), Instant::now()).is_none() {
                 eprintln!("vswitchd engine: volume {}: {t1} {why}", volume.volume.name);
             }
         }
@@ -120,6 +120,9 @@ impl Loop {
             parts.extend(shown.waits_for().filter(|part| gone(part.1)).map(|part| (op, part.0)));
         }
         for (op, part) in parts {
+            if let Some(op) = self.ops.get_mut(op) {
+                op.unsure();
+            }
             self.sub_done(op, part, Err(Fail::NotFound));
         }
     }

@@ -18,6 +18,8 @@ mod event_loop;
 mod exec;
 #[cfg(test)]
 mod full_queue;
+mod give_up;
+mod handover;
 mod inflight;
 mod inline;
 mod lease;
@@ -28,11 +30,13 @@ mod nbd_session;
 mod op;
 mod out;
 mod pace;
+mod parking;
 mod peer_server;
 mod rangelock;
 mod recent;
 mod remote;
 mod remote_encode;
+mod settle;
 mod shapes;
 mod slab;
 mod socket;
@@ -47,3 +51,4 @@ extern crate self as vs_server;
 
 pub use config::Config;
 pub use control::{Engine, Failure};
+pub use handover::{Handed, Legacy, given};

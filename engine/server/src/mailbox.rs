@@ -8,6 +8,7 @@ use vs_io::{Device, DeviceError};
 
 use crate::active::Volume;
 use crate::control::Lost;
+use crate::handover::{Basket, Handed};
 use crate::metrics::{LoopMetrics, Transport};
 use crate::op::Fail;
 use crate::slab::Token;
@@ -72,6 +73,11 @@ pub enum Message {
     },
     PeerEnded(Token),
     Metrics(Sender<LoopMetrics>),
+    /// Go on with a session that another process has handed over.
+    Take(Box<Handed>),
+    /// Take no new requests of hosts; answer when theirs are answered and their sessions have ended,
+    /// or are in the basket, if there is one. Peers are served meanwhile.
+    Part(Option<Basket>, Sender<()>),
     /// Take no new connections and requests; answer when all is answered.
     Shutdown(Sender<()>),
     Exit,

@@ -130,6 +130,9 @@ impl Loop {
             }
         };
         if request.command == command::DISC {
+            if let Some(conn) = self.conns.get_mut(token) {
+                conn.farewell = true;
+            }
             self.end(token);
             return false;
         }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 use vs_io::{Device, T1Object, planted};
+use vs_tree::Tree;
 use vs_wire::nbd::errno;
 use vs_wire::nbd::transmission::Request;
 use vs_wire::peer;
@@ -196,8 +197,14 @@ pub struct Op {
     pub fua: bool,
     /// Of a peer's write to one of several legs: its regions go into the map first.
     pub intent: bool,
-    /// Some part of it has been written.
+    /// Some part of it has been written, or may have been.
     pub wrote: bool,
+    /// A read that waits in line with writes: legs may differ where it reads.
+    pub ordered: bool,
+    /// It has, and gives all legs what it read.
+    pub settles: bool,
+    /// `RangeLock::settled` when this run began.
+    pub settled: usize,
     /// Its regions are being put into the map; then it is run again.
     pub marking: bool,
     /// The loop's volume; meaningless for a T1 scope.
@@ -217,9 +224,7 @@ pub struct Op {
     pub fail: Option<Fail>,
     pub failed_leaves: Vec<u32>,
     pub avoid: Vec<u32>,
-    /// It compares legs, and repairs them if that is true; what those read so far hold, None
-    /// where one can't be read.
-    pub compares: Option<bool>,
+    /// Of a comparison, what the legs read so far hold; None where one can't be read.
     pub legs: Vec<Option<Buffer>>,
     /// Only these leaves are written: they get again what they could not give back.
     pub heals: Vec<u32>,
@@ -229,12 +234,18 @@ pub struct Op {
     /// Counted in the volume's requests in flight.
     pub running: bool,
     pub begun: Instant,
+    /// When whoever asked was last known to wait for it: what is sent on says so, so that it is
+    /// not begun when they may have asked again elsewhere.
+    pub vouched: Option<Instant>,
+    /// A peer's request is not to be begun after this.
+    pub until: Option<Instant>,
     /// While it is parked: run it again then, even if the tree is still the same.
     pub retry: Option<Instant>,
 }
 
 impl Op {
     pub fn new(source: Source, scope: Scope, kind: Kind, offset: u64, length: u64) -> Op {
+        let now = Instant::now();
         Op {
             source,
             scope,
@@ -242,6 +253,9 @@ impl Op {
             fua: false,
             intent: false,
             wrote: false,
+            ordered: false,
+            settles: false,
+            settled: 0,
             marking: false,
             volume: Token::default(),
             offset,
@@ -251,19 +265,27 @@ impl Op {
             parts: SmallVec::new(),
             pending: 0,
             run: 0,
-            routed: Instant::now(),
+            routed: now,
             fail: None,
             failed_leaves: Vec::new(),
             avoid: Vec::new(),
-            compares: None,
             legs: Vec::new(),
             heals: Vec::new(),
             touched: Vec::new(),
             locked: false,
             running: false,
-            begun: Instant::now(),
+            begun: now,
+            vouched: None,
+            until: None,
             retry: None,
         }
+    }
+
+    /// What it locks, in volume space: (offset, length).
+    pub fn range(&self, tree: &Tree) -> (u64, u64) {
+        let Scope::Subtrees(paths) = &self.scope else { return (self.offset, self.length) };
+        let cover = paths.first().map(|path| tree.cover(path, self.offset, self.length));
+        cover.and_then(Result::ok).unwrap_or((0, tree.size()))
     }
 
     /// Remembers a part's failure. What has the whole run again outweighs all, and what
@@ -284,6 +306,11 @@ impl Op {
         if leaf != NO_LEAF {
             self.failed_leaves.push(leaf);
         }
+    }
+
+    /// A part of it has ended, and nobody knows how.
+    pub fn unsure(&mut self) {
+        self.wrote |= self.kind.changes() && !self.marking;
     }
 
     /// Forgets what a run left, for the next.

@@ -1,9 +1,10 @@
 //! The home's and the owner's side of the peer protocol.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
-use vs_io::T1Object;
+use vs_io::{T1Object, planted};
 use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
 
 use crate::buffers::Buffer;
@@ -105,7 +106,8 @@ impl Loop {
             None
         };
         if let Some(refusal) = refusal {
-            conn.out.append(|out| refusal.encode(out));
+            let clock = self.shared.millis(self.now);
+            conn.out.append(|out| refusal.encode(clock, out));
             self.protocol_errors += 1;
             return self.end(token);
         }
@@ -152,7 +154,8 @@ impl Loop {
             return;
         }
         session.state = State::Ready;
-        conn.out.append(|out| Welcome::Ok.encode(out));
+        let clock = self.shared.millis(self.now);
+        conn.out.append(|out| Welcome::Ok.encode(clock, out));
         self.wake.push(token);
         self.mark(token);
     }
@@ -270,6 +273,10 @@ impl Loop {
             },
         };
         let fua = request.flags & peer::FUA != 0;
+        let until = if kind.changes() { self.deadline(&request) } else { None };
+        if until.is_some_and(|until| self.clock.now() > until) && !planted("late_write_taken") {
+            return self.peer_answer(token, request.id, Status::NotFound);
+        }
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Peer(session) = &mut conn.protocol else { return };
         let (scope, volume) = match session.handles.get_mut(&request.handle) {
@@ -321,6 +328,7 @@ impl Loop {
         op.volume = volume;
         op.fua = fua;
         op.intent = request.flags & peer::INTENT != 0;
+        op.until = until;
         op.begun = self.now;
         op.data = match kind {
             Kind::Write => self.buffers.copy(payload),
@@ -332,6 +340,16 @@ impl Loop {
             conn.inflight_bytes += op.data.len() as u64;
         }
         self.submit(op);
+    }
+
+    /// Until when the request may be begun.
+    fn deadline(&self, request: &Request) -> Option<Instant> {
+        if request.flags & peer::EXPIRES == 0 {
+            return None;
+        }
+        let left = request.until.wrapping_sub(self.shared.millis(self.now)) as i32;
+        let span = Duration::from_millis(left.unsigned_abs().into());
+        if left < 0 { self.now.checked_sub(span) } else { Some(self.now + span) }
     }
 
     fn peer_open(&mut self, token: Token, request: &Request, payload: &[u8]) {
@@ -364,7 +382,8 @@ impl Loop {
         let Request { id, epoch, offset, length, .. } = *request;
         match request.op {
             peer::Op::Read if length > 0 => {
-                let reply = Reply { status: Status::Ok, id, payload: length as u32 };
+                let clock = self.shared.millis(self.now);
+                let reply = Reply { status: Status::Ok, id, payload: length as u32, clock };
                 let head = |out: &mut Vec<u8>| reply.encode(out);
                 self.inline_t1_read(token, t1, epoch, offset, length, head)
             }
@@ -393,7 +412,8 @@ impl Loop {
         }
         let (name, quick) = match request.op {
             peer::Op::Read => {
-                let reply = Reply { status: Status::Ok, id, payload: length as u32 };
+                let clock = self.shared.millis(self.now);
+                let reply = Reply { status: Status::Ok, id, payload: length as u32, clock };
                 let head = |out: &mut Vec<u8>| reply.encode(out);
                 (OpName::Read, self.inline_read(token, volume, offset, length, head))
             }
@@ -424,7 +444,8 @@ impl Loop {
 
     fn peer_answer(&mut self, token: Token, id: u64, status: Status) {
         let Some(conn) = self.conns.get_mut(token) else { return };
-        conn.out.append(|out| Reply { status, id, payload: 0 }.encode(out));
+        let clock = self.shared.millis(self.now);
+        conn.out.append(|out| Reply { status, id, payload: 0, clock }.encode(out));
         self.mark(token);
     }
 
@@ -444,7 +465,8 @@ impl Loop {
             }
             _ => Buffer::default(),
         };
-        let reply = Reply { status, id, payload: payload.len() as u32 };
+        let clock = self.shared.millis(self.now);
+        let reply = Reply { status, id, payload: payload.len() as u32, clock };
         conn.out.append(|out| reply.encode(out));
         conn.out.push(payload);
         self.mark(token);

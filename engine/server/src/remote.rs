@@ -17,7 +17,7 @@ use crate::conn::Input;
 use crate::event_loop::{Loop, TAG_REMOTE};
 use crate::inflight::InFlight;
 use crate::metrics::{Histogram, LoopMetrics};
-use crate::op::{Fail, Kind, Op, Scope};
+use crate::op::{Fail, Kind, Scope};
 use crate::out::Out;
 use crate::slab::Token;
 use crate::socket::{IN, OUT, Stream};
@@ -75,7 +75,7 @@ pub(crate) struct Sent {
     t1: Option<Arc<T1Object>>,
 }
 
-enum State {
+pub(crate) enum State {
     Idle {
         retry: Instant,
     },
@@ -98,7 +98,7 @@ struct Receiving {
 pub struct Remote {
     pub(crate) key: RemoteKey,
     address: String,
-    state: State,
+    pub(crate) state: State,
     stream: Option<Stream>,
     input: Input,
     pub(crate) out: Out,
@@ -116,6 +116,8 @@ pub struct Remote {
     unsent: u32,
     round_trip: Histogram,
     failed_before: bool,
+    /// By how many milliseconds its clock is ahead of this process's, at least; as of when.
+    pub(crate) ahead: (u32, Instant),
 }
 
 impl Loop {
@@ -146,7 +148,7 @@ impl Loop {
             let sent = Sent { object: object.clone(), to, piece, since: now, t1: t1.clone() };
             let id = remote.sent.insert(sent);
             if matches!(remote.state, State::Ready) {
-                remote.encode(id, op);
+                remote.encode(id, op, &self.shared);
             }
             done += length;
             if done == whole {
@@ -195,6 +197,7 @@ impl Loop {
             unsent: 0,
             round_trip: Histogram::default(),
             failed_before: false,
+            ahead: (0, self.now),
         };
         let token = self.remotes.insert(remote);
         self.remote_by_key.insert(key, token);
@@ -306,8 +309,11 @@ impl Loop {
                 State::Greeting(None) => {
                     match Welcome::decode(remote.input.bytes()).map_err(|e| e.to_string())? {
                         None => return Ok(()),
-                        Some(Welcome::Ok) => remote.input.consume(peer::WELCOME_LEN),
-                        Some(other) => return Err(format!("refused this SP: {other:?}")),
+                        Some((Welcome::Ok, clock)) => {
+                            remote.input.consume(peer::WELCOME_LEN);
+                            remote.learn(clock, &self.shared);
+                        }
+                        Some((other, _)) => return Err(format!("refused this SP: {other:?}")),
                     }
                     self.remote_ready(token);
                 }
@@ -357,7 +363,7 @@ impl Loop {
                 self.remote_answered(token, id, Some(Fail::NotFound));
                 continue;
             };
-            remote.encode(id, op);
+            remote.encode(id, op, &self.shared);
         }
     }
 
@@ -411,6 +417,7 @@ impl Loop {
                 let reply = Reply::decode(remote.input.bytes()).map_err(|e| e.to_string())?;
                 let Some(reply) = reply else { return Ok(false) };
                 remote.input.consume(peer::REPLY_LEN);
+                remote.learn(reply.clock, &self.shared);
                 (reply.id, Fail::from_status(reply.status), reply.payload as usize)
             }
             RemoteKey::Nbd(_) => {
@@ -443,7 +450,7 @@ impl Loop {
         Ok(true)
     }
 
-    fn remote_answered(&mut self, token: Token, id: u64, error: Option<Fail>) {
+    pub(crate) fn remote_answered(&mut self, token: Token, id: u64, error: Option<Fail>) {
         let now = self.now;
         let Some(remote) = self.remotes.get_mut(token) else { return };
         let Some(sent) = remote.sent.remove(id) else { return };
@@ -465,6 +472,10 @@ impl Loop {
         }
         if let Some(stream) = remote.stream.take() {
             self.epoll.remove(stream.fd());
+            if let (RemoteKey::Nbd(device), State::Ready) = (&remote.key, &remote.state) {
+                // Its server may have ended, and with it what was not flushed.
+                self.shared.t1s.doubt(device);
+            }
         }
         remote.input = Input::default();
         remote.out.clear();
@@ -482,40 +493,6 @@ impl Loop {
             self.take_back(volume);
         }
         self.want_tick();
-    }
-
-    /// Parts of the volume's operations that wait for a remote that is not connected come
-    /// back, so that their operations run again: on the next tree, or, should the swap fail, on this.
-    pub fn take_back(&mut self, volume: Token) {
-        // Peers' requests on a T1 object belong to no volume here.
-        let of = |op: &Op| op.volume == volume && !matches!(op.scope, Scope::T1(_));
-        self.take_back_if(Fail::NotFound, of);
-    }
-
-    /// Gives up what waits for this object, whether or not its remote is connected: it may have
-    /// stopped. What it still does of it is refused by then.
-    pub fn give_up(&mut self, object: &Object) {
-        for token in self.remotes.tokens() {
-            let Some(remote) = self.remotes.get_mut(token) else { continue };
-            for id in remote.sent.ids(|sent| sent.object == *object) {
-                self.remote_answered(token, id, Some(Fail::NotFound));
-            }
-        }
-    }
-
-    /// Ends, in that way, the parts of such operations that wait for a remote that is away.
-    pub fn take_back_if(&mut self, how: Fail, which: impl Fn(&Op) -> bool) {
-        for token in self.remotes.tokens() {
-            let Some(remote) = self.remotes.get_mut(token) else { continue };
-            if matches!(remote.state, State::Ready) {
-                continue;
-            }
-            let ops = &self.ops;
-            let of = |sent: &Sent| ops.get(sent.to.op).is_some_and(&which);
-            for id in remote.sent.ids(of) {
-                self.remote_answered(token, id, Some(how));
-            }
-        }
     }
 
     /// Reconnects and gives up where it is time to; true if something still waits.

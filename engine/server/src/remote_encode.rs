@@ -1,16 +1,36 @@
 //! Requests to remotes as bytes.
 
+use std::time::{Duration, Instant};
+
 use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
 use vs_wire::nbd::{command, command_flag};
 use vs_wire::peer;
 
-use crate::event_loop::Loop;
+use crate::event_loop::{Loop, Shared};
 use crate::op::Kind;
 use crate::remote::{Object, Remote, RemoteKey, Submit};
 
+/// Clocks part by less than this: one in so many milliseconds.
+const DRIFT: u32 = 1000;
+
 impl Remote {
+    /// The other side has told its clock: it was not less ahead of ours then.
+    pub fn learn(&mut self, clock: u32, shared: &Shared) {
+        let now = Instant::now();
+        self.ahead = (clock.wrapping_sub(shared.millis(now)), now);
+    }
+
+    /// The end of `forward_seconds` after that moment, by the other side's clock; rather too
+    /// early than too late.
+    fn until(&self, vouched: Instant, shared: &Shared) -> u32 {
+        let (ahead, learned) = self.ahead;
+        let age = learned.elapsed().as_millis() as u32;
+        let span = Duration::from_secs_f64(shared.config.forward_seconds);
+        shared.millis(vouched + span).wrapping_add(ahead).wrapping_sub(age / DRIFT)
+    }
+
     /// Appends a request to the output, opening its object first if this session has not.
-    pub fn encode(&mut self, id: u64, op: &crate::op::Op) {
+    pub fn encode(&mut self, id: u64, op: &crate::op::Op, shared: &Shared) {
         let Some(sent) = self.sent.get(id) else { return };
         let object = sent.object.clone();
         let Submit { kind, epoch, offset, length, at, intent, .. } = sent.to;
@@ -18,6 +38,10 @@ impl Remote {
             Kind::Write => &op.data[at as usize..(at + length) as usize],
             _ => &[],
         };
+        // What goes to one of several legs holds the range lock until it ends: nothing newer is
+        // written there meanwhile, but by an owner that has fenced this one.
+        let expires = kind.changes() && object != Object::Device && !intent;
+        let until = if expires { self.until(op.vouched.unwrap_or(op.begun), shared) } else { 0 };
         let Remote { key, handles, next_handle, out, .. } = self;
         out.append(|tail| {
             if let (RemoteKey::Nbd(_), Object::Device) = (&*key, &object) {
@@ -53,6 +77,7 @@ impl Remote {
                         offset: class,
                         length: 0,
                         payload: name.len() as u32,
+                        until: 0,
                     };
                     open.encode(tail);
                     tail.extend_from_slice(name.as_bytes());
@@ -60,6 +85,7 @@ impl Remote {
                 });
                 let mut flags = if op.fua { peer::FUA } else { 0 };
                 flags |= if intent { peer::INTENT } else { 0 };
+                flags |= if expires { peer::EXPIRES } else { 0 };
                 let code = match kind {
                     Kind::Read => peer::Op::Read,
                     Kind::Write => peer::Op::Write,
@@ -75,9 +101,9 @@ impl Remote {
                     }
                 };
                 let payload = data.len() as u32;
-                let request =
-                    peer::Request { op: code, flags, handle, id, epoch, offset, length, payload };
-                request.encode(tail);
+                let op = code;
+                peer::Request { op, flags, handle, id, epoch, offset, length, payload, until }
+                    .encode(tail);
             }
             tail.extend_from_slice(data);
         });
@@ -100,6 +126,7 @@ impl Loop {
                 offset: 0,
                 length: 0,
                 payload: 0,
+                until: 0,
             };
             remote.out.append(|out| request.encode(out));
             self.mark_remote(token);

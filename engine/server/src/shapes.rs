@@ -1,5 +1,7 @@
 //! What crosses to Python as JSON (docs/engine.md).
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use vs_io::label::Standing;
 use vs_io::{Device, DeviceError, T1Spec};
@@ -85,6 +87,8 @@ pub struct VolumeMetrics {
     pub name: String,
     pub copied_bytes: u64,
     pub healed_bytes: u64,
+    pub dirty_bytes: u64,
+    pub outofsync_bytes: u64,
     pub size: u64,
     pub version: u64,
     pub epoch: u64,
@@ -117,4 +121,11 @@ pub struct MetricsShape {
     pub fencing_rejections: u64,
     /// Of devices, mapped and locked in memory.
     pub resident_bytes: u64,
+}
+
+/// T1 objects that are in trouble.
+#[derive(Serialize)]
+pub struct TroubleShape<'a> {
+    pub failing: Vec<String>,
+    pub doubtful: BTreeMap<&'a str, u64>,
 }

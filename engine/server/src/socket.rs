@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A connected socket, without blocking. TLS will be a second variant.
 #[derive(Debug)]
@@ -106,6 +107,20 @@ impl Stream {
         }
     }
 
+    /// True if the other side has ended its direction, or all of it: it sends no more.
+    pub fn is_ended(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.fd(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: passes one live pollfd.
+        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+    }
+
+    /// Copies what there is to receive into `buffer`, and leaves it there.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+        // SAFETY: writes at most `buffer.len()` bytes into `buffer`.
+        check(unsafe { libc::recv(self.fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+    }
+
     /// Receives into `buffer`; 0 is the end of the stream.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: writes at most `buffer.len()` bytes into `buffer`.
@@ -127,11 +142,11 @@ impl Stream {
     }
 }
 
-/// A listening socket; a unix one removes its file when dropped.
+/// A listening socket; a unix one removes its file when dropped, if it is its own.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, PathBuf, AtomicBool),
 }
 
 impl Listener {
@@ -145,7 +160,7 @@ impl Listener {
             }
             let listener = UnixListener::bind(path)?;
             listener.set_nonblocking(true)?;
-            return Ok(Listener::Unix(listener, path.into()));
+            return Ok(Listener::Unix(listener, path.into(), AtomicBool::new(true)));
         }
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -155,28 +170,30 @@ impl Listener {
     pub fn address(&self) -> io::Result<String> {
         match self {
             Listener::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
-            Listener::Unix(_, path) => Ok(format!("unix:{}", path.display())),
+            Listener::Unix(_, path, _) => Ok(format!("unix:{}", path.display())),
         }
     }
 
     pub fn fd(&self) -> RawFd {
         match self {
             Listener::Tcp(listener) => listener.as_raw_fd(),
-            Listener::Unix(listener, _) => listener.as_raw_fd(),
+            Listener::Unix(listener, ..) => listener.as_raw_fd(),
         }
     }
 
     pub fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(listener) => Stream::tcp(listener.accept()?.0),
-            Listener::Unix(listener, _) => Stream::unix(listener.accept()?.0),
+            Listener::Unix(listener, ..) => Stream::unix(listener.accept()?.0),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path) = self {
+        if let Listener::Unix(_, path, own) = self
+            && own.load(Ordering::Relaxed)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -188,6 +205,8 @@ pub struct Epoll(OwnedFd);
 
 pub const IN: u32 = libc::EPOLLIN as u32;
 pub const OUT: u32 = libc::EPOLLOUT as u32;
+/// The other side sends no more.
+pub const ENDED: u32 = libc::EPOLLRDHUP as u32;
 
 impl Epoll {
     pub fn new() -> io::Result<Epoll> {

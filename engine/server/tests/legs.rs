@@ -31,8 +31,8 @@ fn gated(sp: &Sp) -> Arc<Gate> {
 }
 
 fn failing(sp: &Sp) -> Vec<String> {
-    let all = parse(&sp.engine.failing().expect("failing"));
-    let all = all.as_array().expect("a list").iter();
+    let all = parse(&sp.engine.trouble().expect("trouble"));
+    let all = all["failing"].as_array().expect("a list").iter();
     all.map(|t1| t1.as_str().expect("an id").to_owned()).collect()
 }
 

@@ -3,12 +3,13 @@
 
 mod rig;
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rig::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SIZE: u64 = 64 * MIB;
 
@@ -122,6 +123,35 @@ fn a_resync_copies_the_dirty_regions_and_reads_do_not_flicker() {
 }
 
 #[test]
+fn what_is_read_during_a_resync_is_on_all_legs_by_then() {
+    let rig = quick();
+    let (a, b) = mirrored(&rig);
+    a.host().trim(60 * MIB, 2 * MIB).expect("a trim");
+    a.fence("a", 2);
+    a.activate(&pair(2, ["in_sync", "away"], &a, &b));
+    let mut host = a.host();
+    for at in (0..SIZE).step_by(1 << 20).filter(|at| *at != 61 * MIB) {
+        host.write(at, &pattern(9, at, 4096)).expect("write");
+    }
+    fence(&a, &b, 3);
+    a.try_activate(&pair(3, ["in_sync", "in_sync"], &a, &b), true).expect("activation");
+    // Were this SP lost now, the other leg alone would be read.
+    for at in (0..SIZE / MIB).rev().map(|region| region * MIB) {
+        let got = host.read(at, 4096).expect("read");
+        let expected = if at == 61 * MIB { vec![0; 4096] } else { pattern(9, at, 4096) };
+        assert!(got == expected, "read from the other leg");
+        let other = std::fs::File::open(rig.file("d-b")).expect("the device");
+        let mut held = vec![0; 4096];
+        other.read_exact_at(&mut held, DATA + at).expect("the leg");
+        assert!(held == got, "at {at} one leg alone has what was read");
+    }
+    until("the resync", || a.resync_percent() == 100);
+    a.stop();
+    b.stop();
+    assert!(on_device(&rig, "a", SIZE) == on_device(&rig, "b", SIZE));
+}
+
+#[test]
 fn an_owner_that_is_none_any_more_reads_nothing() {
     let rig = quick();
     let (a, b) = mirrored(&rig);
@@ -163,4 +193,91 @@ fn a_write_that_nobody_asks_for_again_leaves_no_leg_behind() {
     a.stop();
     b.stop();
     assert!(on_device(&rig, "a", SIZE) == on_device(&rig, "b", SIZE));
+}
+
+#[test]
+fn what_a_dropped_write_has_left_is_made_alike_by_reads_and_is_no_difference() {
+    // No resync comes to help.
+    let rig = Rig { more: json!({"map_clear_seconds": 600}), ..Rig::new() };
+    let (a, b) = mirrored(&rig);
+    b.fence("b", 2);
+    let old = [pattern(1, 9 * MIB, 4096), pattern(1, 11 * MIB, 4096)];
+    let new = [pattern(5, 9 * MIB, 4096), pattern(5, 11 * MIB, 4096)];
+    let mut host = a.host();
+    host.send(1, 0, 9 * MIB, 4096, &new[0]);
+    host.send(1, 0, 11 * MIB, 4096, &new[1]);
+    until("the writes", || a.metrics()["volumes"][0]["inflight"] == 2);
+    let holds = |leg: &str, at: u64| on_device(&rig, leg, SIZE)[at as usize..][..4096].to_vec();
+    until("one leg to have them", || {
+        holds("a", 9 * MIB) == new[0] && holds("a", 11 * MIB) == new[1]
+    });
+    drop(host);
+    until("them to be dropped", || a.metrics()["volumes"][0]["inflight"] == 0);
+    a.fence("a", 2);
+    a.activate(&pair(2, ["in_sync", "in_sync"], &a, &b));
+    assert_eq!(holds("b", 9 * MIB), old[0]);
+    let read = a.host().read(9 * MIB, 4096).expect("a read");
+    assert!(read == holds("a", 9 * MIB) && read == holds("b", 9 * MIB));
+    assert_eq!(holds("b", 11 * MIB), old[1]);
+    a.engine.copy_start("v-1", vec![], 0, 0, false, "compare").expect("a comparison");
+    until("the comparison", || a.copy_state() == "done");
+    assert_eq!(a.copies()[0]["differing_bytes"], 0);
+    assert_eq!(holds("a", 11 * MIB), holds("b", 11 * MIB));
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_write_goes_on_to_a_leg_that_was_gone_for_a_while() {
+    let more = json!({"forward_seconds": 0.2});
+    let rig = Rig { more, ..Rig::new() };
+    let (a, b) = mirrored(&rig);
+    b.engine.shutdown(0.0);
+    let mut host = a.host();
+    host.send(1, 0, 9 * MIB, 4096, &pattern(5, 9 * MIB, 4096));
+    until("the write", || a.metrics()["volumes"][0]["inflight"] == 1);
+    thread::sleep(std::time::Duration::from_millis(500));
+    drop(host);
+    let back = rig.sp_at("sp-b", &b.peer);
+    back.device("d-b", SIZE);
+    until("it to end", || a.metrics()["volumes"][0]["inflight"] == 0);
+    a.stop();
+    back.stop();
+    assert!(on_device(&rig, "a", SIZE) == on_device(&rig, "b", SIZE));
+}
+
+fn doubtful(sp: &Sp) -> Value {
+    parse(&sp.engine.trouble().expect("trouble"))["doubtful"].clone()
+}
+
+#[test]
+fn after_a_loss_of_power_a_leg_serves_nobody_before_it_is_fenced_anew() {
+    let mut rig = quick();
+    let (a, b) = mirrored(&rig);
+    until("the maps to be cleared", || a.dirty() + b.dirty() == 0);
+    b.engine.shutdown(0.0);
+    rig.more["rebooted"] = true.into();
+    let back = rig.sp_at("sp-b", &b.peer);
+    back.device("d-b", SIZE);
+    assert_eq!(doubtful(&back), json!({}), "all of it was flushed");
+    let mut host = a.host();
+    host.write(5 * MIB, &pattern(2, 0, 4096)).expect("a write");
+    back.engine.shutdown(0.0);
+    let back = rig.sp_at("sp-b", &b.peer);
+    back.device("d-b", SIZE);
+    assert_eq!(doubtful(&back), json!({"b": 1}));
+    let address = a.nbd.clone();
+    let write = thread::spawn(move || {
+        Nbd::connect(&address, "vol").write(5 * MIB, &pattern(3, 0, 4096)).expect("a write")
+    });
+    until("it to be refused", || back.metrics()["fencing_rejections"].as_u64() > Some(0));
+    assert!(!write.is_finished(), "a leg that may lack writes has served");
+    back.fence("b", 1);
+    assert_eq!(doubtful(&back), json!({"b": 1}), "nobody has decided anything");
+    fence(&a, &back, 2);
+    assert_eq!(doubtful(&back), json!({}));
+    a.activate(&pair(2, ["in_sync", "in_sync"], &a, &back));
+    write.join().expect("a host");
+    a.stop();
+    back.stop();
 }

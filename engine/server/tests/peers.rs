@@ -40,7 +40,7 @@ impl Client {
         self.0.set_read_timeout(Some(Duration::from_millis(millis))).expect("a timeout");
         let mut bytes = [0; WELCOME_LEN];
         self.0.read_exact(&mut bytes).ok()?;
-        Welcome::decode(&bytes).expect("an answer")
+        Welcome::decode(&bytes).expect("an answer").map(|(welcome, _)| welcome)
     }
 
     fn request(&mut self, op: Op, offset: u64, length: u64, payload: &[u8]) {
@@ -53,6 +53,7 @@ impl Client {
             offset,
             length,
             payload: payload.len() as u32,
+            until: 0,
         };
         let mut out = Vec::new();
         request.encode(&mut out);

@@ -191,6 +191,12 @@ impl Tree {
         self.nodes[self.root as usize].mirrored
     }
 
+    /// True if the root is a mirror, whose legs then have the volume's own offsets.
+    #[must_use]
+    pub fn is_mirror(&self) -> bool {
+        matches!(self.nodes[self.root as usize].kind, Kind::Mirror { .. })
+    }
+
     /// True if any range is parked.
     #[must_use]
     pub fn has_hole(&self) -> bool {

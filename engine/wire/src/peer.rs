@@ -2,7 +2,7 @@
 
 use crate::{Take, WireError, prefix};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER01");
+const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER02");
 /// What all versions' HELLOs begin with.
 const FAMILY: &[u8; 6] = b"VSPEER";
 const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"VSPEERok");
@@ -86,6 +86,8 @@ pub const NO_HOLE: u8 = 2;
 pub const FAST_ZERO: u8 = 4;
 /// The write is to several legs: its regions go into the write-intent map first.
 pub const INTENT: u8 = 8;
+/// `Request::until` means something.
+pub const EXPIRES: u8 = 16;
 
 /// A request's header; `payload` bytes follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +100,9 @@ pub struct Request {
     pub offset: u64,
     pub length: u64,
     pub payload: u32,
+    /// With `EXPIRES`: not to be begun after this, in milliseconds of the server's clock
+    /// (`Reply::clock`), which wrap. Whoever asked may have asked again elsewhere by then.
+    pub until: u32,
 }
 
 /// A reply's header; `payload` bytes follow: data, or the extents of a STATUS (`put_extents`).
@@ -106,10 +111,12 @@ pub struct Reply {
     pub status: Status,
     pub id: u64,
     pub payload: u32,
+    /// The server's clock, in milliseconds that wrap.
+    pub clock: u32,
 }
 
 pub const REQUEST_LEN: usize = 48;
-pub const REPLY_LEN: usize = 16;
+pub const REPLY_LEN: usize = 20;
 
 fn put_name(out: &mut Vec<u8>, name: &str) {
     // A longer one is none of ours; cut, it matches nothing and is refused at the other end.
@@ -161,31 +168,34 @@ impl Hello {
     }
 }
 
-pub const WELCOME_LEN: usize = 9;
+pub const WELCOME_LEN: usize = 13;
 
 impl Welcome {
-    pub fn encode(self, out: &mut Vec<u8>) {
+    /// `clock`: as in `Reply`.
+    pub fn encode(self, clock: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(&REPLY_MAGIC.to_le_bytes());
         out.push(self as u8);
+        out.extend_from_slice(&clock.to_le_bytes());
     }
 
-    /// Decodes, or None if `input` is too short.
+    /// Decodes, with the server's clock, or None if `input` is too short.
     ///
     /// # Errors
     /// When this is no peer.
-    pub fn decode(input: &[u8]) -> Result<Option<Welcome>, WireError> {
+    pub fn decode(input: &[u8]) -> Result<Option<(Welcome, u32)>, WireError> {
         let mut take = Take(input);
         let (Some(magic), Some(code)) = (take.le64(), take.bytes(1)) else { return Ok(None) };
         if magic != REPLY_MAGIC {
             return Err(WireError::BadMagic(magic));
         }
-        match code[0] {
-            0 => Ok(Some(Welcome::Ok)),
-            1 => Ok(Some(Welcome::WrongCluster)),
-            2 => Ok(Some(Welcome::WrongServer)),
-            3 => Ok(Some(Welcome::WrongVersion)),
-            _ => Err(WireError::Malformed("unknown answer to HELLO")),
-        }
+        let welcome = match code[0] {
+            0 => Welcome::Ok,
+            1 => Welcome::WrongCluster,
+            2 => Welcome::WrongServer,
+            3 => Welcome::WrongVersion,
+            _ => return Err(WireError::Malformed("unknown answer to HELLO")),
+        };
+        Ok(take.le32().map(|clock| (welcome, clock)))
     }
 }
 
@@ -198,7 +208,7 @@ impl Request {
         out.extend_from_slice(&self.offset.to_le_bytes());
         out.extend_from_slice(&self.length.to_le_bytes());
         out.extend_from_slice(&self.payload.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.until.to_le_bytes());
     }
 
     /// Decodes, or None if `input` is too short.
@@ -229,8 +239,9 @@ impl Request {
             let epoch = take.le64()?;
             let offset = take.le64()?;
             let length = take.le64()?;
-            let payload = take.le32()?;
-            Some(Request { op, flags: input[1], handle, id, epoch, offset, length, payload })
+            let (payload, until) = (take.le32()?, take.le32()?);
+            let flags = input[1];
+            Some(Request { op, flags, handle, id, epoch, offset, length, payload, until })
         })();
         let request = request.ok_or(WireError::Malformed("short peer request"))?;
         let sound = match request.op {
@@ -243,8 +254,8 @@ impl Request {
                 request.payload == 0
             }
         };
-        let reserved = input[2..4] != [0; 2] || input[44..48] != [0; 4];
-        if !sound || reserved {
+        let aimless = request.flags & EXPIRES == 0 && request.until != 0;
+        if !sound || aimless || input[2..4] != [0; 2] {
             return Err(WireError::Malformed("malformed peer request"));
         }
         Ok(Some(request))
@@ -256,6 +267,7 @@ impl Reply {
         out.extend_from_slice(&[self.status as u8, 0, 0, 0]);
         out.extend_from_slice(&self.payload.to_le_bytes());
         out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.clock.to_le_bytes());
     }
 
     /// Decodes, or None if `input` is too short.
@@ -279,10 +291,11 @@ impl Reply {
         };
         let mut take = Take(&input[4..]);
         let (payload, id) = (take.le32().unwrap_or(0), take.le64().unwrap_or(0));
+        let clock = take.le32().unwrap_or(0);
         if payload > MAX_PAYLOAD || input[1..4] != [0; 3] {
             return Err(WireError::Malformed("malformed peer reply"));
         }
-        Ok(Some(Reply { status, id, payload }))
+        Ok(Some(Reply { status, id, payload, clock }))
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use vs_wire::WireError;
 use vs_wire::peer::{
-    FUA, Hello, Op, REPLY_LEN, REQUEST_LEN, Reply, Request, Status, Welcome, put_extents,
+    EXPIRES, FUA, Hello, Op, REPLY_LEN, REQUEST_LEN, Reply, Request, Status, Welcome, put_extents,
     take_extents,
 };
 
@@ -28,27 +28,28 @@ fn bytes(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 fn headers_are_little_endian_and_of_fixed_size() {
     let request = Request {
         op: Op::Write,
-        flags: FUA,
+        flags: FUA | EXPIRES,
         handle: 3,
         id: 4,
         epoch: 5,
         offset: 0x1000,
         length: 0x200,
         payload: 0x200,
+        until: 0x0102_0304,
     };
     let encoded = bytes(|out| request.encode(out));
     assert_eq!(
         encoded,
-        b"\x02\x01\0\0\x03\0\0\0\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\
-          \0\x10\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x02\0\0\0\0\0\0"
+        b"\x02\x11\0\0\x03\0\0\0\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\
+          \0\x10\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x02\0\0\x04\x03\x02\x01"
     );
-    let reply = Reply { status: Status::Busy, id: 4, payload: 0 };
-    assert_eq!(bytes(|out| reply.encode(out)), b"\x07\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0");
+    let reply = Reply { status: Status::Busy, id: 4, payload: 0, clock: 5 };
+    assert_eq!(bytes(|out| reply.encode(out)), b"\x07\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x05\0\0\0");
 }
 
 #[test]
 fn another_version_is_told_from_no_peer() {
-    assert_eq!(Hello::decode(b"VSPEER02\0\0"), Err(WireError::PeerVersion));
+    assert_eq!(Hello::decode(b"VSPEER01\0\0"), Err(WireError::PeerVersion));
     assert!(matches!(Hello::decode(b"GET / HTTP/1.1"), Err(WireError::BadMagic(_))));
 }
 
@@ -56,7 +57,8 @@ fn another_version_is_told_from_no_peer() {
 fn welcomes_come_back() {
     for welcome in [Welcome::Ok, Welcome::WrongCluster, Welcome::WrongServer, Welcome::WrongVersion]
     {
-        assert_eq!(Welcome::decode(&bytes(|out| welcome.encode(out))), Ok(Some(welcome)));
+        let encoded = bytes(|out| welcome.encode(9, out));
+        assert_eq!(Welcome::decode(&encoded), Ok(Some((welcome, 9))));
     }
     assert!(Welcome::decode(b"VSPEERok\x09").is_err());
 }
@@ -79,6 +81,7 @@ fn requests_that_make_no_sense_end_the_stream() {
         offset: 0,
         length: 512,
         payload: 0,
+        until: 0,
     };
     let decode = |request: Request| Request::decode(&bytes(|out| request.encode(out)));
     assert_eq!(decode(fits), Ok(Some(fits)));
@@ -126,12 +129,13 @@ proptest! {
         name in "[a-z]{0,40}",
     ) {
         let length = u64::from(payload);
-        let request = Request { op: Op::Write, flags: FUA, handle: 3, id, epoch, offset, length, payload };
+        let (op, flags, handle, until) = (Op::Write, FUA, 3, 0);
+        let request = Request { op, flags, handle, id, epoch, offset, length, payload, until };
         let encoded = bytes(|out| request.encode(out));
         prop_assert_eq!(encoded.len(), REQUEST_LEN);
         prop_assert_eq!(Request::decode(&encoded), Ok(Some(request)));
         prop_assert_eq!(Request::decode(&encoded[..REQUEST_LEN - 1]), Ok(None));
-        let reply = Reply { status: Status::Stale, id, payload };
+        let reply = Reply { status: Status::Stale, id, payload, clock: 7 };
         let encoded = bytes(|out| reply.encode(out));
         prop_assert_eq!(encoded.len(), REPLY_LEN);
         prop_assert_eq!(Reply::decode(&encoded), Ok(Some(reply)));

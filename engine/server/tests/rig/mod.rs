@@ -3,6 +3,7 @@
 
 pub mod gate;
 pub mod nbd;
+pub mod proxy;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

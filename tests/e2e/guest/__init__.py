@@ -1,0 +1,1 @@
+"""A real Linux host for the tests: Debian's kernel under QEMU, without KVM."""

@@ -1,0 +1,1 @@
+"""A host's side, with a kernel of the tests' own."""

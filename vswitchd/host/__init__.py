@@ -1,0 +1,1 @@
+"""A Linux host's side: volumes as /dev/nbdN that outlive any one storage processor."""

@@ -1,0 +1,1 @@
+"""A volume as an nbdkit plugin (`plugin.py`, which nbdkit loads by its path)."""
