@@ -15,10 +15,15 @@ has() {
     esac
 }
 
-missing=
-for pair in "$@"; do
-    has "${pair%%:*}" || missing="$missing ${pair#*:}"
-done
+find_missing() {
+    hash -r # a command found before may have gone since
+    missing=
+    for pair in "$@"; do
+        has "${pair%%:*}" || missing="$missing ${pair#*:}"
+    done
+}
+
+find_missing "$@"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
@@ -35,15 +40,17 @@ else
     exit 1
 fi
 
-echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
 # Word splitting is meant below: a list of packages, and an optional `sudo`.
 # shellcheck disable=SC2086
 install() { $as_root apt-get install -y -q --no-install-recommends $missing </dev/null; }
-install >/dev/null 2>&1 || { $as_root apt-get update -q && install; }
-for pair in "$@"; do
-    has "${pair%%:*}" || {
-        echo "${pair%%:*} is still missing although ${pair#*:} is installed." >&2
-        exit 1
-    }
+# A package may take another one's place, which was installed from elsewhere in a version that
+# does not go with it (qemu-utils): what is missing then is installed as well.
+for _ in 1 2; do
+    echo "installing:$missing"
+    install >/dev/null 2>&1 || { $as_root apt-get update -q && install; }
+    find_missing "$@"
+    [ -n "$missing" ] || exit 0
 done
+echo "still missing although installed:$missing. See what apt-get says of these." >&2
+exit 1
