@@ -53,7 +53,7 @@ FOUND_BY_ENGINE = {
     "failing_leg_not_told": "legs",
     "last_words_obeyed": "again",
     "late_write_taken": "again",
-    "lock_not_held": "copies",
+    "lock_not_held": "order",
     "map_cleared_while_away": "maps",
     "map_not_set": "maps",
     "no_fence": "peers",
