@@ -374,7 +374,7 @@ def test_the_units_run_a_machine_and_an_upgrade_is_not_seen(host: Host) -> None:
         f">> {CONFIG}; "
         "echo VSWITCHD_PROCESSOR_NBD_ADVERTISED=127.0.0.1:10809 > /etc/vswitchd/sp-sp-g.env; "
         "systemctl daemon-reload; systemctl start vswitchd-controller vswitchd-sp@sp-g.socket; "
-        "systemctl start vswitchd-sp@sp-g"
+        "systemctl start vswitchd-sp@sp-g; systemctl restart vswitchd-host"
     )
     guest.run(
         "vswitchctl device add file:/srv/vswitchd/disk0.img --sp sp-g --size 64M --name disk0 && "
@@ -393,7 +393,7 @@ def test_the_units_run_a_machine_and_an_upgrade_is_not_seen(host: Host) -> None:
     def is_replaced() -> bool:
         return guest.run(show) not in ("0\n", before)
 
-    wait_for("a new process", is_replaced, 60)
+    wait_for("a new process", is_replaced, 120)
     wait_for("it to serve", lambda: "active" in guest.run("systemctl is-active vswitchd-sp@sp-g"))
     assert not reading.done(), reading.result()
     guest.run("touch /var/tmp/v.stop")
@@ -429,7 +429,10 @@ def test_a_host_that_can_not_attach_is_told_why(host: Host) -> None:
     assert "VS3081" in guest.run(f"{unprivileged} {listens}", status=4)
     # Another client has the device.
     port = host.cluster.sps["sp-c"].addresses["--nbd"].rpartition(":")[2]
-    guest.run(f"nbd-client {OUTSIDE} {port} -N small /dev/nbd7; systemctl start vswitchd-host")
+    guest.run(
+        f"nbd-client {OUTSIDE} {port} -N small /dev/nbd7; systemctl start vswitchd-host || "
+        "{ journalctl --no-pager -n 50 -u vswitchd-host; false; }"
+    )
     taken = guest.run("vswitchctl host attach small --device /dev/nbd7", status=4)
     assert "VS3083" in taken
     assert "VS2041" in guest.run("vswitchctl host attach nothing", status=3)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from vswitchd.api.errors import servicer_errors
+from vswitchd.host.decide import path_of
 from vswitchd.host.keeper import Kept
 from vswitchd.host.service import Host
 from vswitchd.rpc import host_pb2, host_pb2_grpc
@@ -44,7 +45,7 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
         waiting = [
             host_pb2.Attachment(
                 volume=volume,
-                device="" if one.index is None else f"/dev/nbd{one.index}",
+                device="" if one.index is None else path_of(one.index),
                 state=host_pb2.ATTACHMENT_STATE_WAITING,
                 boot=True,
                 condition=one.error,

@@ -10,6 +10,7 @@ import typer
 from vswitchd.cli import render
 from vswitchd.cli.context import Output, note, show, watched
 from vswitchd.cli.options import Name, OutputOption, Watch, noun
+from vswitchd.config import Host
 from vswitchd.model.layout import format_size
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ SocketOption = Annotated[
     Path,
     typer.Option("--socket", envvar="VSWITCHD_HOST_SOCKET", help="where `vswitchd host` listens"),
 ]
-SOCKET = Path("/run/vswitchd/host.sock")
+SOCKET = Host().socket
 
 
 def _client(path: Path) -> HostClient:

@@ -11,6 +11,11 @@ SPARE = 2
 MOST_SLOTS = 16
 
 
+def path_of(index: int) -> str:
+    """The device of that index."""
+    return f"/dev/nbd{index}"
+
+
 @dataclass(frozen=True)
 class Link:
     """A connection that was given to the kernel, by its two ends as HOST:PORT, and the address
@@ -36,7 +41,7 @@ class Attachment:
     @property
     def device(self) -> str:
         """Its path."""
-        return f"/dev/nbd{self.index}"
+        return path_of(self.index)
 
 
 def slots_for(addresses: Sequence[str]) -> int:
@@ -44,14 +49,11 @@ def slots_for(addresses: Sequence[str]) -> int:
     return min(len(addresses) + SPARE, MOST_SLOTS)
 
 
-def missing(
-    addresses: Sequence[str], connected: Collection[str], slots: int, tried: Collection[str] = ()
-) -> list[str]:
+def missing(addresses: Sequence[str], connected: Collection[str], slots: int) -> list[str]:
     """The addresses to connect to: each that serves the volume and has no connection, as long as
-    the kernel has a dead one to put it in the place of. `tried`: those that are being tried."""
-    room = slots - len(connected) - len(tried)
-    found = [a for a in addresses if a not in connected and a not in tried]
-    return found[: max(room, 0)]
+    the kernel has a dead one to put it in the place of."""
+    found = [a for a in addresses if a not in connected]
+    return found[: max(slots - len(connected), 0)]
 
 
 def established(tables: Iterable[str]) -> set[tuple[str, str]]:

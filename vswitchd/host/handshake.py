@@ -96,12 +96,10 @@ def _go(link: socket.socket, address: str, export: str) -> Export:
     if (magic, option) != (b"NBDMAGIC", _IHAVEOPT) or not flags & _FIXED_NEWSTYLE:
         raise _failed(address, "that is no NBD server of today")
     name = export.encode()
-    # No information is asked for by number: a server sends the export's in any case, and the
-    # block sizes when they are asked for.
+    # Of what a server knows only the block sizes are asked for: it tells the size in any case.
     body = struct.pack(">I", len(name)) + name + struct.pack(">HH", 1, _INFO_BLOCK_SIZE)
     link.sendall(
-        struct.pack(">I", (_FIXED_NEWSTYLE | _NO_ZEROES) & (flags | _FIXED_NEWSTYLE))
-        + struct.pack(">QII", _IHAVEOPT, _OPT_GO, len(body))
+        struct.pack(">IQII", flags & (_FIXED_NEWSTYLE | _NO_ZEROES), _IHAVEOPT, _OPT_GO, len(body))
         + body
     )
     size, transmission, minimum = None, 0, 1

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from vswitchd.errors import Kind, VsError
+from vswitchd.host.decide import path_of
 
 _DEVICE = re.compile(r"/dev/nbd(\d{1,4})")
 
@@ -61,4 +62,4 @@ def edited(text: str, changes: Mapping[str, int | bool | None]) -> str:
 
 
 def _line(volume: str, index: int | None) -> str:
-    return f"{volume}  {'-' if index is None else f'/dev/nbd{index}'}"
+    return f"{volume}  {'-' if index is None else path_of(index)}"

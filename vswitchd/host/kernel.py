@@ -12,7 +12,7 @@ from pathlib import Path
 from pyroute2.netlink.exceptions import NetlinkError
 
 from vswitchd.errors import Kind, VsError
-from vswitchd.host.decide import Link, established, printed
+from vswitchd.host.decide import Link, established, path_of, printed
 from vswitchd.host.handshake import Export, block_size
 from vswitchd.host.netlink import NBD
 
@@ -143,7 +143,7 @@ class Kernel:
     def in_use(index: int) -> bool:
         """True if it is mounted, swapped on, or a part of another device."""
         try:
-            os.close(os.open(f"/dev/nbd{index}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+            os.close(os.open(path_of(index), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
         except OSError as error:
             return error.errno == errno.EBUSY
         return False
@@ -182,7 +182,7 @@ class _Call:
 
 
 def _refusal(code: int, index: int | None) -> VsError:
-    device = "a free /dev/nbdN" if index is None else f"/dev/nbd{index}"
+    device = "a free /dev/nbdN" if index is None else path_of(index)
     match code:
         case errno.ENOENT | errno.ENOTSUP:
             return VsError(

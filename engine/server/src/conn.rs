@@ -14,7 +14,7 @@ use crate::nbd_session::Session;
 use crate::out::Out;
 use crate::peer_server::PeerSession;
 use crate::slab::Token;
-use crate::socket::Stream;
+use crate::socket::{ENDED, IN, Stream};
 
 /// One receive takes at most this.
 pub const INPUT: usize = 256 << 10;
@@ -129,6 +129,28 @@ fn is_goodbye(unread: &[u8], extended: bool) -> bool {
 const LAST_WORDS: usize = 64 << 10;
 
 impl Conn {
+    /// A connection of which nothing has been received yet, watched for input and for its end.
+    pub fn new(stream: Stream, transport: Transport, protocol: Protocol, since: Instant) -> Conn {
+        Conn {
+            stream,
+            transport,
+            protocol,
+            input: Input::default(),
+            large: None,
+            streams: false,
+            out: Out::default(),
+            events: IN | ENDED,
+            inflight: 0,
+            inflight_bytes: 0,
+            closing: false,
+            stalled: false,
+            dirty: false,
+            farewell: false,
+            parting: None,
+            since,
+        }
+    }
+
     /// True if it is another SP's.
     pub fn is_peer(&self) -> bool {
         matches!(self.protocol, Protocol::Peer(_))

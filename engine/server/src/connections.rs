@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use vs_io::{Kind as DeviceKind, planted};
 use vs_wire::nbd::handshake::Handshake;
 
-use crate::conn::{Conn, Input, Protocol};
+use crate::conn::{Conn, Protocol};
 use crate::event_loop::{Loop, TAG_CONN};
 use crate::metrics::Transport;
 use crate::out::{Failed, Out};
@@ -32,22 +32,9 @@ impl Loop {
         };
         let fd = stream.fd();
         let conn = Conn {
-            stream,
-            transport,
-            protocol,
-            input: Input::default(),
-            large: None,
-            streams: false,
             out,
-            events: IN | ENDED,
-            inflight: 0,
-            inflight_bytes: 0,
             closing: self.shutdown.is_some() || self.is_parting() && transport != Transport::Peer,
-            stalled: false,
-            dirty: false,
-            farewell: false,
-            parting: None,
-            since: self.now,
+            ..Conn::new(stream, transport, protocol, self.now)
         };
         let token = self.conns.insert(conn);
         if self.epoll.add(fd, IN | ENDED, token.pack(TAG_CONN)).is_err() {

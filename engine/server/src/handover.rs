@@ -8,7 +8,6 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vs_wire::nbd::transmission::{Style, encode_request};
@@ -19,9 +18,8 @@ use crate::event_loop::{Loop, TAG_CONN};
 use crate::mailbox::Message;
 use crate::metrics::Transport;
 use crate::nbd_session::Session;
-use crate::out::Out;
 use crate::slab::Token;
-use crate::socket::{ENDED, IN, Listener, Stream};
+use crate::socket::{ENDED, IN, Listener, Stream, option};
 
 /// Bytes of one session that can be handed over: a request of the largest size, and what is read
 /// ahead of the next ones.
@@ -173,23 +171,11 @@ impl Loop {
         let mut buffer = unread;
         buffer.resize(end.max(INPUT), 0);
         let raw = fd.as_raw_fd();
+        let transport = if facts.unix { Transport::NbdUnix } else { Transport::NbdTcp };
+        let session = Session { volume, style, contexts: facts.contexts };
         let conn = Conn {
-            stream: Stream::Plain(fd),
-            transport: if facts.unix { Transport::NbdUnix } else { Transport::NbdTcp },
-            protocol: Protocol::Nbd(Session { volume, style, contexts: facts.contexts }),
             input: Input { buffer, start: 0, end, skip: facts.skip },
-            large: None,
-            streams: false,
-            out: Out::default(),
-            events: IN | ENDED,
-            inflight: 0,
-            inflight_bytes: 0,
-            closing: false,
-            stalled: false,
-            dirty: false,
-            farewell: false,
-            parting: None,
-            since: Instant::now(),
+            ..Conn::new(Stream::Plain(fd), transport, Protocol::Nbd(session), self.now)
         };
         let token = self.conns.insert(conn);
         if self.epoll.add(raw, IN | ENDED, token.pack(TAG_CONN)).is_err() {
@@ -206,11 +192,11 @@ impl Loop {
 impl Listener {
     /// A socket of another process's making that listens.
     fn adopt(fd: OwnedFd) -> io::Result<Listener> {
-        let listening: i32 = option(&fd, libc::SO_ACCEPTCONN)?;
+        let listening: i32 = option(fd.as_raw_fd(), libc::SO_ACCEPTCONN)?;
         if listening == 0 {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
-        if option(&fd, libc::SO_DOMAIN)? == libc::AF_UNIX {
+        if option(fd.as_raw_fd(), libc::SO_DOMAIN)? == libc::AF_UNIX {
             let listener = UnixListener::from(fd);
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
@@ -248,16 +234,4 @@ pub fn given(fd: i32) -> Result<OwnedFd, Failure> {
     }
     // SAFETY: it is open, and its owner has given it away.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// An option of a socket that is a number.
-fn option(fd: &OwnedFd, name: i32) -> io::Result<i32> {
-    let mut value = 0i32;
-    let mut length = size_of::<i32>() as u32;
-    // SAFETY: passes pointers to live variables of the right sizes.
-    let result = unsafe {
-        let place = (&raw mut value).cast();
-        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, place, &raw mut length)
-    };
-    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }

@@ -17,6 +17,19 @@ fn check(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// An option of a socket that is a number.
+pub fn option(fd: RawFd, name: i32) -> io::Result<i32> {
+    let mut value = 0i32;
+    let mut length = size_of::<i32>() as u32;
+    // SAFETY: passes pointers to live variables of the right sizes.
+    let result = unsafe {
+        let place = (&raw mut value).cast();
+        libc::getsockopt(fd, libc::SOL_SOCKET, name, place, &raw mut length)
+    };
+    check(result as isize)?;
+    Ok(value)
+}
+
 impl Stream {
     pub fn tcp(stream: TcpStream) -> io::Result<Stream> {
         stream.set_nodelay(true)?;
@@ -90,14 +103,7 @@ impl Stream {
     }
 
     pub fn connect_error(&self) -> io::Result<()> {
-        let mut error = 0i32;
-        let mut length = size_of::<i32>() as u32;
-        // SAFETY: passes pointers to live variables of the right sizes.
-        let result = unsafe {
-            let value = (&raw mut error).cast();
-            libc::getsockopt(self.fd(), libc::SOL_SOCKET, libc::SO_ERROR, value, &raw mut length)
-        };
-        check(result as isize)?;
+        let error = option(self.fd(), libc::SO_ERROR)?;
         if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
     }
 
