@@ -57,9 +57,12 @@ class Host:
     def write(self, *mounts: str) -> None:
         """Has files stamped below the mount points."""
         for mount in mounts:
-            # What another filesystem's writer made durable at this place counts no more.
-            script = f"rm -f {journal(mount)}; python3 {STAMPS} write {mount} {journal(mount)}"
-            self.writers[mount] = self.guest.begin(script)
+            # What another filesystem's writer made durable at this place counts no more. Gone
+            # before `goes_on` looks: its count would be waited for.
+            self.guest.run(f"rm -f {journal(mount)}")
+            self.writers[mount] = self.guest.begin(
+                f"python3 {STAMPS} write {mount} {journal(mount)}"
+            )
             self.seen[mount] = 0
         self.goes_on()
 
