@@ -10,7 +10,6 @@ import typer
 from vswitchd.cli import render
 from vswitchd.cli.context import Output, note, show, watched
 from vswitchd.cli.options import Name, OutputOption, Watch, noun
-from vswitchd.config import Host
 from vswitchd.model.layout import format_size
 
 if TYPE_CHECKING:
@@ -22,7 +21,8 @@ SocketOption = Annotated[
     Path,
     typer.Option("--socket", envvar="VSWITCHD_HOST_SOCKET", help="where `vswitchd host` listens"),
 ]
-SOCKET = Host().socket
+#: As in config.Host; the command line knows the API only.
+SOCKET = Path("/run/vswitchd/host.sock")
 
 
 def _client(path: Path) -> HostClient:
