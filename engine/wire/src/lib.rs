@@ -1,8 +1,10 @@
 //! Protocols as bytes <-> typed values, without sockets: NBD as server and client, and the
 //! peer protocol between SPs. Nothing here panics on any input.
 
+pub mod iscsi;
 pub mod nbd;
 pub mod peer;
+pub mod scsi;
 
 use thiserror::Error;
 

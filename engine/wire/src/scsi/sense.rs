@@ -1,0 +1,55 @@
+//! Why a command failed (SPC-4, 4.5).
+
+/// A sense key with its additional code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sense {
+    pub key: u8,
+    pub code: u16,
+    /// The first byte that differs, of a comparison.
+    pub information: Option<u32>,
+}
+
+const fn sense(key: u8, code: u16) -> Sense {
+    Sense { key, code, information: None }
+}
+
+pub const NONE: Sense = sense(0, 0);
+pub const MEDIUM_WRITE: Sense = sense(0x3, 0x0c00);
+pub const MEDIUM_READ: Sense = sense(0x3, 0x1100);
+pub const NOT_READY: Sense = sense(0x2, 0x0401);
+pub const INVALID_OPCODE: Sense = sense(0x5, 0x2000);
+pub const OUT_OF_RANGE: Sense = sense(0x5, 0x2100);
+pub const INVALID_FIELD: Sense = sense(0x5, 0x2400);
+pub const NO_UNIT: Sense = sense(0x5, 0x2500);
+pub const INVALID_PARAMETER: Sense = sense(0x5, 0x2600);
+pub const PARAMETER_LENGTH: Sense = sense(0x5, 0x1a00);
+pub const POWER_ON: Sense = sense(0x6, 0x2900);
+pub const CAPACITY_CHANGED: Sense = sense(0x6, 0x2a09);
+pub const SPACE: Sense = sense(0x7, 0x2707);
+pub const TOO_LITTLE_DATA: Sense = sense(0xb, 0x4b00);
+pub const INTERNAL: Sense = sense(0x4, 0x4400);
+pub const MISCOMPARE: Sense = sense(0xe, 0x1d00);
+
+impl Sense {
+    /// Fixed format (SPC-4, 4.5.3), current.
+    #[must_use]
+    pub fn fixed(&self) -> [u8; 18] {
+        let mut out = [0; 18];
+        out[0] = 0x70;
+        if let Some(information) = self.information {
+            out[0] |= 0x80;
+            out[3..7].copy_from_slice(&information.to_be_bytes());
+        }
+        out[2] = self.key;
+        out[7] = 10;
+        out[12..14].copy_from_slice(&self.code.to_be_bytes());
+        out
+    }
+
+    /// Descriptor format (SPC-4, 4.5.2), current.
+    #[must_use]
+    pub fn described(&self) -> [u8; 8] {
+        let [code, qualifier] = self.code.to_be_bytes();
+        [0x72, self.key, code, qualifier, 0, 0, 0, 0]
+    }
+}
