@@ -71,7 +71,8 @@ $(VENV)/.locked: requirements.lock
 
 deps-test:
 	@scripts/need.sh ip:iproute2 nbdkit:nbdkit nbdinfo:libnbd-bin py/nbd:python3-libnbd fio:fio qemu-img:qemu-utils \
-	    nbdkit/python:nbdkit-plugin-python qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mke2fs:e2fsprogs
+	    nbdkit/python:nbdkit-plugin-python qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mke2fs:e2fsprogs \
+	    iscsi-test-cu:libiscsi-bin qemu/iscsi:qemu-block-extra
 
 $(ENGINE): $(RUST) $(VENV)/.locked pyproject.toml
 	$(VENV)/bin/maturin develop --release --locked --quiet -j $(JOBS)

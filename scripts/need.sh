@@ -3,13 +3,14 @@
 # What is missing is installed from Debian's packages when this user may (root, or sudo without
 # a password); otherwise the one line that installs it is printed. `py/NAME` stands for a module
 # of the system's Python, `nbdkit/NAME` for a plugin of nbdkit, `venv` for the parts that Debian
-# splits off Python.
+# splits off Python, `qemu/NAME` for a driver of qemu-img's.
 set -eu
 
 has() {
     case $1 in
         py/*) /usr/bin/python3 -c "import ${1#py/}" 2>/dev/null ;;
         nbdkit/*) nbdkit --dump-plugin "${1#nbdkit/}" >/dev/null 2>&1 ;;
+        qemu/*) ls /usr/lib/*/qemu/block-"${1#qemu/}".so >/dev/null 2>&1 ;;
         venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null ;;
         *) command -v "$1" >/dev/null 2>&1 ;;
     esac

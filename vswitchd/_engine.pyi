@@ -16,6 +16,13 @@ class Engine:
     def listen_nbd(self, address: str) -> str:
         """Serves NBD at "host:port" or "unix:/path"; returns the bound address."""
 
+    def listen_iscsi(self, address: str) -> str:
+        """Serves iSCSI at "host:port"; returns the bound address."""
+
+    def set_portal_group(self, tag: int, advertised: str) -> None:
+        """The tag of the portal group that all iSCSI listeners are, and the "host:port" where
+        initiators are told to come; empty: where they have come."""
+
     def listen_peer(self, address: str) -> str:
         """Serves other SPs at "host:port"; returns the bound address."""
 
@@ -25,13 +32,14 @@ class Engine:
 
     def hand_over(
         self, seconds: float
-    ) -> tuple[bool, list[tuple[int, bool, str]], list[tuple[int, str, bytes]]]:
+    ) -> tuple[bool, list[tuple[int, str, str]], list[tuple[int, str, bytes]]]:
         """Ends like `shutdown`, but neither listeners nor hosts' sessions are closed: (clean,
-        [(fd, for peers, address)], [(fd, facts, unread)]), for `take_listener` and `take_session`
-        of another process's engine. The caller owns the descriptors."""
+        [(fd, what is spoken there, address)], [(fd, facts, unread)]), for `take_listener` and
+        `take_session` of another process's engine. The caller owns the descriptors."""
 
-    def take_listener(self, fd: int, peer: bool) -> str:
-        """Serves on a socket that listens already, of TCP or a unix one; returns its address.
+    def take_listener(self, fd: int, speaks: str) -> str:
+        """Serves "nbd", "iscsi" or "peer" on a socket that listens already, of TCP or, for NBD, a
+        unix one; returns its address.
         The descriptor is the engine's from now on; "invalid" if it is no such socket."""
 
     def take_session(self, fd: int, facts: str, unread: bytes) -> None:

@@ -48,7 +48,9 @@ class Processor:
     write-intent map, on devices that are added from now on; a region stays in the map for about
     `map_clear_seconds` after its last write. `leg_deadline_seconds`: so long a mirror's leg may
     keep a request waiting until the volume goes on without it. `nbd_advertised`: the HOST:PORT
-    by which hosts reach the SP, if that is not the first address of `nbd`."""
+    by which hosts reach the SP, if that is not the first address of `nbd`. `iscsi`: HOST:PORT of
+    its iSCSI portals, as the portal group of that tag, which no other SP of the cluster may have;
+    initiators are told to come to `iscsi_advertised`, or where they have come."""
 
     name: str = ""
     state: Path = field(default=Path("/var/lib/vswitchd/sp"))
@@ -57,6 +59,9 @@ class Processor:
     peer: str = "127.0.0.1:9460"
     nbd: list[str] = field(default_factory=lambda: ["127.0.0.1:10809"])
     nbd_advertised: str = ""
+    iscsi: list[str] = field(default_factory=list)
+    iscsi_advertised: str = ""
+    iscsi_portal_group: int = 1
     metrics: str = "127.0.0.1:9451"
     loops: int = 0
     device_root: list[str] = field(default_factory=list)

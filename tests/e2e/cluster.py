@@ -103,9 +103,9 @@ class Cluster:
     def _sp(self, name: str) -> Daemon:
         argv = ["sp", "--name", name, "--state", str(self.root / name), "--loops", "2"]
         argv += ["--device-root", str(self.devices)]
-        return Daemon(
-            name, self.root, argv, dict.fromkeys(("--nbd", "--vsm", "--peer", "--metrics"), ANY)
-        )
+        argv += ["--iscsi-portal-group", str(1 + ord(name[-1]) - ord("a"))]
+        options = ("--nbd", "--iscsi", "--vsm", "--peer", "--metrics")
+        return Daemon(name, self.root, argv, dict.fromkeys(options, ANY))
 
     @property
     def daemons(self) -> list[Daemon]:

@@ -143,6 +143,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     cluster = Cluster(root / "cluster")
     for daemon in cluster.sps.values():
         daemon.argv += ["--nbd-advertised", f"{OUTSIDE}:0", "--device-root", "/dev"]
+        daemon.argv += ["--iscsi-advertised", f"{OUTSIDE}:0"]
     with Loops(root) as loops, cluster, Guest(image, root / "machine") as guest:
         for sp in cluster.sps:
             device = loops.make(sp, 1536 * MIB)
@@ -216,6 +217,49 @@ def restructure(cluster: Cluster, volume: str, change: tuple[str, ...]) -> None:
         cluster.ctl("volume", "mirror", change[1], volume, *change[2:])
     else:
         cluster.ctl("volume", change[0], volume, *change[1:])
+
+
+def test_open_iscsi_mounts_a_volume_and_sees_no_restructure(host: Host) -> None:
+    guest, cluster = host.guest, host.cluster
+    make_volumes(cluster, "ext4-iscsi")
+    port = cluster.sps["sp-c"].addresses["--iscsi"].rpartition(":")[2]
+    target = "iqn.2026-11.io.vswitchd:ext4-iscsi"
+    guest.run(
+        "set -e; modprobe iscsi_tcp; systemctl start iscsid; "
+        f"iscsiadm -m discovery -t sendtargets -p {OUTSIDE}:{port} | grep -w {target}; "
+        f"node='iscsiadm -m node -T {target} -p {OUTSIDE}:{port}'; "
+        "$node -o update -n 'node.conn[0].iscsi.HeaderDigest' -v CRC32C; "
+        "$node -o update -n 'node.conn[0].iscsi.DataDigest' -v CRC32C; "
+        "$node --login; udevadm settle; "
+        "mkfs.ext4 -q /dev/sda; mount /dev/sda /mnt/ext4"
+    )
+    host.write("/mnt/ext4")
+    for change in (
+        ("mirror", "remove", "--leg", "sp-b"),
+        ("mirror", "add", "--sp", "sp-c"),
+        ("owner", "--on", "sp-c"),
+        ("move", "--from", "sp-a", "--to", "sp-b"),
+        ("plan", "--layout", "stripe(sp-a, sp-b, sp-c)"),
+        ("grow", "--size", "200M"),
+    ):
+        restructure(cluster, "ext4-iscsi", change)
+        host.goes_on()
+    before = blocks(guest, "ext4")
+    guest.run("echo 1 > /sys/block/sda/device/rescan")
+    wait_for("the disk to grow", partial(host.has_size, "/dev/sda", 200 * MIB))
+    guest.run("resize2fs /dev/sda; fstrim -v /mnt/ext4")
+    assert blocks(guest, "ext4") > before
+    host.phase("restructures, open-iscsi with both digests")
+    # Its session is broken, and made anew.
+    cluster.sps["sp-c"].kill()
+    cluster.sps["sp-c"].start()
+    cluster.wait_joined("sp-c")
+    host.phase("kill -9 of the SP that it is connected to")
+    host.end_writing()
+    guest.run("umount /mnt/ext4 && e2fsck -fn /dev/sda; iscsiadm -m node --logout")
+    guest.run("iscsiadm -m node -o delete; systemctl stop iscsid iscsid.socket")
+    guest.assert_well()
+    cluster.ctl("volume", "delete", "ext4-iscsi")
 
 
 def test_an_attached_volume_outlives_everything(host: Host) -> None:

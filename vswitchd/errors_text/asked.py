@@ -99,6 +99,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Mend the line that the message names; settings stand under [controller], [processor], "
         "[limits] or [log].",
     ),
+    "VS1047": (
+        "The tag of an iSCSI portal group is none.",
+        "Give each SP of the cluster another, from 1 to 65535, as iscsi_portal_group under "
+        "[processor].",
+    ),
     "VS1048": (
         "A setting that an SP can't do without is missing: its name, or an address for hosts.",
         "Give it with --name or --nbd, or under [processor].",

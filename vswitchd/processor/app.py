@@ -64,6 +64,15 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--nbd-advertised", metavar="HOST:PORT", help="where hosts reach it, if not at --nbd"
     )
+    parser.add_argument(
+        "--iscsi", action="append", metavar="HOST:PORT", help="for iSCSI; repeatable"
+    )
+    parser.add_argument(
+        "--iscsi-advertised", metavar="HOST:PORT", help="where initiators are told to come"
+    )
+    parser.add_argument(
+        "--iscsi-portal-group", type=int, help="the tag of its portal group, for each SP another"
+    )
     parser.add_argument("--metrics", metavar="HOST:PORT", help="/metrics, /livez, /readyz")
     parser.add_argument("--loops", type=int, help="event loops; 0: one for each core")
     parser.add_argument(
@@ -109,8 +118,11 @@ def _check(settings: config.Processor) -> None:
     check_sp_name(settings.name)
     if not settings.nbd:
         raise VsError("VS1048", Kind.INVALID, "hosts need an address: --nbd or [processor] nbd")
-    if settings.nbd_advertised:
-        split_address(settings.nbd_advertised)
+    for advertised in (settings.nbd_advertised, settings.iscsi_advertised):
+        if advertised:
+            split_address(advertised)
+    if not 1 <= settings.iscsi_portal_group <= 65535:
+        raise VsError("VS1047", Kind.INVALID, "iscsi_portal_group is a number from 1 to 65535")
     for option, address in (("vsm", settings.vsm), ("peer", settings.peer)):
         host, _ = split_address(address)
         if host in ("", "0.0.0.0", "::"):
@@ -183,6 +195,7 @@ class StorageProcessor:
         await vsm.start()
         # Hosts come in when all that was committed is served again.
         nbd = self._listen_nbd(engine)
+        iscsi = self._listen_iscsi(engine)
         address = await self._serve_vsm(vsm)
         self._record = replace(
             self._record,
@@ -192,9 +205,10 @@ class StorageProcessor:
         )
         self._ready = True
         life = self._record.incarnation
-        endpoints.write(vsm=address, peer=peer, nbd=nbd, metrics=metrics, incarnation=life)
+        bound = {"vsm": address, "peer": peer, "nbd": nbd, "iscsi": iscsi, "metrics": metrics}
+        endpoints.write(**bound, incarnation=life)
         self._ends.callback(endpoints.remove)
-        self._log.info("ready", vsm=address, peer=peer, nbd=nbd, metrics=metrics)
+        self._log.info("ready", **bound)
         looking = asyncio.create_task(self._look(engine, vsm))
         self._ends.callback(looking.cancel)
         await _unless(
@@ -207,21 +221,39 @@ class StorageProcessor:
     def _listen_peer(self, engine: Engine) -> str:
         """The address at which other SPs reach this one: that of before, if it was replaced."""
         for one in self._legacy.listeners if self._legacy else []:
-            if one.peer:
-                return engine.take_listener(one.fd, peer=True)
+            if one.speaks == "peer":
+                return engine.take_listener(one.fd, one.speaks)
         return _bound("peer", self._settings.peer, engine.listen_peer)
 
     def _listen_nbd(self, engine: Engine) -> list[str]:
         """Where hosts come in: the sockets of the process before, or of systemd, or its own."""
         if self._legacy:
-            listeners = [one for one in self._legacy.listeners if not one.peer]
-            bound = [engine.take_listener(one.fd, peer=False) for one in listeners]
+            bound = self._taken(engine, "nbd")
             for session in self._legacy.sessions:
                 engine.take_session(session)
             return bound
         if fds := daemon.activated().get("nbd"):
-            return [engine.take_listener(fd, peer=False) for fd in fds]
+            return [engine.take_listener(fd, "nbd") for fd in fds]
         return [_bound("nbd", address, engine.listen_nbd) for address in self._settings.nbd]
+
+    def _listen_iscsi(self, engine: Engine) -> list[str]:
+        """Its portals: those of the process before, or its own."""
+        settings = self._settings
+        tag, told = settings.iscsi_portal_group, settings.iscsi_advertised
+        engine.set_portal_group(tag, told)
+        if self._legacy:
+            bound = self._taken(engine, "iscsi")
+        else:
+            bound = [_bound("iscsi", address, engine.listen_iscsi) for address in settings.iscsi]
+        if told and bound:
+            # With the port that was bound, if none was configured.
+            engine.set_portal_group(tag, _advertised(told, bound))
+        return bound
+
+    def _taken(self, engine: Engine, speaks: str) -> list[str]:
+        """The listeners of the process before this one at which that is spoken."""
+        listeners = self._legacy.listeners if self._legacy else []
+        return [engine.take_listener(one.fd, speaks) for one in listeners if one.speaks == speaks]
 
     def _start_engine(self) -> Engine:
         settings, limits = self._settings, self._limits

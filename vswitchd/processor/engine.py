@@ -67,13 +67,22 @@ class Engine:
         """Serves NBD there; returns the bound address."""
         return self._checked(self._native.listen_nbd, address)
 
+    def listen_iscsi(self, address: str) -> str:
+        """Serves iSCSI there; returns the bound address."""
+        return self._checked(self._native.listen_iscsi, address)
+
+    def set_portal_group(self, tag: int, advertised: str) -> None:
+        """What iSCSI portals say of themselves; `advertised` empty: where initiators have come."""
+        self._native.set_portal_group(tag, advertised)
+
     def listen_peer(self, address: str) -> str:
         """Serves peers there; returns the bound address."""
         return self._checked(self._native.listen_peer, address)
 
-    def take_listener(self, fd: int, *, peer: bool) -> str:
-        """Serves on a socket that listens already, the engine's from now on; its address."""
-        return self._checked(self._native.take_listener, fd, peer)
+    def take_listener(self, fd: int, speaks: str) -> str:
+        """Serves "nbd", "iscsi" or "peer" on a socket that listens already, the engine's from now
+        on; its address."""
+        return self._checked(self._native.take_listener, fd, speaks)
 
     def take_session(self, session: Session) -> None:
         """Goes on with a host's session of the process before this one."""

@@ -29,10 +29,10 @@ _MOST = 1 << 16
 
 @dataclass(frozen=True)
 class Listener:
-    """A socket that listens; for other SPs, or for hosts."""
+    """A socket that listens, and what is spoken there: "nbd", "iscsi" or, by other SPs, "peer"."""
 
     fd: int
-    peer: bool
+    speaks: str
     address: str
 
 
@@ -99,7 +99,7 @@ class Successor:
             head |= {"listeners": len(legacy.listeners), "sessions": len(legacy.sessions)}
             _send(out, head, [])
             for listener in legacy.listeners:
-                told = {"peer": listener.peer, "address": listener.address}
+                told: dict[str, object] = {"speaks": listener.speaks, "address": listener.address}
                 _send(out, told, [listener.fd])
             for session in legacy.sessions:
                 # What is unread may be many MiB: a file of memory goes with the socket.
@@ -123,7 +123,7 @@ def take(fd: int) -> Legacy:
             legacy = Legacy(head["vsm"], head["metrics"])
             for _ in range(head["listeners"]):
                 told, fds = _receive(given)
-                legacy.listeners.append(Listener(fds[0], told["peer"], told["address"]))
+                legacy.listeners.append(Listener(fds[0], told["speaks"], told["address"]))
             for _ in range(head["sessions"]):
                 told, fds = _receive(given)
                 with os.fdopen(fds[1], "rb") as file:

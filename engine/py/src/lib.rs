@@ -22,7 +22,7 @@ fn call<T: Send>(py: Python<'_>, work: impl Send + FnOnce() -> Result<T, Failure
 }
 
 /// What `hand_over` gives.
-type Given<'py> = (bool, Vec<(i32, bool, String)>, Vec<(i32, String, Bound<'py, PyBytes>)>);
+type Given<'py> = (bool, Vec<(i32, &'static str, String)>, Vec<(i32, String, Bound<'py, PyBytes>)>);
 
 #[pyclass(frozen, module = "vswitchd._engine")]
 struct Engine(Inner);
@@ -38,6 +38,14 @@ impl Engine {
         call(py, || self.0.listen_nbd(address))
     }
 
+    fn listen_iscsi(&self, py: Python<'_>, address: &str) -> PyResult<String> {
+        call(py, || self.0.listen_iscsi(address))
+    }
+
+    fn set_portal_group(&self, tag: u16, advertised: &str) {
+        self.0.set_portal_group(tag, advertised);
+    }
+
     fn listen_peer(&self, py: Python<'_>, address: &str) -> PyResult<String> {
         call(py, || self.0.listen_peer(address))
     }
@@ -46,7 +54,7 @@ impl Engine {
         py.detach(|| self.0.shutdown(seconds))
     }
 
-    /// (clean, [(fd, for peers, address)], [(fd, facts, unread)]): the caller closes what it gets.
+    /// (clean, [(fd, what is spoken there, address)], [(fd, facts, unread)]): the caller closes what it gets.
     fn hand_over<'py>(&self, py: Python<'py>, seconds: f64) -> Given<'py> {
         let legacy = py.detach(|| self.0.hand_over(seconds));
         let listeners = legacy.listeners.into_iter();
@@ -54,12 +62,16 @@ impl Engine {
             let facts = one.facts();
             (one.fd.into_raw_fd(), facts, PyBytes::new(py, &one.unread))
         });
-        let listeners = listeners.map(|(fd, peer, address)| (fd.into_raw_fd(), peer, address));
+        let listeners =
+            listeners.map(|(fd, speaks, address)| (fd.into_raw_fd(), speaks.name(), address));
         (legacy.clean, listeners.collect(), sessions.collect())
     }
 
-    fn take_listener(&self, py: Python<'_>, fd: i32, peer: bool) -> PyResult<String> {
-        call(py, || self.0.take_listener(vs_server::given(fd)?, peer))
+    fn take_listener(&self, py: Python<'_>, fd: i32, speaks: &str) -> PyResult<String> {
+        call(py, || {
+            let speaks = vs_server::Speaks::named(speaks)?;
+            self.0.take_listener(vs_server::given(fd)?, speaks)
+        })
     }
 
     fn take_session(&self, py: Python<'_>, fd: i32, facts: &str, unread: Vec<u8>) -> PyResult<()> {

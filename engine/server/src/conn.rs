@@ -3,12 +3,14 @@
 use std::io;
 use std::time::Instant;
 
+use vs_wire::iscsi::login::Login;
 use vs_wire::nbd::command;
 use vs_wire::nbd::handshake::Handshake;
 use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::peer;
 
 use crate::buffers::Buffer;
+use crate::iscsi::IscsiSession;
 use crate::metrics::Transport;
 use crate::nbd_session::Session;
 use crate::out::Out;
@@ -88,6 +90,8 @@ impl Input {
 pub enum Protocol {
     NbdHandshake(Box<Handshake>),
     Nbd(Session),
+    IscsiLogin(Box<Login>),
+    Iscsi(Box<IscsiSession>),
     Peer(PeerSession),
 }
 
@@ -164,14 +168,18 @@ impl Conn {
 
     /// True if it is a host's session of that volume.
     pub fn serves(&self, volume: Token) -> bool {
-        matches!(&self.protocol, Protocol::Nbd(session) if session.volume == volume)
+        match &self.protocol {
+            Protocol::Nbd(session) => session.volume == volume,
+            Protocol::Iscsi(session) => session.volume == Some(volume),
+            _ => false,
+        }
     }
 
     /// True until it may send requests.
     pub fn negotiating(&self) -> bool {
         match &self.protocol {
-            Protocol::NbdHandshake(_) => true,
-            Protocol::Nbd(_) => false,
+            Protocol::NbdHandshake(_) | Protocol::IscsiLogin(_) => true,
+            Protocol::Nbd(_) | Protocol::Iscsi(_) => false,
             Protocol::Peer(session) => !session.is_ready(),
         }
     }
@@ -207,9 +215,9 @@ impl Conn {
         let Ok(count) = self.stream.peek(&mut unread[here..]) else { return false };
         unread.truncate(here + count);
         self.farewell = match &self.protocol {
-            Protocol::NbdHandshake(_) => true,
+            Protocol::NbdHandshake(_) | Protocol::IscsiLogin(_) => true,
             Protocol::Nbd(session) => is_goodbye(&unread, session.style == Style::Extended),
-            Protocol::Peer(_) => false,
+            Protocol::Iscsi(_) | Protocol::Peer(_) => false,
         };
         !self.farewell && (self.stalled || !unread.is_empty())
     }

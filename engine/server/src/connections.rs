@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use vs_io::{Kind as DeviceKind, planted};
+use vs_wire::iscsi::login::Login;
 use vs_wire::nbd::handshake::Handshake;
 
 use crate::conn::{Conn, Protocol};
@@ -23,12 +24,17 @@ const RECEIVES: usize = 16;
 impl Loop {
     pub fn accepted(&mut self, stream: Stream, transport: Transport) {
         let mut out = Out::default();
-        let protocol = if transport == Transport::Peer {
-            Protocol::Peer(PeerSession::default())
-        } else {
-            let unavailable = vs_wire::nbd::handshake::Tls::Unavailable;
-            let handshake = out.append(|out| Handshake::new(unavailable, out));
-            Protocol::NbdHandshake(Box::new(handshake))
+        let protocol = match transport {
+            Transport::Peer => Protocol::Peer(PeerSession::default()),
+            Transport::Iscsi => {
+                let tag = self.shared.iscsi.tag.load(std::sync::atomic::Ordering::Relaxed);
+                Protocol::IscsiLogin(Box::new(Login::new(tag)))
+            }
+            Transport::NbdTcp | Transport::NbdUnix => {
+                let unavailable = vs_wire::nbd::handshake::Tls::Unavailable;
+                let handshake = out.append(|out| Handshake::new(unavailable, out));
+                Protocol::NbdHandshake(Box::new(handshake))
+            }
         };
         let fd = stream.fd();
         let conn = Conn {
@@ -124,6 +130,7 @@ impl Loop {
         match conn.protocol {
             Protocol::NbdHandshake(_) => self.nbd_negotiate(token),
             Protocol::Nbd(_) => self.nbd_input(token),
+            Protocol::IscsiLogin(_) | Protocol::Iscsi(_) => self.iscsi_input(token),
             Protocol::Peer(_) => self.peer_input(token),
         }
         self.mark(token);
@@ -142,7 +149,8 @@ impl Loop {
     /// True if the connection has to wait until replies have left.
     fn is_full(&self, conn: &Conn) -> bool {
         let bound = self.shared.config.max_inflight_bytes_per_connection;
-        conn.inflight_bytes + conn.out.len() as u64 > bound || conn.inflight > 4096
+        let waits = matches!(&conn.protocol, Protocol::Iscsi(session) if session.waits);
+        waits || conn.inflight_bytes + conn.out.len() as u64 > bound || conn.inflight > 4096
     }
 
     pub fn flush_conn(&mut self, token: Token) {
@@ -227,8 +235,10 @@ impl Loop {
         let Some(conn) = self.conns.remove(token) else { return };
         self.shared.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         self.epoll.remove(conn.stream.fd());
-        if let Protocol::Peer(session) = conn.protocol {
-            self.peer_closed(token, session, conn.inflight);
+        match conn.protocol {
+            Protocol::Peer(session) => self.peer_closed(token, session, conn.inflight),
+            Protocol::Iscsi(session) => self.iscsi_closed(token, &session),
+            _ => {}
         }
         if conn.inflight > 0 {
             self.cancel_ops(token);

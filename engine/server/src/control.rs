@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::copy;
 use crate::event_loop::{Loop, Shared};
 use crate::handover::Basket;
+use crate::iscsi::Sessions;
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Histogram, LoopMetrics, Transport, VolumeCounters};
 use crate::remote::Object;
@@ -128,6 +129,7 @@ impl Engine {
             mailboxes,
             registry: Mutex::default(),
             listeners: Mutex::default(),
+            iscsi: Sessions::default(),
             connections: AtomicUsize::new(0),
             began: Instant::now(),
             residency,
@@ -157,6 +159,21 @@ impl Engine {
     pub fn listen_nbd(&self, address: &str) -> Result<String, Failure> {
         let unix = address.starts_with("unix:");
         self.listen(address, if unix { Transport::NbdUnix } else { Transport::NbdTcp })
+    }
+
+    /// Serves iSCSI at "host:port"; gives the address that was bound.
+    ///
+    /// # Errors
+    /// When it can't be bound.
+    pub fn listen_iscsi(&self, address: &str) -> Result<String, Failure> {
+        self.listen(address, Transport::Iscsi)
+    }
+
+    /// The tag of the portal group that all iSCSI listeners are, and where initiators are told to
+    /// come; empty: where they have come.
+    pub fn set_portal_group(&self, tag: u16, advertised: &str) {
+        self.shared.iscsi.tag.store(tag, std::sync::atomic::Ordering::Relaxed);
+        advertised.clone_into(&mut lock(&self.shared.iscsi.advertised));
     }
 
     /// Serves other SPs at "host:port".

@@ -48,6 +48,7 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,
+    pub iscsi: crate::iscsi::Sessions,
     pub connections: std::sync::atomic::AtomicUsize,
     /// When this process began: its clock for peers counts from there.
     pub began: Instant,
@@ -287,9 +288,7 @@ impl Loop {
             }
         }
         for op in parked {
-            if let Some(crate::op::Source::Nbd { conn, .. }) = self.ops.get(op).map(|op| &op.source)
-            {
-                let conn = *conn;
+            if let Some(conn) = self.ops.get(op).and_then(|op| op.source.host()) {
                 self.close(conn);
             }
         }
@@ -351,6 +350,7 @@ impl Loop {
                 }
             }
         }
+        self.tick_iscsi();
         self.tick_sweeps();
         self.tick_legs(due);
         if waiting {
@@ -419,6 +419,8 @@ impl Loop {
                 Message::Observe(volume) => self.tell_hosts(&volume),
                 Message::EndPeer { conn, waiter } => self.end_peer(conn, waiter),
                 Message::PeerEnded(conn) => self.peer_ended(conn),
+                Message::EndIscsi { conn, waiter } => self.end_iscsi(conn, waiter),
+                Message::IscsiEnded(conn) => self.iscsi_ended(conn),
                 Message::Metrics(ack) => drop(ack.send(self.metrics())),
                 Message::Take(handed) => self.taken(*handed),
                 Message::Part(basket, ack) => {

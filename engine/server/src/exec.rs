@@ -365,7 +365,8 @@ impl Loop {
             return self.route(token);
         }
         let (fail, changes) = (op.fail, op.kind.changes() || op.kind == Kind::Flush);
-        let host = matches!(op.source, Source::Nbd { .. } | Source::Peer { .. }) && !direct;
+        let hosts = Source::is_hosts;
+        let host = (hosts(&op.source) || matches!(op.source, Source::Peer { .. })) && !direct;
         if matches!(fail, Some(Fail::Io | Fail::NoSpace))
             && host
             && changes
@@ -507,7 +508,9 @@ impl Loop {
             && matches!(op.scope, Scope::Volume)
         {
             let conn = match op.source {
-                Source::Nbd { conn, .. } | Source::Peer { conn, .. } => self.conns.get(conn),
+                Source::Nbd { conn, .. }
+                | Source::Iscsi { conn, .. }
+                | Source::Peer { conn, .. } => self.conns.get(conn),
                 Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => None,
             };
             if let Some(conn) = conn {
@@ -523,6 +526,7 @@ impl Loop {
             Source::Peer { conn: Token::default(), id: 0, epoch: 0 },
         ) {
             Source::Nbd { conn, request } => self.nbd_reply(conn, &request, op, result),
+            Source::Iscsi { conn, task } => self.iscsi_done(conn, task, op, result),
             Source::Peer { conn, id, .. } => self.peer_reply(conn, id, op, result),
             Source::Copy { path, resync, task } => {
                 self.copy_region_done(op.volume, &path, resync, task, &op, result);

@@ -57,12 +57,48 @@ impl Handed {
 /// Where the loops put the sessions; it is a bound on nothing but the connections there are.
 pub type Basket = Arc<Mutex<Vec<Handed>>>;
 
+/// What is spoken at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    Nbd,
+    Iscsi,
+    Peer,
+}
+
+impl Speaks {
+    fn of(transport: Transport) -> Speaks {
+        match transport {
+            Transport::NbdTcp | Transport::NbdUnix => Speaks::Nbd,
+            Transport::Iscsi => Speaks::Iscsi,
+            Transport::Peer => Speaks::Peer,
+        }
+    }
+
+    /// "nbd", "iscsi" or "peer".
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Speaks::Nbd => "nbd",
+            Speaks::Iscsi => "iscsi",
+            Speaks::Peer => "peer",
+        }
+    }
+
+    /// # Errors
+    /// When it is none of these.
+    pub fn named(name: &str) -> Result<Speaks, Failure> {
+        let all = [Speaks::Nbd, Speaks::Iscsi, Speaks::Peer];
+        let found = all.into_iter().find(|speaks| speaks.name() == name);
+        found.ok_or_else(|| Failure::new("invalid", format!("nothing speaks {name:?}")))
+    }
+}
+
 /// What `Engine::hand_over` gives.
 pub struct Legacy {
     /// All was answered and flushed in time.
     pub clean: bool,
-    /// With its address; true: for peers.
-    pub listeners: Vec<(OwnedFd, bool, String)>,
+    /// With what is spoken there, and its address.
+    pub listeners: Vec<(OwnedFd, Speaks, String)>,
     pub sessions: Vec<Handed>,
 }
 
@@ -75,7 +111,7 @@ impl Engine {
         for (listener, transport) in lock(&self.shared.listeners).iter() {
             let Ok(fd) = listener.duplicate() else { continue };
             let Ok(address) = listener.address() else { continue };
-            kept.push((fd, *transport == Transport::Peer, address));
+            kept.push((fd, Speaks::of(*transport), address));
             listener.abandon();
         }
         let clean = self.end(seconds, Some(&basket));
@@ -87,15 +123,16 @@ impl Engine {
     ///
     /// # Errors
     /// When it is no such socket.
-    pub fn take_listener(&self, fd: OwnedFd, peer: bool) -> Result<String, Failure> {
+    pub fn take_listener(&self, fd: OwnedFd, speaks: Speaks) -> Result<String, Failure> {
         let failed =
             |e: io::Error| Failure::new("invalid", format!("that is no socket that listens: {e}"));
         let listener = Listener::adopt(fd).map_err(failed)?;
         let bound = listener.address().map_err(failed)?;
-        let transport = match &listener {
-            _ if peer => Transport::Peer,
-            Listener::Tcp(_) => Transport::NbdTcp,
-            Listener::Unix(..) => Transport::NbdUnix,
+        let transport = match (speaks, &listener) {
+            (Speaks::Peer, _) => Transport::Peer,
+            (Speaks::Iscsi, _) => Transport::Iscsi,
+            (Speaks::Nbd, Listener::Tcp(_)) => Transport::NbdTcp,
+            (Speaks::Nbd, Listener::Unix(..)) => Transport::NbdUnix,
         };
         self.serve(listener, transport);
         Ok(bound)

@@ -22,6 +22,7 @@ mod give_up;
 mod handover;
 mod inflight;
 mod inline;
+mod iscsi;
 mod lease;
 mod legs;
 mod mailbox;
@@ -51,4 +52,4 @@ extern crate self as vs_server;
 
 pub use config::Config;
 pub use control::{Engine, Failure};
-pub use handover::{Handed, Legacy, given};
+pub use handover::{Handed, Legacy, Speaks, given};

@@ -72,6 +72,12 @@ pub enum Message {
         waiter: (usize, Token),
     },
     PeerEnded(Token),
+    /// A newer session of its nexus has come: close the connection, then tell that session's.
+    EndIscsi {
+        conn: Token,
+        waiter: (usize, Token),
+    },
+    IscsiEnded(Token),
     Metrics(Sender<LoopMetrics>),
     /// Go on with a session that another process has handed over.
     Take(Box<Handed>),

@@ -94,11 +94,13 @@ impl OpName {
 pub enum Transport {
     NbdTcp,
     NbdUnix,
+    Iscsi,
     Peer,
 }
 
 impl Transport {
-    const ALL: [Transport; 3] = [Transport::NbdTcp, Transport::NbdUnix, Transport::Peer];
+    const ALL: [Transport; 4] =
+        [Transport::NbdTcp, Transport::NbdUnix, Transport::Iscsi, Transport::Peer];
 }
 
 /// A value for each operation, in an array: counting is on the way of every request.

@@ -140,6 +140,11 @@ pub enum Source {
         conn: Token,
         request: Request,
     },
+    Iscsi {
+        conn: Token,
+        /// The initiator's name for it.
+        task: u32,
+    },
     Peer {
         conn: Token,
         id: u64,
@@ -157,6 +162,20 @@ pub enum Source {
     Lease,
     /// The repair of what a leg could not read.
     Heal,
+}
+
+impl Source {
+    /// The connection of the host that asked.
+    pub fn host(&self) -> Option<Token> {
+        match self {
+            Source::Nbd { conn, .. } | Source::Iscsi { conn, .. } => Some(*conn),
+            _ => None,
+        }
+    }
+
+    pub fn is_hosts(&self) -> bool {
+        self.host().is_some()
+    }
 }
 
 /// What it acts on.

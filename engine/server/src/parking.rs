@@ -23,7 +23,7 @@ impl Loop {
         let now = Instant::now();
         op.vouched = Some(now);
         match op.source {
-            Source::Nbd { conn, .. } => {
+            Source::Nbd { conn, .. } | Source::Iscsi { conn, .. } => {
                 // One that has said goodbye in order has what it asked for carried out.
                 let waits = |conn: &Conn| conn.farewell || !conn.stream.is_ended();
                 if self.conns.get(conn).is_some_and(waits) {
@@ -49,10 +49,11 @@ impl Loop {
         let Some(op) = self.ops.get_mut(token) else { return };
         match op.source {
             // As in `cancel_ops`: nobody waits for it any more.
-            Source::Nbd { conn, .. } if self.conns.get(conn).is_none() => {
-                return self.finish(token, Err(Fail::Shutdown));
+            Source::Nbd { conn, .. } | Source::Iscsi { conn, .. } => {
+                if self.conns.get(conn).is_none() {
+                    return self.finish(token, Err(Fail::Shutdown));
+                }
             }
-            Source::Nbd { .. } => {}
             // The job looks at the next tree itself.
             Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => {
                 return self.finish(token, Err(Fail::Stale));
@@ -66,7 +67,7 @@ impl Loop {
         match self.volumes.get_mut(op.volume) {
             // Nothing will run it here any more: its host asks again over another path.
             Some(volume) if volume.leaving => {
-                if let Source::Nbd { conn, .. } = op.source {
+                if let Some(conn) = op.source.host() {
                     self.finish(token, Err(Fail::Shutdown));
                     self.close(conn);
                 }
@@ -85,7 +86,9 @@ impl Loop {
     /// goes on: it may be under way at a peer.
     pub fn cancel_ops(&mut self, conn: Token) {
         let of_conn = |op: &Op| match op.source {
-            Source::Nbd { conn: of, .. } | Source::Peer { conn: of, .. } => of == conn,
+            Source::Nbd { conn: of, .. }
+            | Source::Iscsi { conn: of, .. }
+            | Source::Peer { conn: of, .. } => of == conn,
             Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => false,
         };
         let mut parked = Vec::new();

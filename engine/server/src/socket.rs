@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,6 +105,14 @@ impl Stream {
     pub fn connect_error(&self) -> io::Result<()> {
         let error = option(self.fd(), libc::SO_ERROR)?;
         if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+
+    /// The address at which the other side has reached this one; empty if it has none.
+    pub fn local(&self) -> String {
+        let Stream::Plain(fd) = self;
+        let stream = fd.as_fd().try_clone_to_owned().map(TcpStream::from);
+        let address = stream.and_then(|stream| stream.local_addr());
+        address.map(|address| address.to_string()).unwrap_or_default()
     }
 
     pub fn fd(&self) -> RawFd {

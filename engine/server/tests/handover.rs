@@ -10,7 +10,7 @@ use std::thread;
 use rig::gate::Gate;
 use rig::nbd::{FLUSH, WRITE};
 use rig::*;
-use vs_server::Legacy;
+use vs_server::{Legacy, Speaks};
 
 const SIZE: u64 = 8 * MIB;
 
@@ -33,9 +33,11 @@ fn heir(rig: &Rig, old: &Sp, count: usize) -> Sp {
     new.device("d-a", SIZE);
     new.activate(&tree(&new));
     // The rig has given each process addresses of its own, too.
-    assert!(listeners.iter().any(|(_, peer, address)| !peer && *address == old.nbd));
-    for (fd, peer, address) in listeners {
-        assert!(new.engine.take_listener(sent(fd), peer).expect("a listener") == address);
+    assert!(
+        listeners.iter().any(|(_, speaks, address)| *speaks == Speaks::Nbd && *address == old.nbd)
+    );
+    for (fd, speaks, address) in listeners {
+        assert!(new.engine.take_listener(sent(fd), speaks).expect("a listener") == address);
     }
     for one in sessions {
         let facts = one.facts();
@@ -168,7 +170,7 @@ fn fds() -> OwnedFd {
 fn what_does_not_listen_is_no_listener() {
     let rig = Rig::new();
     let sp = first(&rig);
-    assert!(sp.engine.take_listener(fds(), false).is_err());
+    assert!(sp.engine.take_listener(fds(), Speaks::Nbd).is_err());
     assert!(vs_server::given(-1).is_err());
     sp.stop();
 }

@@ -24,7 +24,7 @@ KERNEL = "linux-image-cloud-amd64"
 SUITE = "bookworm"
 PACKAGES = (
     *("systemd", "systemd-sysv", "udev", "kmod", "iproute2", "procps", "python3", "fio"),
-    *("nbd-client", "e2fsprogs", "xfsprogs", "busybox-static"),
+    *("nbd-client", "open-iscsi", "e2fsprogs", "xfsprogs", "busybox-static"),
 )
 #: In the initramfs, until the root's disk can be seen.
 EARLY = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic")

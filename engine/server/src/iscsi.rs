@@ -1,0 +1,467 @@
+//! iSCSI connections: their logins, their sessions' commands on their way through the tree.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use vs_wire::iscsi::login::{Agreed, Outcome};
+use vs_wire::iscsi::pdu::{Digests, frame};
+use vs_wire::iscsi::session::{Command, Event, Session, Status};
+use vs_wire::iscsi::{MAX_RECEIVE, Targets};
+use vs_wire::scsi::cdb::{Extent, needs, op};
+use vs_wire::scsi::sense::{self, Sense};
+use vs_wire::scsi::unit::{Action, Unit, decide};
+use vs_wire::scsi::{BLOCK, LUN, data, status as code};
+
+use crate::buffers::Buffer;
+use crate::conn::Protocol;
+use crate::control::lock;
+use crate::event_loop::{Loop, LoopVolume};
+use crate::mailbox::Message;
+use crate::op::{Fail, Kind, Op, Scope, Source};
+use crate::slab::{Slab, Token};
+use crate::status;
+
+/// What comes before a volume's name in its target's.
+const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
+/// An initiator that says nothing is asked whether it is there; without an answer for as long
+/// again its connection is closed.
+const SILENT: Duration = Duration::from_secs(15);
+/// Bytes of which one GET LBA STATUS tells.
+const TOLD: u64 = 1 << 30;
+
+/// An initiator's port with a target's (RFC 7143, 4.4.3): there is one session at a time between them.
+type Nexus = (String, [u8; 6], String);
+
+/// What the loops share.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    /// The portal group's tag.
+    pub tag: AtomicU16,
+    /// Where initiators reach it; empty: where they have reached it.
+    pub advertised: Mutex<String>,
+    next: AtomicU16,
+    /// By loop and connection.
+    open: Mutex<HashMap<Nexus, (usize, Token)>>,
+}
+
+/// A session in the full feature phase.
+pub struct IscsiSession {
+    session: Session,
+    /// None: discovery.
+    pub volume: Option<Token>,
+    unit: Unit,
+    /// What the next command is told in place of being carried out.
+    attention: Option<Sense>,
+    work: FxHashMap<u32, Work>,
+    /// An older session of the same nexus has still to end.
+    pub waits: bool,
+    heard: Instant,
+}
+
+/// A command that is being carried out.
+struct Work {
+    then: Then,
+    /// What is to be done after this, the last of it first.
+    steps: Vec<(Kind, Extent, bool, Vec<u8>)>,
+    cdb: [u8; 16],
+}
+
+/// What its last step's result is for.
+enum Then {
+    Nothing,
+    Data,
+    Compare(Vec<u8>),
+    Status(u64),
+}
+
+struct Offered<'a> {
+    volumes: &'a Slab<LoopVolume>,
+    portal: String,
+}
+
+impl Offered<'_> {
+    fn find(&self, target: &str) -> Option<(Token, &LoopVolume)> {
+        let name = target.strip_prefix(PREFIX)?;
+        self.volumes.iter().find(|(_, v)| v.volume.name == name && !v.leaving)
+    }
+}
+
+impl Targets for Offered<'_> {
+    fn all(&self) -> Vec<(String, Vec<String>)> {
+        let served = self.volumes.iter().filter(|(_, volume)| !volume.leaving);
+        let mut names: Vec<_> = served
+            .map(|(_, volume)| {
+                (format!("{PREFIX}{}", volume.volume.name), vec![self.portal.clone()])
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+}
+
+/// Who a volume is to initiators, from whichever SP serves it.
+fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
+    let digits = id.bytes().filter(u8::is_ascii_hexdigit);
+    let number = digits
+        .take(15)
+        .fold(0u64, |sum, digit| sum << 4 | u64::from((digit as char).to_digit(16).unwrap_or(0)));
+    Unit {
+        size: size / BLOCK * BLOCK,
+        naa: (0x3 << 60 | number).to_be_bytes(),
+        serial: id.to_owned(),
+        revision: *b"1   ",
+        target: target.to_owned(),
+        tag,
+    }
+}
+
+fn failure(fail: Fail, kind: Kind) -> Sense {
+    match fail {
+        Fail::Stale | Fail::NotFound | Fail::Shutdown => sense::NOT_READY,
+        Fail::NoSpace => sense::SPACE,
+        Fail::Invalid => sense::OUT_OF_RANGE,
+        Fail::NotSupported => sense::INVALID_OPCODE,
+        Fail::Io if kind.changes() || kind == Kind::Flush => sense::MEDIUM_WRITE,
+        Fail::Io => sense::MEDIUM_READ,
+    }
+}
+
+impl Loop {
+    /// Takes what has come.
+    pub fn iscsi_input(&mut self, token: Token) {
+        while self.may_read(token) && self.iscsi_step(token) {}
+    }
+
+    /// Takes one PDU out of the input; false when there is none.
+    fn iscsi_step(&mut self, token: Token) -> bool {
+        let sessions = &self.shared.iscsi;
+        let Some(conn) = self.conns.get_mut(token) else { return false };
+        let digests = match &conn.protocol {
+            Protocol::Iscsi(session) => session.session.digests(),
+            _ => Digests::default(),
+        };
+        let frame = match frame(conn.input.bytes(), digests, MAX_RECEIVE as usize) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return false,
+            Err(_) => return self.iscsi_broken(token),
+        };
+        let tag = sessions.tag.load(Ordering::Relaxed);
+        let mut portal = lock(&sessions.advertised).clone();
+        if portal.is_empty() {
+            portal = conn.stream.local();
+        }
+        let offered = Offered { volumes: &self.volumes, portal: format!("{portal},{tag}") };
+        let (input, out) = (&conn.input, &mut conn.out);
+        match &mut conn.protocol {
+            Protocol::IscsiLogin(login) => {
+                let number = sessions.next.fetch_add(1, Ordering::Relaxed).max(1);
+                let data = &input.bytes()[frame.data.clone()];
+                let fed = out.append(|out| login.feed(&frame.header, data, number, &offered, out));
+                conn.input.consume(frame.length);
+                match fed {
+                    Ok(Outcome::More) => {}
+                    Ok(Outcome::Done(agreed)) => self.iscsi_begin(token, *agreed),
+                    Ok(Outcome::Refused(_)) => self.end(token),
+                    Err(_) => return self.iscsi_broken(token),
+                }
+            }
+            Protocol::Iscsi(found) => {
+                found.heard = self.now;
+                let taken = out
+                    .append(|out| found.session.take(input.bytes(), &frame, &offered, &needs, out));
+                conn.input.consume(frame.length);
+                match taken {
+                    Ok(Event::Nothing) => {}
+                    Ok(Event::Command(command)) => self.iscsi_command(token, command),
+                    Ok(Event::End) => self.end(token),
+                    Err(_) => return self.iscsi_broken(token),
+                }
+            }
+            _ => return false,
+        }
+        self.mark(token);
+        true
+    }
+
+    fn iscsi_broken(&mut self, token: Token) -> bool {
+        self.protocol_errors += 1;
+        self.close(token);
+        false
+    }
+
+    /// The login is over.
+    fn iscsi_begin(&mut self, token: Token, agreed: Agreed) {
+        let tag = self.shared.iscsi.tag.load(Ordering::Relaxed);
+        let offered = Offered { volumes: &self.volumes, portal: String::new() };
+        let found = agreed.target.as_deref().and_then(|target| offered.find(target));
+        let volume = found.as_ref().map(|(volume, _)| *volume);
+        let unit = found.map_or_else(Unit::default, |(_, volume)| {
+            let target = agreed.target.as_deref().unwrap_or_default();
+            unit(&volume.volume.id, target, tag, volume.active.tree.size())
+        });
+        if agreed.target.is_some() && volume.is_none() {
+            return self.close(token);
+        }
+        let mut waits = false;
+        if let Some(target) = agreed.target.clone() {
+            let nexus = (agreed.initiator.clone(), agreed.isid, target);
+            let older = lock(&self.shared.iscsi.open).insert(nexus, (self.index, token));
+            if let Some((index, conn)) = older {
+                // What it has begun must have its place before what the new one asks for.
+                waits = true;
+                let waiter = (self.index, token);
+                self.shared.mailboxes[index].post(Message::EndIscsi { conn, waiter });
+            }
+        }
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        conn.protocol = Protocol::Iscsi(Box::new(IscsiSession {
+            session: Session::new(agreed),
+            volume,
+            unit,
+            attention: Some(sense::POWER_ON),
+            work: FxHashMap::default(),
+            waits,
+            heard: self.now,
+        }));
+        self.want_tick_at(self.now + SILENT);
+    }
+
+    /// An older session gives way to a newer one of its nexus.
+    pub fn end_iscsi(&mut self, conn: Token, waiter: (usize, Token)) {
+        self.close(conn);
+        self.shared.mailboxes[waiter.0].post(Message::IscsiEnded(waiter.1));
+    }
+
+    /// The session's older one is over.
+    pub fn iscsi_ended(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        if let Protocol::Iscsi(session) = &mut conn.protocol {
+            session.waits = false;
+        }
+        self.mark(token);
+        self.wake.push(token);
+    }
+
+    /// Its connection is closed.
+    pub fn iscsi_closed(&mut self, token: Token, session: &IscsiSession) {
+        let agreed = &session.session.agreed;
+        let Some(target) = agreed.target.clone() else { return };
+        let nexus = (agreed.initiator.clone(), agreed.isid, target);
+        let mut open = lock(&self.shared.iscsi.open);
+        if open.get(&nexus) == Some(&(self.index, token)) {
+            open.remove(&nexus);
+        }
+    }
+
+    /// Asks initiators that have been silent whether they are there, and closes what does not answer.
+    pub fn tick_iscsi(&mut self) {
+        let mut gone = Vec::new();
+        let mut next = None::<Instant>;
+        for token in self.conns.tokens() {
+            let Some(conn) = self.conns.get_mut(token) else { continue };
+            let Protocol::Iscsi(found) = &mut conn.protocol else { continue };
+            if found.heard + SILENT <= self.now {
+                found.heard = self.now;
+                if !conn.out.append(|out| found.session.ping(out)) {
+                    gone.push(token);
+                    continue;
+                }
+                self.mark(token);
+            }
+            let due = self.conns.get(token).and_then(|conn| match &conn.protocol {
+                Protocol::Iscsi(found) => Some(found.heard + SILENT),
+                _ => None,
+            });
+            next = next.into_iter().chain(due).min();
+        }
+        for token in gone {
+            self.close(token);
+        }
+        if let Some(at) = next {
+            self.want_tick_at(at);
+        }
+    }
+
+    fn iscsi_command(&mut self, token: Token, command: Command) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Iscsi(found) = &mut conn.protocol else { return };
+        let Command { task, lun, cdb, data, expected, is_broken } = command;
+        let size = found.volume.and_then(|volume| self.volumes.get(volume));
+        let size = size.map_or(0, |volume| volume.active.tree.size() / BLOCK * BLOCK);
+        if size != found.unit.size {
+            found.unit.size = size;
+            found.attention.get_or_insert(sense::CAPACITY_CHANGED);
+        }
+        let unit = (lun == LUN && size > 0).then_some(&found.unit);
+        if is_broken {
+            return self.iscsi_fail(token, task, sense::TOO_LITTLE_DATA);
+        }
+        // One block, and nothing else (SBC-3, 5.40).
+        let same = matches!(cdb[0], op::WRITE_SAME_10 | op::WRITE_SAME_16);
+        if same && u64::from(expected) != needs(&cdb) {
+            return self.iscsi_fail(token, task, sense::INVALID_FIELD);
+        }
+        let tells = matches!(cdb[0], op::INQUIRY | op::REPORT_LUNS | op::REQUEST_SENSE);
+        if unit.is_some()
+            && !tells
+            && let Some(attention) = found.attention.take()
+        {
+            return self.iscsi_fail(token, task, attention);
+        }
+        let action = decide(unit, &cdb, &data);
+        self.iscsi_act(token, task, cdb, data, action);
+    }
+
+    fn iscsi_act(
+        &mut self,
+        token: Token,
+        task: u32,
+        cdb: [u8; 16],
+        mut brought: Vec<u8>,
+        action: Action,
+    ) {
+        let discard = Vec::new;
+        let mut steps = Vec::new();
+        let mut then = Then::Nothing;
+        match action {
+            Action::Reply(data) => return self.iscsi_answer(token, task, Status::default(), &data),
+            Action::ConditionMet => {
+                let status = Status { code: code::CONDITION_MET, sense: &[] };
+                return self.iscsi_answer(token, task, status, &[]);
+            }
+            Action::Fail(sense) => return self.iscsi_fail(token, task, sense),
+            Action::Read(extent) => {
+                then = Then::Data;
+                steps.push((Kind::Read, extent, false, discard()));
+            }
+            Action::Write { mut extent, fua, verifies } => {
+                // What the initiator did not bring is not written.
+                extent.blocks = extent.blocks.min(brought.len() as u64 / BLOCK);
+                brought.truncate(extent.bytes() as usize);
+                if verifies {
+                    steps.push((Kind::Read, extent, false, discard()));
+                }
+                steps.push((Kind::Write, extent, fua, brought));
+            }
+            Action::Same(extent) => {
+                let all = brought.repeat(extent.blocks as usize);
+                steps.push((Kind::Write, extent, false, all));
+            }
+            Action::Zero { extent, unmaps } => {
+                let kind = Kind::Zero { no_hole: !unmaps, fast: false };
+                steps.push((kind, extent, false, discard()));
+            }
+            Action::Unmap(extents) => {
+                // As zeroes, which is what unmapped blocks are promised to read as.
+                let kind = Kind::Zero { no_hole: false, fast: false };
+                steps.extend(extents.into_iter().rev().map(|e| (kind, e, false, discard())));
+            }
+            Action::Flush => {
+                steps.push((Kind::Flush, Extent { lba: 0, blocks: 0 }, false, discard()));
+            }
+            Action::Verify { extent, compares } => {
+                if compares {
+                    then = Then::Compare(brought);
+                }
+                steps.push((Kind::Read, extent, false, discard()));
+            }
+            Action::Status(mut extent) => {
+                extent.blocks = extent.blocks.min(TOLD / BLOCK);
+                then = Then::Status(extent.lba);
+                steps.push((Kind::Status, extent, false, discard()));
+            }
+        }
+        self.iscsi_next(token, task, Work { then, steps, cdb });
+    }
+
+    /// Begins a command's next step, or answers it if there is none.
+    fn iscsi_next(&mut self, token: Token, task: u32, mut work: Work) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Iscsi(found) = &mut conn.protocol else { return };
+        let Some(volume) = found.volume else { return };
+        let next = loop {
+            match work.steps.pop() {
+                // Of no length: it is done.
+                Some((kind, extent, ..)) if kind != Kind::Flush && extent.blocks == 0 => {}
+                other => break other,
+            }
+        };
+        let Some((kind, extent, fua, brought)) = next else {
+            return self.iscsi_answer(token, task, Status::default(), &[]);
+        };
+        let source = Source::Iscsi { conn: token, task };
+        let mut op = Op::new(source, Scope::Volume, kind, extent.offset(), extent.bytes());
+        op.volume = volume;
+        op.fua = fua;
+        op.begun = self.now;
+        op.data = match kind {
+            Kind::Write => Buffer::from(brought),
+            Kind::Read => self.buffers.take(extent.bytes() as usize),
+            _ => Buffer::default(),
+        };
+        conn.inflight += 1;
+        conn.inflight_bytes += op.data.len() as u64;
+        found.work.insert(task, work);
+        self.submit(op);
+    }
+
+    /// A step has ended.
+    pub fn iscsi_done(&mut self, token: Token, task: u32, mut op: Op, result: Result<(), Fail>) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Iscsi(found) = &mut conn.protocol else { return };
+        conn.inflight -= 1;
+        conn.inflight_bytes -= op.data.len() as u64;
+        let Some(work) = found.work.remove(&task) else { return };
+        if let Err(fail) = result {
+            self.iscsi_fail(token, task, failure(fail, op.kind));
+        } else if !work.steps.is_empty() {
+            self.iscsi_next(token, task, work);
+        } else {
+            match work.then {
+                Then::Nothing => self.iscsi_answer(token, task, Status::default(), &[]),
+                Then::Data => self.iscsi_answer(token, task, Status::default(), &op.data),
+                Then::Compare(brought) => {
+                    // The one block that it brought stands for all of them.
+                    let wanted = brought.iter().cycle();
+                    match op.data.iter().zip(wanted).position(|(found, wanted)| found != wanted) {
+                        None => self.iscsi_answer(token, task, Status::default(), &[]),
+                        Some(at) => {
+                            let information = u32::try_from(at).ok();
+                            let sense = Sense { information, ..sense::MISCOMPARE };
+                            self.iscsi_fail(token, task, sense);
+                        }
+                    }
+                }
+                Then::Status(lba) => {
+                    let runs = status::compose(std::mem::take(&mut op.status), op.length, false);
+                    // Bit 0 of a run's flags: a hole (the NBD protocol's base:allocation).
+                    let runs: Vec<(u64, bool)> =
+                        runs.into_iter().map(|(bytes, flags)| (bytes, flags & 1 == 0)).collect();
+                    let told = data::lba_status(lba, &runs, &work.cdb);
+                    self.iscsi_answer(token, task, Status::default(), &told);
+                }
+            }
+        }
+        self.buffers.give(std::mem::take(&mut op.data));
+    }
+
+    fn iscsi_fail(&mut self, token: Token, task: u32, sense: Sense) {
+        let sense = sense.fixed();
+        let status = Status { code: code::CHECK_CONDITION, sense: &sense };
+        self.iscsi_answer(token, task, status, &[]);
+    }
+
+    fn iscsi_answer(&mut self, token: Token, task: u32, status: Status<'_>, data: &[u8]) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Iscsi(found) = &mut conn.protocol else { return };
+        conn.out.append(|out| found.session.answer(task, status, data, out));
+        self.mark(token);
+    }
+}
