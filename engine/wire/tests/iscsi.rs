@@ -421,6 +421,41 @@ proptest! {
         prop_assert_eq!(last.get(44) as usize, rest);
     }
 
+    /// Where data are sent from where they lie, the initiator gets the same, now and afterwards.
+    #[test]
+    fn a_head_and_its_data_are_the_answer(
+        blocks in 1usize..80,
+        expected in 1u32..80,
+        most in 512u32..40_000,
+        header: bool,
+        others in 0u32..4,
+    ) {
+        let digest = if header { "CRC32C" } else { "None" };
+        let mut rigs = [0, 1].map(|_| {
+            let mut rig = Rig::new(&[
+                ("MaxRecvDataSegmentLength", &most.to_string()),
+                ("HeaderDigest", digest),
+            ]);
+            for task in 0..=others {
+                rig.command(task, 0xc0, expected * 512, cdb(READ, 1), &[]);
+            }
+            rig
+        });
+        let data = vec![7; blocks * 512];
+        let [one, other] = &mut rigs;
+        let Some(head) = one.session.head(0, data.len()) else {
+            prop_assert!(expected as usize != blocks || data.len() > most as usize);
+            return Ok(());
+        };
+        let mut out = head.bytes().to_vec();
+        out.extend_from_slice(&data);
+        one.session.answered(0, &mut out);
+        prop_assert_eq!(sent(&out, one.digests), other.answer(0, &data));
+        let mut nop = request(opcode::NOP_OUT, 0x80, 99, one.number);
+        nop.put(20, NONE);
+        prop_assert_eq!(one.send(&nop, b"here"), other.send(&nop, b"here"));
+    }
+
     #[test]
     fn nothing_that_comes_is_too_much_for_a_session(
         pdus in prop::collection::vec(

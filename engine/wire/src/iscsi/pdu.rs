@@ -150,19 +150,32 @@ pub fn emit(out: &mut Vec<u8>, header: &Header, data: &[u8], digests: Digests) {
     end(out, data, digests);
 }
 
-/// Appends what comes before `length` bytes of data.
-pub fn begin(out: &mut Vec<u8>, header: &Header, length: usize, digests: Digests) {
-    let mut header = *header;
-    header.0[4] = 0;
-    header.0[5..8].copy_from_slice(&(length as u32).to_be_bytes()[1..]);
-    out.extend_from_slice(&header.0);
-    if digests.header {
-        out.extend_from_slice(&crc(&header.0));
+/// Puts what comes before `length` bytes of data at the beginning of `out`; how many bytes it is.
+pub fn begin_in(
+    out: &mut [u8; HEADER + DIGEST],
+    header: &Header,
+    length: usize,
+    digests: Digests,
+) -> usize {
+    out[..HEADER].copy_from_slice(&header.0);
+    out[4] = 0;
+    out[5..8].copy_from_slice(&(length as u32).to_be_bytes()[1..]);
+    if !digests.header {
+        return HEADER;
     }
+    let sum = crc(&out[..HEADER]);
+    out[HEADER..].copy_from_slice(&sum);
+    HEADER + DIGEST
 }
 
-/// Appends what comes behind data that was sent from elsewhere.
-pub fn end(out: &mut Vec<u8>, data: &[u8], digests: Digests) {
+fn begin(out: &mut Vec<u8>, header: &Header, length: usize, digests: Digests) {
+    let mut place = [0; HEADER + DIGEST];
+    let count = begin_in(&mut place, header, length, digests);
+    out.extend_from_slice(&place[..count]);
+}
+
+/// Appends what comes behind the data.
+fn end(out: &mut Vec<u8>, data: &[u8], digests: Digests) {
     let filling = [0; 3];
     let filling = &filling[..data.len().next_multiple_of(4) - data.len()];
     out.extend_from_slice(filling);

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::login::Agreed;
-use super::pdu::{self, Broken, Digests, Frame, Header};
+use super::pdu::{self, Broken, Digests, Frame, HEADER, Header};
 use super::{MAX_BURST, NONE, Targets, opcode, text};
 
 /// Commands that an initiator may have under way.
@@ -38,6 +38,20 @@ pub struct Command {
     pub expected: u32,
     /// It should have brought more, or came in another order than was agreed.
     pub is_broken: bool,
+}
+
+/// A header with its digest.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    bytes: [u8; HEADER + 4],
+    length: usize,
+}
+
+impl Head {
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 /// How a command ends.
@@ -451,8 +465,46 @@ impl Session {
         if ends { Event::End } else { Event::Nothing }
     }
 
-    /// Answers a command. `data`: what it gives, all of it; `push`, in place of an append, sends
-    /// data from where it is. What the initiator did not expect is left out, and told.
+    /// What comes before the data of a command that gives so many bytes, if it is one PDU with the
+    /// status in it and nothing behind the data. Nothing has happened yet; `answered` says that
+    /// it was sent.
+    #[must_use]
+    pub fn head(&self, number: u32, length: usize) -> Option<Head> {
+        let task = self.tasks.get(&number)?;
+        let most = self.agreed.max_send.min(self.agreed.max_burst) as usize;
+        let whole = task.reads && !task.aborted && task.expected as usize == length;
+        if !whole
+            || length == 0
+            || length > most
+            || !length.is_multiple_of(4)
+            || self.agreed.digests.data
+        {
+            return None;
+        }
+        // As `count` will leave them.
+        let open = WINDOW.saturating_sub(self.tasks.len() as u32 - 1);
+        let most = self.expected.wrapping_add(open).wrapping_sub(1);
+        let ahead = (most.wrapping_sub(self.most) as i32) > 0;
+        let mut header = Header::new(opcode::DATA_IN, 0x01, number);
+        header.put(20, NONE);
+        header.put(24, self.status);
+        header.put(28, self.expected);
+        header.put(32, if ahead { most } else { self.most });
+        let mut head = Head { bytes: [0; HEADER + 4], length: 0 };
+        head.length = pdu::begin_in(&mut head.bytes, &header, length, self.digests());
+        Some(head)
+    }
+
+    /// A command's `head` and data are on their way.
+    pub fn answered(&mut self, number: u32, out: &mut Vec<u8>) {
+        self.forget(number);
+        let mut header = Header::new(opcode::DATA_IN, 0, number);
+        self.count(&mut header, true);
+        self.ended(number, out);
+    }
+
+    /// Answers a command. `data`: what it gives, all of it. What the initiator did not expect is left
+    /// out, and told.
     pub fn answer(&mut self, number: u32, status: Status<'_>, data: &[u8], out: &mut Vec<u8>) {
         let Some(mut task) = self.forget(number) else { return };
         if !task.aborted {
