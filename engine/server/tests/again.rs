@@ -74,6 +74,23 @@ fn a_write_on_a_stalled_link_is_not_lost_while_its_host_waits() {
 }
 
 #[test]
+fn a_write_that_went_with_its_connection_is_sent_again_over_the_next() {
+    let (_rig, a, b, link) = linked();
+    for round in 2..5 {
+        link.hold();
+        let mut host = b.host();
+        host.send(WRITE, 0, 0, 4096, &pattern(round, 0, 4096));
+        until("the write to be stuck", || link.waiting.load(Ordering::SeqCst) > 4096);
+        link.cut();
+        link.open();
+        assert_eq!(host.reply().expect("a reply").1, 0);
+        assert!(a.host().read(0, 4096).expect("a read") == pattern(round, 0, 4096));
+    }
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn what_a_host_leaves_unread_is_not_carried_out() {
     let rig = Rig { room: 8192, loops: 1, ..Rig::new() };
     let sp = rig.sp("sp-a");

@@ -1,9 +1,9 @@
-//! A link between two SPs that can be stalled.
+//! A link between two SPs that can be stalled and cut.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ pub struct Proxy {
     held: AtomicBool,
     /// Bytes on their way to the server that wait.
     pub waiting: AtomicU64,
+    /// Connections that were made, each with a socket of either end.
+    carried: Mutex<Vec<[TcpStream; 2]>>,
 }
 
 impl Proxy {
@@ -21,7 +23,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("an address").to_string();
         let (held, waiting) = (AtomicBool::new(false), AtomicU64::new(0));
-        let proxy = Arc::new(Proxy { address, held, waiting });
+        let carried = Mutex::default();
+        let proxy = Arc::new(Proxy { address, held, waiting, carried });
         let (link, to) = (Arc::clone(&proxy), to.to_owned());
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -29,12 +32,12 @@ impl Proxy {
                 for stream in [&client, &server] {
                     stream.set_nodelay(true).expect("a socket");
                 }
-                let back = (server.try_clone().expect("a socket"), client.try_clone());
+                let ends = || [&client, &server].map(|end| end.try_clone().expect("a socket"));
+                let [mut to, mut from] = ends();
+                link.carried.lock().expect("connections").push(ends());
                 let link = Arc::clone(&link);
                 thread::spawn(move || link.carry(client, server));
-                let other = back.1.expect("a socket");
                 thread::spawn(move || {
-                    let (mut from, mut to) = (back.0, other);
                     let _ = std::io::copy(&mut from, &mut to);
                 });
             }
@@ -53,11 +56,12 @@ impl Proxy {
                 thread::sleep(Duration::from_millis(1));
             }
             self.waiting.fetch_sub(count as u64, Ordering::SeqCst);
+            // What was held when the link was cut finds its socket shut.
             if to.write_all(&bytes[..count]).is_err() {
                 break;
             }
         }
-        let _ = to.shutdown(std::net::Shutdown::Write);
+        let _ = to.shutdown(Shutdown::Write);
     }
 
     /// From now on nothing reaches the server, until `open`.
@@ -67,5 +71,13 @@ impl Proxy {
 
     pub fn open(&self) {
         self.held.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends the connections that there are, with what is held of them; the next ones are carried.
+    pub fn cut(&self) {
+        for end in self.carried.lock().expect("connections").drain(..).flatten() {
+            // One that has ended is no matter.
+            let _ = end.shutdown(Shutdown::Both);
+        }
     }
 }
