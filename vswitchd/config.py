@@ -74,8 +74,8 @@ class Processor:
 
 @dataclass
 class Host:
-    """[host]. `timeout_seconds`: so long a request has on one connection until it is tried on
-    another. `hold_seconds`: how long I/O waits when no SP can be reached, until it fails.
+    """[host]. `timeout_seconds`, 3 or more: so long a request has on one connection until it is
+    tried on another. `hold_seconds`: how long I/O waits when no SP can be reached, until it fails.
     `boot_seconds`: how long the service, and with it the mounts that need it, waits at its start
     for what hosttab names."""
 

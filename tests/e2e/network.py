@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tests.e2e.process import guarded, wait_for
 
+#: Among the nodes, the namespace of the test itself: a host.
+HERE = ""
 #: Of nobody.
 NOWHERE = "02:00:00:00:00:ff"
 
@@ -68,7 +70,8 @@ class Network:
 
     @contextmanager
     def cut(self, *ways: tuple[str, str]) -> Iterator[None]:
-        """While in the block nothing gets from the first of each pair to the second."""
+        """While in the block nothing gets from the first of each pair to the second. `HERE` is the
+        namespace of the test."""
         for way in ways:
             self._set(way, cut=True)
         try:
@@ -79,12 +82,13 @@ class Network:
 
     def _set(self, way: tuple[str, str], *, cut: bool) -> None:
         start, end = way
-        pid, to = self._holders[start].pid, self.addresses[end]
+        pid = None if start == HERE else self._holders[start].pid
+        to = (self.addresses[end], "dev", "br0" if start == HERE else "eth0")
         if cut:
             state = ("lladdr", NOWHERE, "nud", "permanent")
-            ip("neighbour", "replace", to, "dev", "eth0", *state, within=pid)
+            ip("neighbour", "replace", *to, *state, within=pid)
         else:
-            ip("neighbour", "delete", to, "dev", "eth0", within=pid)
+            ip("neighbour", "delete", *to, within=pid)
 
 
 def _is_apart(pid: int) -> bool:

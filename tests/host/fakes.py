@@ -20,6 +20,8 @@ REPLY = 0x3E889045565A9
 class FakeKernel:
     """What drivers/block/nbd.c does with connections: has slots, drops what has no dead one."""
 
+    timeout = 3
+
     def __init__(self) -> None:
         self.devices: dict[int, tuple[str, int]] = {}
         self.slots = 0

@@ -12,7 +12,7 @@ import structlog
 
 from tests.host.fakes import GONE, FakeController, FakeKernel, Server, served
 from vswitchd.errors import Kind, VsError
-from vswitchd.host import handshake
+from vswitchd.host import app, handshake
 from vswitchd.host.paths import Paths
 from vswitchd.host.service import Host
 
@@ -241,16 +241,23 @@ async def test_a_server_that_misbehaves_is_refused_in_time(
     server = Server(replies)
     await server.start()
     with pytest.raises(VsError, match=text) as error:
-        await asyncio.to_thread(handshake.connect, server.address, "db")
+        await asyncio.to_thread(handshake.connect, server.address, "db", 3)
     assert error.value.code == "VS5080"
     assert server.address in str(error.value)
     await server.stop()
 
 
+async def test_a_time_out_that_is_too_short_is_refused() -> None:
+    for words in (["--timeout-seconds", "2"], ["--hold-seconds", "0"]):
+        with pytest.raises(VsError, match="timeout_seconds is 3 or more") as error:
+            await app.run(app.arguments(words))
+        assert error.value.code == "VS1082"
+
+
 async def test_the_servers_smallest_block_is_known() -> None:
     server = Server(served(SIZE, block=4096, flags=0x105))
     await server.start()
-    connection, export = await asyncio.to_thread(handshake.connect, server.address, "db")
+    connection, export = await asyncio.to_thread(handshake.connect, server.address, "db", 3)
     connection.close()
     assert export == handshake.Export(SIZE, 0x105, 4096)
     await server.stop()

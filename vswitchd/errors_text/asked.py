@@ -145,9 +145,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Let the SP listen on TCP, or say how hosts reach it ([processor] nbd, nbd_advertised).",
     ),
     "VS1082": (
-        "A time-out of the host service is 0. The kernel takes 0 to mean no time-out at all, or "
-        "no patience at all.",
-        "Set timeout_seconds and hold_seconds in [host] to 1 or more.",
+        "A time-out of the host service is too short. What was asked over one path may take effect "
+        "for two seconds, so it must not be asked over another before; and with hold_seconds 0 "
+        "the kernel has no patience at all.",
+        "Set timeout_seconds in [host] to 3 or more, and hold_seconds to 1 or more.",
     ),
     "VS2011": (
         "A layout names a device that this SP does not reach, or that is down there.",

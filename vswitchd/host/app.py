@@ -21,6 +21,9 @@ from vswitchd.obs import daemon, log
 from vswitchd.obs.http import Web
 from vswitchd.rpc import host_pb2_grpc
 
+#: Of `timeout_seconds`: what a host has asked may be begun for two seconds (docs/engine.md,
+#: 'Writes that are sent again'), so it is asked again elsewhere after that.
+LEAST_TIMEOUT = 3
 #: Seconds that calls in flight have when the service ends.
 GRACE = 1.0
 
@@ -46,18 +49,19 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Runs until SIGTERM or SIGINT, and leaves what is attached attached; the exit status."""
-    return daemon.run(_run(arguments(argv)))
+    return daemon.run(run(arguments(argv)))
 
 
-async def _run(args: argparse.Namespace) -> None:
+async def run(args: argparse.Namespace) -> None:
+    """The service, until it is told to stop. VsError VS1082: it is set up for data loss."""
     settings = config.load(config.Host, vars(args), args.config)
     logger = log.set_up(config.load(config.Log, {"level": args.log_level}, args.config).level)
-    if settings.timeout_seconds < 1 or settings.hold_seconds < 1:
+    if settings.timeout_seconds < LEAST_TIMEOUT or settings.hold_seconds < 1:
         raise VsError(
             "VS1082",
             Kind.INVALID,
-            "[host] timeout_seconds and hold_seconds are 1 or more: without them the kernel waits "
-            "for ever, or fails I/O at once",
+            f"[host] timeout_seconds is {LEAST_TIMEOUT} or more, since an older write might land "
+            "over a newer one otherwise, and hold_seconds 1 or more, since I/O would fail at once",
         )
     stop = daemon.stop_event()
     for directory in (settings.state, settings.socket.parent):

@@ -26,9 +26,6 @@ _ERROR = 1 << 31
 _ERR_UNKNOWN = _ERROR + 6
 _INFO_EXPORT, _INFO_BLOCK_SIZE = 0, 3
 
-#: Seconds until a peer that is gone without a word is noticed on an idle connection, about.
-_IDLE, _INTERVAL, _PROBES = 2, 1, 3
-
 
 @dataclass(frozen=True)
 class Export:
@@ -45,16 +42,17 @@ def block_size(export: Export) -> int:
     return min(max(export.minimum_block, 512), os.sysconf("SC_PAGE_SIZE"))
 
 
-def connect(address: str, export: str) -> tuple[socket.socket, Export]:
+def connect(address: str, export: str, timeout: int) -> tuple[socket.socket, Export]:
     """A connection to `host:port` in transmission on the export. Blocks at most for PATIENCE with
-    each answer. VsError VS5080 says why there is none."""
+    each answer. `timeout`: seconds after which the kernel tries a request on another connection.
+    VsError VS5080 says why there is none."""
     host, _, port = address.rpartition(":")
     try:
         link = socket.create_connection((host.strip("[]"), int(port)), PATIENCE)
     except OSError as error:
         raise _failed(address, error.strerror or str(error)) from None
     try:
-        _tune(link)
+        _tune(link, timeout)
         found = _go(link, address, export)
         link.settimeout(None)
     except OSError as error:
@@ -70,15 +68,19 @@ def _failed(address: str, why: str) -> VsError:
     return VsError("VS5080", Kind.UNREACHABLE, f"{address}: {why}")
 
 
-def _tune(link: socket.socket) -> None:
-    """A peer whose machine is gone sends nothing: the kernel must find out, not the filesystem."""
+def _tune(link: socket.socket, timeout: int) -> None:
+    """A peer whose machine is gone sends nothing: the kernel must find out, not the filesystem.
+
+    And what hangs in the network must not arrive after its request was tried elsewhere: the kernel
+    throws away what was not acknowledged for TCP_USER_TIMEOUT (RFC 5482; tcp_timer.c counts from
+    when it was first sent again), so that has to be well below the request's own time.
+    """
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _INTERVAL)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
-    waited = (_IDLE + _INTERVAL * _PROBES) * 1000
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, waited)
+    # Unanswered probes of an idle connection count by TCP_USER_TIMEOUT as well.
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout * 500)
 
 
 def _receive(link: socket.socket, length: int) -> bytes:

@@ -198,7 +198,9 @@ class Keeper:
         """Makes the connection to an address, and has it take the place of a dead one."""
         attachment, address = self.kept.attachment, self.kept.addresses[name]
         try:
-            connection, export = await asyncio.to_thread(handshake.connect, name, attachment.volume)
+            connection, export = await asyncio.to_thread(
+                handshake.connect, name, attachment.volume, self._kernel.timeout
+            )
             with connection:
                 size = self._kernel.size(attachment.index)
                 if export.size < size:

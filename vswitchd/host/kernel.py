@@ -39,7 +39,7 @@ class Kernel:
     tried on another; `hold`: seconds that requests wait when there is no connection at all."""
 
     def __init__(self, timeout: int, hold: int) -> None:
-        self._timeout = timeout
+        self.timeout = timeout
         self._hold = hold
 
     def connect(
@@ -66,7 +66,7 @@ class Kernel:
                     size=export.size,
                     block_size=block_size(export),
                     server_flags=export.flags,
-                    timeout=self._timeout,
+                    timeout=self.timeout,
                     dead_conn_timeout=self._hold,
                     backend_identifier=volume_id,
                 )

@@ -205,7 +205,9 @@ class Host:
         errors = []
         for address in paths.addresses:
             try:
-                connection, export = await asyncio.to_thread(handshake.connect, address, volume)
+                connection, export = await asyncio.to_thread(
+                    handshake.connect, address, volume, self._kernel.timeout
+                )
                 break
             except VsError as error:
                 errors.append(error.message)

@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -104,12 +105,24 @@ class Volume:
                 except nbd.Error as error:
                     why = f"{uri}: {error.string}"
                     continue
+                self._tune(handle)
                 nbdkit.debug(f"connected to {uri}")
                 self._nbd = handle
                 return
             if time.monotonic() > deadline:
                 raise OSError(errno.ENOTCONN, why)
             time.sleep(PAUSE)
+
+    def _tune(self, handle: Any) -> None:
+        """Nothing is waited for on a path for longer than a request is held at most."""
+        waits = max(1, int(self._hold))
+        with socket.socket(fileno=os.dup(handle.aio_get_fd())) as link:
+            if link.family == socket.AF_UNIX:
+                return
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, waits)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, waits)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, waits * 1000)
 
     def run(self, request: Callable[[Any], Any]) -> Any:
         """Carries a request out, over another SP if its connection is lost meanwhile; OSError with
