@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from tests.fakes import CrashingStore, FakeClock, FakeSps, until
+from vswitchd.controller.access import Admission
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
@@ -90,6 +91,7 @@ class Controller:
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
+        self.admission = Admission(self.service, self.reconciler.wake, log)
 
     async def start(self) -> None:
         """Begins, and has every SP that is up register."""

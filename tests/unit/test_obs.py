@@ -53,6 +53,7 @@ ENGINE = {
     "peers": [{"sp": "sp-b", "up": True, "round_trip": histogram(2, 0, 0)}],
     "sessions": {"nbd_tcp": 3},
     "protocol_errors": 1,
+    "logins_failed": {"authentication": 2},
     "fencing_rejections": 9,
     "resident_bytes": 1048576,
 }
@@ -79,6 +80,7 @@ EXPECTED = {
     ("vswitchd_peer_round_trip_seconds_count", ("peer", "sp-b")): 2,
     ("vswitchd_sessions", ("transport", "nbd_tcp")): 3,
     ("vswitchd_protocol_errors_total", None): 1,
+    ("vswitchd_logins_failed_total", ("reason", "authentication")): 2,
     ("vswitchd_fencing_rejections_total", None): 9,
     ("vswitchd_resident_bytes", None): 1048576,
 }

@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.drift import drift, volumes_at
 from vswitchd.controller.registry import Registry
+from vswitchd.controller.staging import stage
 from vswitchd.controller.turns import Turns
 from vswitchd.errors import VsError
 from vswitchd.model.objects import SpId, T1Id, Volume, VolumeId
@@ -89,8 +90,9 @@ class Reconciler:
             await self._try(self._device(view, device), sp=view.sp, device=device.id)
         for volume_id in volumes_at(view, volumes.values()):
             # A first look without the lock: nearly always there is nothing to do.
-            peers = self._registry.peers
-            if drift(view, volume_id, volumes.get(volume_id), peers, views.values(), ledger):
+            volume, peers = volumes.get(volume_id), self._registry.peers
+            access = (await self._store.access(volume_id)).version
+            if drift(view, volume_id, volume, peers, views.values(), ledger, access):
                 await self._try(
                     self._volume(view, views, volume_id, ledger), sp=view.sp, volume=volume_id
                 )
@@ -125,11 +127,19 @@ class Reconciler:
             if volume_id in self._busy():
                 return
             volume = await self._store.volume(volume_id)
-            found = drift(view, volume_id, volume, self._registry.peers, views.values(), ledger)
+            access = await self._store.access(volume_id)
+            peers = self._registry.peers
+            found = drift(view, volume_id, volume, peers, views.values(), ledger, access.version)
             at = self._registry.processor(view.sp)
+            if found.access:
+                # Before anything else: it may admit somebody who was denied.
+                await at.set_access(volume_id, access)
+                self._log.info(
+                    "access_pushed", sp=view.sp, volume=volume_id, version=access.version
+                )
             if found.push is not None:
                 version = found.push.version
-                await at.stage_t2(found.push)
+                await stage(self._store, at, found.push)
                 await at.activate_t2(volume_id, version)
                 self._log.info("tree_pushed", sp=view.sp, volume=volume_id, version=version)
             if found.remove:
