@@ -19,6 +19,7 @@ from vswitchd.controller.recover import Recovery
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Options, Service
 from vswitchd.controller.turns import Turns
+from vswitchd.model.access import Access
 from vswitchd.model.objects import BLOCK, SpId, Volume, VolumeId
 from vswitchd.ports import OperationRecord, Processors
 from vswitchd.restructure.requests import Create, Request
@@ -47,6 +48,10 @@ class World:
         self.sps.cluster.host_io(volume.id)
         await controller.stop()
         return volume
+
+    def accesses(self, volume: VolumeId) -> dict[SpId, Access]:
+        """Who may use a volume, as each SP knows it."""
+        return {sp: access for (sp, of), access in self.sps.accesses.items() if of == volume}
 
     async def copying(self) -> None:
         """Waits for a copy to be under way."""

@@ -1,5 +1,5 @@
-"""Who may use a volume: CHAP both ways with real initiators, changes that end sessions, SPs that begin
-to serve, restart or were away, NBD closed, and that no secret is written anywhere it should not be.
+"""Who may use a volume: CHAP both ways with real initiators, changes that end sessions, SPs that
+begin to serve, restart or were away, NBD closed, and that no secret is written where others read.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def test_a_volume_that_is_closed_to_nbd(cluster: Cluster, volume: str, secrets: 
 
 def test_what_can_not_be_is_refused(cluster: Cluster, volume: str, secrets: Secrets) -> None:
     def wrong(code: str, **what: str) -> None:
-        assert code in allow(cluster, volume, secrets, status=2, **what).err  # type: ignore[arg-type]
+        assert code in allow(cluster, volume, secrets, status=2, **what).err
 
     wrong("VS1090", initiator="host")
     wrong("VS1091", secret="elevenbytes")
