@@ -221,18 +221,22 @@ async def test_who_may_use_a_volume_is_kept_with_its_history(store: Store) -> No
     assert told == [(2, "me", "allowed"), (5, "you", "denied")]
 
 
+def files(root: Path) -> list[Path]:
+    return list(root.iterdir())
+
+
 async def test_secrets_are_in_files_that_their_owner_reads_alone(tmp_path: Path) -> None:
     # As an older version may have left it.
     (tmp_path / "store.sqlite").touch(0o644)
     store = SqliteStore(tmp_path)
     await store.put_volume(volume(), expect_version=None, who="me", why="create")
     await store.put_access(DB, ACCESS, expect_version=0, who="me", what="allowed")
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    modes = {path.name: path.stat().st_mode & 0o777 for path in files(tmp_path)}
     assert len(modes) >= 3 and set(modes.values()) == {0o600}, modes
     await store.close()
     store = SqliteStore(tmp_path)
     assert await store.access(DB) == ACCESS
     await store.delete_volume(DB, who="me")
     await store.close()
-    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    left = b"".join(path.read_bytes() for path in files(tmp_path))
     assert SECRET.secret.encode() not in left

@@ -1,4 +1,4 @@
-"""Who may use a volume, from the store to the SPs: pushed, missed, caught up with, and recovered."""
+"""Who may use a volume, from the store to the SPs: pushed, missed, and caught up with."""
 
 from __future__ import annotations
 

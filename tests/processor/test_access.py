@@ -1,4 +1,4 @@
-"""Who may use a volume at one SP: kept before it is obeyed, through restarts, and by its version."""
+"""Who may use a volume at one SP: kept before it is obeyed, over restarts, and by its version."""
 
 from __future__ import annotations
 
