@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from tests.controller.world import A, B, C, Controller, World
+from tests.fakes import unreachable
 from vswitchd.errors import VsError
 from vswitchd.model.access import Access, Chap, Entry
 from vswitchd.model.objects import VolumeId
-from vswitchd.restructure.requests import Serve
+from vswitchd.restructure.requests import AddLeg, Serve
 
 HOST, OTHER = "iqn.2026-11.test:host", "iqn.2026-11.test:other"
 CHAP = Chap("host", "hidden-secret-1")
@@ -65,6 +67,22 @@ async def test_an_sp_that_missed_a_change_is_told_when_it_is_back() -> None:
     await controller.reconciler.reconcile()
     assert world.accesses(volume)[B] == told.access
     assert (await controller.admission.told("v1")).held == {A: 1, B: 1}
+    await controller.stop()
+
+
+async def test_an_sp_is_told_while_an_operation_goes_on() -> None:
+    world, controller, volume = await begun("a")
+    world.sps.hold_copies = True
+    copying = asyncio.create_task(controller.change(AddLeg("", B)))
+    await world.copying()
+    world.sps.refuses[A, "set_access"] = unreachable(A)
+    told = await controller.admission.allow("v1", HOST, CHAP, None, "me")
+    assert told.held == {A: None}
+    del world.sps.refuses[A, "set_access"]
+    await controller.reconciler.reconcile()
+    assert world.accesses(volume)[A] == told.access
+    world.sps.hold_copies = False
+    await controller.ended(await copying)
     await controller.stop()
 
 

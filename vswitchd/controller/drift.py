@@ -12,16 +12,14 @@ from vswitchd.model.view import View
 @dataclass(frozen=True, slots=True)
 class Drift:
     """What to do at one SP about one volume: a tree to push, or the version up to which trees are
-    to go (0: none is), T1 objects that nothing refers to, with the epochs they are at; and whether
-    it is to be told anew who may use the volume."""
+    to go (0: none is), and T1 objects that nothing refers to, with the epochs they are at."""
 
     push: T2 | None = None
     remove: int = 0
     leftovers: tuple[tuple[T1Id, int], ...] = ()
-    access: bool = False
 
     def __bool__(self) -> bool:
-        return self.push is not None or bool(self.remove or self.leftovers or self.access)
+        return self.push is not None or bool(self.remove or self.leftovers)
 
 
 def volumes_at(view: View, volumes: Iterable[Volume]) -> list[VolumeId]:
@@ -37,15 +35,12 @@ def drift(
     peers: Mapping[SpId, str],
     views: Collection[View],
     ledger: Collection[T1Id],
-    access: int,
 ) -> Drift:
-    """The difference for a volume that no operation is changing; `volume` None: the store has none.
-    `access`: the version of who may use it; an SP that knows a later one has it from a store that
-    this is an old copy of, and keeps it until somebody says something new. A T1 object that some
-    tree in `views` still refers to here is left for a later look: references go first. What the
-    `ledger` does not know is not ours to remove: the store may have been brought back from an old
-    copy, or the device from another cluster's hands. Nor is anything while an SP that serves the
-    volume is away: its tree may refer to it."""
+    """The difference for a volume that no operation is changing; `volume` None: the store has
+    none. A T1 object that some tree in `views` still refers to here is left for a later look:
+    references go first. What the `ledger` does not know is not ours to remove: the store may have
+    been brought back from an old copy, or the device from another cluster's hands. Nor is anything
+    while an SP that serves the volume is away: its tree may refer to it."""
     away = volume is not None and not set(volume.serving) <= {other.sp for other in views}
     serves = volume is not None and view.sp in volume.serving
     trees = view.t2s_of(volume_id)
@@ -71,7 +66,6 @@ def drift(
             and held.t1.id not in referred
             and held.t1.id in ledger
         ),
-        access=not remove and any(held.access < access for held in trees),
     )
 
 

@@ -90,9 +90,9 @@ class Reconciler:
             await self._try(self._device(view, device), sp=view.sp, device=device.id)
         for volume_id in volumes_at(view, volumes.values()):
             # A first look without the lock: nearly always there is nothing to do.
-            volume, peers = volumes.get(volume_id), self._registry.peers
-            access = (await self._store.access(volume_id)).version
-            if drift(view, volume_id, volume, peers, views.values(), ledger, access):
+            await self._try(self._access(view, volume_id), sp=view.sp, volume=volume_id)
+            peers = self._registry.peers
+            if drift(view, volume_id, volumes.get(volume_id), peers, views.values(), ledger):
                 await self._try(
                     self._volume(view, views, volume_id, ledger), sp=view.sp, volume=volume_id
                 )
@@ -112,6 +112,16 @@ class Reconciler:
             )
             self._log.info("device_reopened", sp=view.sp, device=record.id)
 
+    async def _access(self, view: View, volume_id: VolumeId) -> None:
+        """Tells who may use a volume where less is known of it, also while an operation changes
+        the volume: that may take hours, and the SP may admit somebody who was denied. One that
+        knows more has it from a store that this is an old copy of, and keeps it until somebody
+        says something new."""
+        access = await self._store.access(volume_id)
+        if any(held.access < access.version for held in view.t2s_of(volume_id)):
+            await self._registry.processor(view.sp).set_access(volume_id, access)
+            self._log.info("access_pushed", sp=view.sp, volume=volume_id, version=access.version)
+
     async def _volume(
         self,
         view: View,
@@ -127,16 +137,8 @@ class Reconciler:
             if volume_id in self._busy():
                 return
             volume = await self._store.volume(volume_id)
-            access = await self._store.access(volume_id)
-            peers = self._registry.peers
-            found = drift(view, volume_id, volume, peers, views.values(), ledger, access.version)
+            found = drift(view, volume_id, volume, self._registry.peers, views.values(), ledger)
             at = self._registry.processor(view.sp)
-            if found.access:
-                # Before anything else: it may admit somebody who was denied.
-                await at.set_access(volume_id, access)
-                self._log.info(
-                    "access_pushed", sp=view.sp, volume=volume_id, version=access.version
-                )
             if found.push is not None:
                 version = found.push.version
                 await stage(self._store, at, found.push)
