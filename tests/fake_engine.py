@@ -49,6 +49,8 @@ class FakeEngine:
         self.running: dict[tuple[str, tuple[int, ...]], Json] = {}
         self.limits: dict[tuple[str, tuple[int, ...]], tuple[int, bool]] = {}
         self.busy: set[str] = set()
+        #: Who may use a volume; one that is not here is whoever's.
+        self.accesses: dict[str, Json] = {}
         #: Every call that changes something, in order.
         self.calls: list[tuple[Any, ...]] = []
 
@@ -164,6 +166,10 @@ class FakeEngine:
 
     # T2 objects.
 
+    def access_set(self, volume_id: str, access: str) -> None:
+        self.accesses[volume_id] = json.loads(access)
+        self.calls.append(("access_set", volume_id))
+
     def t2_activate(self, t2: str, resync: bool, seconds: float) -> int:
         value = json.loads(t2)
         volume = value["volume"]
@@ -180,6 +186,7 @@ class FakeEngine:
         return 0 if old is None else 1234
 
     def t2_remove(self, volume_id: str, seconds: float) -> None:
+        self.accesses.pop(volume_id, None)
         if volume_id in self.busy:
             raise EngineError("timeout", "requests in flight did not end in time; try again")
         self.volumes.pop(volume_id, None)
@@ -254,6 +261,6 @@ class FakeEngine:
         return json.dumps(list(self.running.values()))
 
     def metrics(self) -> str:
-        empty = {"volumes": [], "devices": [], "peers": [], "sessions": {}}
+        empty = {"volumes": [], "devices": [], "peers": [], "sessions": {}, "logins_failed": {}}
         counts = {"protocol_errors": 0, "fencing_rejections": 0, "resident_bytes": 0}
         return json.dumps({**empty, **counts})

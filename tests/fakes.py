@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.prop.cluster import Cluster
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import OPEN, Access
 from vswitchd.model.objects import (
     T1,
     T2,
@@ -118,12 +119,17 @@ class FakeSps:
         #: Devices that an SP was told to open again.
         self.reopened: list[tuple[SpId, DeviceId]] = []
         self.closed: set[tuple[SpId, DeviceId]] = set()
+        #: Who may use a volume, as each SP knows it.
+        self.accesses: dict[tuple[SpId, VolumeId], Access] = {}
         #: Which SPs have been told to go past the page cache, and where.
         self.direct: set[tuple[SpId, DeviceId]] = set()
 
     def record(self, sp: SpId) -> ProcessorRecord:
         life = self.lives[sp].incarnation
         return ProcessorRecord(sp, life, f"{sp}:9450", f"{sp}:9460", f"{sp}:10809", "0")
+
+    def access_version(self, sp: SpId, volume: VolumeId) -> int:
+        return self.accesses.get((sp, volume), OPEN).version
 
     def restart(self, sp: SpId) -> None:
         """A new life: what was only in memory is gone."""
@@ -185,7 +191,10 @@ class FakeSp:
         return replace(
             view,
             t1s=t1s,
-            t2s=view.t2s if volume is None else tuple(view.t2s_of(volume)),
+            t2s=tuple(
+                replace(held, access=self._world.access_version(self._sp, held.t2.volume))
+                for held in (view.t2s if volume is None else view.t2s_of(volume))
+            ),
             other_t1s=len(view.t1s) - len(t1s),
             incarnation=life.incarnation,
             term=self._world.terms.get(self._sp, 0),
@@ -246,8 +255,24 @@ class FakeSp:
     async def delete_t1(self, t1: T1Id, epoch: int) -> None:
         await self._apply("delete_t1", DeleteT1(self._sp, t1, epoch))
 
-    async def stage_t2(self, t2: T2) -> None:
+    async def set_access(self, volume: VolumeId, access: Access) -> None:
+        await self._admit("set_access")
+        model = self._world.cluster.sps[self._sp]
+        if volume in model.active or volume in model.staged:
+            self._keep_access(volume, access)
+
+    def _keep_access(self, volume: VolumeId, access: Access) -> None:
+        held = self._world.accesses.get((self._sp, volume), OPEN)
+        if access.version > held.version:
+            self._world.accesses[self._sp, volume] = access
+
+    async def access(self, volume: VolumeId) -> Access:
+        await self._admit("access")
+        return self._world.accesses.get((self._sp, volume), OPEN)
+
+    async def stage_t2(self, t2: T2, access: Access) -> None:
         await self._apply("stage_t2", StageT2(t2))
+        self._keep_access(t2.volume, access)
         active = self._world.cluster.sps[self._sp].active
         known = active.get(t2.volume)
         if known is not None and known.version == t2.version:
@@ -270,6 +295,7 @@ class FakeSp:
 
     async def remove_t2(self, volume: VolumeId, version: int) -> None:
         await self._apply("remove_t2", RemoveT2(self._sp, volume, version))
+        self._world.accesses.pop((self._sp, volume), None)
 
     async def drop_reference(self, volume: VolumeId, t1: T1Id) -> None:
         await self._apply("drop_reference", DropReference(self._sp, volume, t1))

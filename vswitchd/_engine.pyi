@@ -23,6 +23,13 @@ class Engine:
         """The tag of the portal group that all iSCSI listeners are, and the "host:port" where
         initiators are told to come; empty: where they have come."""
 
+    def access_set(self, volume_id: str, access: str) -> None:
+        """Who may use a volume, served already or not; until then, and after `t2_remove`, whoever
+        comes may. JSON {"nbd": bool, "entries": [{"initiator", "user", "secret", "mutual_user",
+        "mutual_secret"}]}: over NBD anybody or nobody, over iSCSI these initiators, or anybody if
+        there are no entries; of what is not demanded name and secret are empty. When it returns,
+        sessions that this does not admit have ended."""
+
     def listen_peer(self, address: str) -> str:
         """Serves other SPs at "host:port"; returns the bound address."""
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vswitchd.model.access import Access
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import Affected, CopyMode, DeviceView, LabelView, View
 
@@ -42,7 +43,20 @@ class Processor(Protocol):
     async def adopt_t1(self, t1: T1, epoch: int) -> None: ...
     async def fence_t1(self, t1: T1Id, epoch: int) -> None: ...
     async def delete_t1(self, t1: T1Id, epoch: int) -> None: ...
-    async def stage_t2(self, t2: T2) -> None: ...
+    async def stage_t2(self, t2: T2, access: Access) -> None:
+        """Keeps a tree, inactive, and who may use its volume, unless it knows a later word on
+        that."""
+        ...
+
+    async def set_access(self, volume: VolumeId, access: Access) -> None:
+        """Says who may use a volume, if the SP holds a tree of it and knows no later word. Sessions
+        that are not admitted any more have ended when this returns."""
+        ...
+
+    async def access(self, volume: VolumeId) -> Access:
+        """What the SP knows of that."""
+        ...
+
     async def activate_t2(self, volume: VolumeId, version: int) -> float:
         """Returns the pause in seconds."""
         ...
@@ -164,6 +178,17 @@ class VersionRecord:
     volume: Volume | None
 
 
+@dataclass(frozen=True, slots=True)
+class AccessRecord:
+    """A change of who may use a volume, in words without its secrets; never changed and never
+    removed. `at` is in seconds since the Unix epoch."""
+
+    version: int
+    at: float
+    who: str
+    what: str
+
+
 #: How many operations that have ended the store keeps; older ones are forgotten, and with
 #: them that their request was made.
 ENDED_KEPT = 2000
@@ -205,6 +230,21 @@ class Store(Protocol):
         ...
 
     async def delete_volume(self, volume: VolumeId, *, who: str) -> None: ...
+    async def access(self, volume: VolumeId) -> Access:
+        """Who may use a volume; `OPEN` if nothing was ever said."""
+        ...
+
+    async def put_access(
+        self, volume: VolumeId, access: Access, *, expect_version: int, who: str, what: str
+    ) -> None:
+        """Writes it with a row of its history, in one transaction; VsError STALE unless the stored
+        version is `expect_version` (0: none is stored), or if there is no such volume."""
+        ...
+
+    async def access_history(self, volume: VolumeId) -> Sequence[AccessRecord]:
+        """Every change there was, oldest first, of a volume that may be deleted."""
+        ...
+
     async def processors(self) -> Sequence[ProcessorRecord]: ...
     async def put_processor(self, record: ProcessorRecord) -> None: ...
     async def delete_processor(self, sp: SpId) -> None: ...

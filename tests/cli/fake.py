@@ -37,6 +37,7 @@ class Fake:
         self.fsck = cluster_pb2.FsckResponse()
         self.status = cluster_pb2.ClusterStatus(health=cluster_pb2.HEALTH_SEVERITY_OK)
         self.volumes: list[volume_pb2.Volume] = []
+        self.access = volume_pb2.VolumeAccess()
         self.devices: list[device_pb2.Device] = []
         self.processors: list[processor_pb2.Processor] = []
         #: States of each operation, in the order that a watcher sees them.
@@ -113,6 +114,22 @@ class _Servicer:
 
 
 class _Volumes(_Servicer, volume_pb2_grpc.VolumeServiceServicer):
+    def _access(self, method: str, request: Any) -> Any:
+        self.note(method, request)
+        return self.fake.access
+
+    def AllowInitiator(self, request: Any, context: Any) -> Any:
+        return self._access("AllowInitiator", request)
+
+    def DenyInitiator(self, request: Any, context: Any) -> Any:
+        return self._access("DenyInitiator", request)
+
+    def SetVolumeNbd(self, request: Any, context: Any) -> Any:
+        return self._access("SetVolumeNbd", request)
+
+    def GetVolumeAccess(self, request: Any, context: Any) -> Any:
+        return self._access("GetVolumeAccess", request)
+
     def GetVolume(self, request: Any, context: Any) -> Any:
         return _named(context, self.fake.volumes, request.name, lambda v: v.record.name)
 
@@ -122,7 +139,7 @@ class _Volumes(_Servicer, volume_pb2_grpc.VolumeServiceServicer):
 
 
 for _method in volume_pb2.DESCRIPTOR.services_by_name["VolumeService"].methods:
-    if not _method.name.startswith(("Get", "List")):
+    if _method.output_type.name == "Operation":
 
         def _mutate(self: Any, request: Any, context: Any, name: str = _method.name) -> Any:
             return self.mutate(name, request, context)

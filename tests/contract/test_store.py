@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import OPEN, Access, Chap, Entry
 from vswitchd.model.objects import T1, DeviceId, Extent, Leaf, SpId, T1Id, Volume, VolumeId
 from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord, Store
 from vswitchd.store.memory import MemoryStore
@@ -197,3 +198,45 @@ async def test_only_the_last_ended_operations_are_kept(store: Store) -> None:
     assert await store.operation_of("still open") is not None
     # The request of one that is forgotten makes a new one.
     assert (await store.add_operation(operation(9, "r-1"))).id == "op-9"
+
+
+SECRET = Chap("host", "a-secret-of-a-host")
+ACCESS = Access(2, False, (Entry("iqn.2026-11.test:host", SECRET),))
+
+
+async def test_who_may_use_a_volume_is_kept_with_its_history(store: Store) -> None:
+    with pytest.raises(VsError, match="VS3047"):
+        await store.put_access(DB, ACCESS, expect_version=0, who="me", what="allowed")
+    await store.put_volume(volume(), expect_version=None, who="me", why="create")
+    assert await store.access(DB) == OPEN
+    await store.put_access(DB, ACCESS, expect_version=0, who="me", what="allowed")
+    assert await store.access(DB) == ACCESS
+    with pytest.raises(VsError, match="VS3047"):
+        await store.put_access(DB, ACCESS, expect_version=0, who="you", what="allowed")
+    later = replace(ACCESS, version=5, entries=())
+    await store.put_access(DB, later, expect_version=2, who="you", what="denied")
+    await store.delete_volume(DB, who="me")
+    assert await store.access(DB) == OPEN
+    told = [(row.version, row.who, row.what) for row in await store.access_history(DB)]
+    assert told == [(2, "me", "allowed"), (5, "you", "denied")]
+
+
+def files(root: Path) -> list[Path]:
+    return list(root.iterdir())
+
+
+async def test_secrets_are_in_files_that_their_owner_reads_alone(tmp_path: Path) -> None:
+    # As an older version may have left it.
+    (tmp_path / "store.sqlite").touch(0o644)
+    store = SqliteStore(tmp_path)
+    await store.put_volume(volume(), expect_version=None, who="me", why="create")
+    await store.put_access(DB, ACCESS, expect_version=0, who="me", what="allowed")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in files(tmp_path)}
+    assert len(modes) >= 3 and set(modes.values()) == {0o600}, modes
+    await store.close()
+    store = SqliteStore(tmp_path)
+    assert await store.access(DB) == ACCESS
+    await store.delete_volume(DB, who="me")
+    await store.close()
+    left = b"".join(path.read_bytes() for path in files(tmp_path))
+    assert SECRET.secret.encode() not in left

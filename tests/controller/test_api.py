@@ -94,6 +94,7 @@ async def api() -> AsyncIterator[Api]:
         controller.drainer,
         controller.reconciler,
         controller.recovery,
+        controller.admission,
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -165,10 +165,10 @@ async def test_a_push_and_a_request_take_turns() -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(self._inner, name)
 
-        async def stage_t2(self, t2: object) -> None:
+        async def stage_t2(self, t2: object, access: object) -> None:
             reached.set()
             await gate.wait()
-            await self._inner.stage_t2(t2)  # type: ignore[attr-defined]
+            await self._inner.stage_t2(t2, access)  # type: ignore[attr-defined]
 
     world.sps.connect = lambda *args: Slow(connect(*args))  # type: ignore[method-assign, assignment]
     look = asyncio.create_task(controller.reconciler.reconcile())

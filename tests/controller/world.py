@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from tests.fakes import CrashingStore, FakeClock, FakeSps, until
+from vswitchd.controller.access import Admission
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
@@ -18,6 +19,7 @@ from vswitchd.controller.recover import Recovery
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Options, Service
 from vswitchd.controller.turns import Turns
+from vswitchd.model.access import Access
 from vswitchd.model.objects import BLOCK, SpId, Volume, VolumeId
 from vswitchd.ports import OperationRecord, Processors
 from vswitchd.restructure.requests import Create, Request
@@ -46,6 +48,10 @@ class World:
         self.sps.cluster.host_io(volume.id)
         await controller.stop()
         return volume
+
+    def accesses(self, volume: VolumeId) -> dict[SpId, Access]:
+        """Who may use a volume, as each SP knows it."""
+        return {sp: access for (sp, of), access in self.sps.accesses.items() if of == volume}
 
     async def copying(self) -> None:
         """Waits for a copy to be under way."""
@@ -90,6 +96,7 @@ class Controller:
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
+        self.admission = Admission(self.service, self.reconciler.wake, log)
 
     async def start(self) -> None:
         """Begins, and has every SP that is up register."""

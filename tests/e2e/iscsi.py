@@ -4,6 +4,7 @@ do not show.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
 from types import TracebackType
@@ -35,10 +36,16 @@ class RefusedError(Exception):
 
 
 class Initiator:
-    """A session with a volume's target. `qualifier`: the session's own part of its identity."""
+    """A session with a volume's target. `qualifier`: the session's own part of its identity;
+    `chap`: user and secret, by MD5."""
 
     def __init__(
-        self, address: str, volume: str, name: str = "iqn.2026-11.test:host", qualifier: int = 1
+        self,
+        address: str,
+        volume: str,
+        name: str = "iqn.2026-11.test:host",
+        qualifier: int = 1,
+        chap: tuple[str, str] | None = None,
     ) -> None:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), PATIENCE)
@@ -51,13 +58,21 @@ class Initiator:
             "InitialR2T": "Yes",
             "ImmediateData": "Yes",
         }
-        data = "".join(f"{key}={value}\0" for key, value in keys.items()).encode()
-        identity = struct.pack(">BHBHH", 0x80, 0, qualifier, 0, 0)
-        self._send(_LOGIN, 0x87, identity, 0, struct.pack(">III", 0, 1, 0), data)
-        header, _ = self._receive()
-        if header[36:38] != b"\0\0":
+        self._identity = struct.pack(">BHBHH", 0x80, 0, qualifier, 0, 0)
+        try:
+            if chap is not None:
+                names = {"InitiatorName": name, "TargetName": PREFIX + volume}
+                self._login(0x00, {**names, "AuthMethod": "CHAP"})
+                told = self._login(0x00, {"CHAP_A": "5"})
+                asked = bytes.fromhex(told["CHAP_C"][2:])
+                whole = bytes([int(told["CHAP_I"])]) + chap[1].encode() + asked
+                response = hashlib.md5(whole).hexdigest()
+                self._login(0x81, {"CHAP_N": chap[0], "CHAP_R": f"0x{response}"})
+                del keys["InitiatorName"], keys["TargetName"], keys["SessionType"]
+            self._login(0x87, keys)
+        except RefusedError:
             self._socket.close()
-            raise RefusedError(header[36:38].hex())
+            raise
 
     def __enter__(self) -> Initiator:
         return self
@@ -69,6 +84,16 @@ class Initiator:
         trace: TracebackType | None,
     ) -> None:
         self._socket.close()
+
+    def _login(self, flags: int, keys: dict[str, str]) -> dict[str, str]:
+        """One request; the keys of the answer."""
+        data = "".join(f"{key}={value}\0" for key, value in keys.items()).encode()
+        self._send(_LOGIN, flags, self._identity, 0, struct.pack(">III", 0, 1, 0), data)
+        header, said = self._receive()
+        if header[36:38] != b"\0\0":
+            raise RefusedError(header[36:38].hex())
+        pairs = said.decode().rstrip("\0").split("\0")
+        return dict(pair.split("=", 1) for pair in pairs if pair)
 
     def run(self, cdb: bytes, length: int = 0, data: bytes = b"") -> bytes:
         """A command; what it gives. SenseError if it fails, ConnectionError if the target is

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from tests.e2e.cluster import MIB
+from tests.e2e.cluster import MIB, Cluster
 from tests.e2e.guest.host import (
     SIZES,
     STAMPS,
@@ -92,18 +92,59 @@ def test_a_plain_nbd_client_sees_nothing_of_any_restructure(host: Host) -> None:
         cluster.ctl("volume", "delete", volume)
 
 
+INITIATOR = "iqn.2026-11.test:guest"
+#: Of the guest, and of the target.
+SECRETS = ("the secret of the guest", "the secret of the target")
+#: What iscsiadm exits with when a login is refused for its secret (open-iscsi, iscsi_err.h).
+LOGIN_AUTH_FAILED = 24
+
+
+def admit_by_chap(cluster: Cluster, volume: str, initiator: str) -> None:
+    """Lets an initiator in, by CHAP both ways."""
+    argv = ["volume", "access", "allow", volume, "--initiator", initiator]
+    for side, user, secret in zip(("chap", "mutual"), ("guest", "vswitchd"), SECRETS, strict=True):
+        file = cluster.root / f"{side}-secret"
+        file.write_text(secret)
+        argv += [f"--{side}-user", user, f"--{side}-secret-file", str(file)]
+    cluster.ctl(*argv)
+
+
 def test_open_iscsi_mounts_a_volume_and_sees_no_restructure(host: Host) -> None:
     guest, cluster = host.guest, host.cluster
     make_volumes(cluster, "ext4-iscsi")
     port = cluster.sps["sp-c"].addresses["--iscsi"].rpartition(":")[2]
     target = "iqn.2026-11.io.vswitchd:ext4-iscsi"
+    node = f"iscsiadm -m node -T {target} -p {OUTSIDE}:{port}"
+    discover = f"iscsiadm -m discovery -t sendtargets -p {OUTSIDE}:{port}"
     guest.run(
-        "set -e; modprobe iscsi_tcp; systemctl start iscsid; "
-        f"iscsiadm -m discovery -t sendtargets -p {OUTSIDE}:{port} | grep -w {target}; "
-        f"node='iscsiadm -m node -T {target} -p {OUTSIDE}:{port}'; "
-        "$node -o update -n 'node.conn[0].iscsi.HeaderDigest' -v CRC32C; "
-        "$node -o update -n 'node.conn[0].iscsi.DataDigest' -v CRC32C; "
-        "$node --login; udevadm settle; "
+        f"set -e; echo InitiatorName={INITIATOR} > /etc/iscsi/initiatorname.iscsi; "
+        "modprobe iscsi_tcp; systemctl start iscsid"
+    )
+    admit_by_chap(cluster, "ext4-iscsi", "iqn.2026-11.test:another")
+    guest.run(f"{discover} | grep -w {target}", status=1)
+    admit_by_chap(cluster, "ext4-iscsi", INITIATOR)
+    cluster.ctl("volume", "access", "nbd", "ext4-iscsi", "--off")
+    auth = {
+        "authmethod": "CHAP",
+        "chap_algs": "SHA3-256,SHA256,SHA1,MD5",
+        "username": "guest",
+        "password": "not the secret at all",
+        "username_in": "vswitchd",
+        "password_in": SECRETS[1],
+    }
+    options = {f"node.session.auth.{key}": value for key, value in auth.items()}
+    options |= {f"node.conn[0].iscsi.{digest}Digest": "CRC32C" for digest in ("Header", "Data")}
+    updates = (f"{node} -o update -n '{key}' -v '{value}'" for key, value in options.items())
+    guest.run("; ".join(("set -e", f"{discover} | grep -w {target}", *updates)))
+    # A wrong secret, and then a target that has not the one that it should have.
+    guest.run(f"{node} --login", status=LOGIN_AUTH_FAILED)
+    password = f"{node} -o update -n node.session.auth.password"
+    guest.run(f"{password} -v '{SECRETS[0]}' && {password}_in -v 'of another target'")
+    assert guest.run(f"{node} --login", status=None) and not guest.run(
+        "ls /sys/class/iscsi_session"
+    )
+    guest.run(
+        f"set -e; {password}_in -v '{SECRETS[1]}'; {node} --login; udevadm settle; "
         "mkfs.ext4 -q /dev/sda; mount /dev/sda /mnt/ext4"
     )
     host.write("/mnt/ext4")
@@ -122,7 +163,7 @@ def test_open_iscsi_mounts_a_volume_and_sees_no_restructure(host: Host) -> None:
     wait_for("the disk to grow", partial(host.has_size, "/dev/sda", 200 * MIB))
     guest.run("resize2fs /dev/sda; fstrim -v /mnt/ext4")
     assert blocks(guest, "ext4") > before
-    host.phase("restructures, open-iscsi with both digests")
+    host.phase("restructures, open-iscsi with both digests and CHAP both ways")
     # Its session is broken, and made anew.
     cluster.sps["sp-c"].kill()
     cluster.sps["sp-c"].start()

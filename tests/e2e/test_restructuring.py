@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.e2e import iscsi
 from tests.e2e.cluster import MIB, Cluster
 from tests.e2e.nbd import Client
 from tests.e2e.process import wait_for
@@ -166,6 +167,10 @@ def test_an_sp_is_drained_while_hosts_write(cluster: Cluster) -> None:
 def test_a_lost_store_is_recovered_while_hosts_write(cluster: Cluster) -> None:
     cluster.ctl("volume", "create", "db", "--size", "16M", "--layout", "mirror(sp-a/a0, sp-b/ab)")
     cluster.ctl("volume", "create", "log", "--size", "8M", "--layout", "stripe(sp-b, sp-c)")
+    secret = cluster.root / "secret"
+    secret.write_text("a secret of a host")
+    allow = ("volume", "access", "allow", "db", "--initiator", "iqn.2026-11.test:host")
+    admitted = cluster.ctl(*allow, "--chap-user", "host", "--chap-secret-file", str(secret)).json
     before = {volume.record.name: volume for volume in cluster.volumes()}
     with writing(cluster) as stamper:
         cluster.controller.kill()
@@ -194,6 +199,12 @@ def test_a_lost_store_is_recovered_while_hosts_write(cluster: Cluster) -> None:
             assert (now.size, list(now.serving)) == (was.size, list(was.serving))
             assert {t1.t1_id for t1 in now.t1s} == {t1.t1_id for t1 in was.t1s}
             assert now.version > was.version and now.epoch > was.epoch
+        assert cluster.ctl("volume", "access", "list", "db").json == admitted
+        target = iscsi.Initiator(
+            cluster.sps["sp-a"].addresses["--iscsi"], "db", chap=("host", "a secret of a host")
+        )
+        with target:
+            target.ready()
         cluster.ctl("volume", "grow", "db", "--size", "24M")
         applied(cluster, "db", "mirror(sp-a, sp-c)")
     assert cluster.ctl("fsck").json["findings"] == []

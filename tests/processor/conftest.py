@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_engine import Disk, FakeEngine
+from vswitchd.model.access import OPEN
 from vswitchd.model.objects import (
     T1,
     T2,
@@ -78,7 +79,7 @@ class Life:
 
     async def push(self, t2: T2, term: int = 1) -> None:
         """Stages and activates."""
-        await self.vsm.stage_t2(caller(term), t2)
+        await self.vsm.stage_t2(caller(term), t2, OPEN)
         await self.vsm.activate_t2(caller(term), t2.volume, t2.version)
 
 

@@ -14,6 +14,7 @@ from tests.processor.conftest import CLUSTER, DEVICE, SP, URI, VOLUME, Life, t1,
 from vswitchd.api.vsm_client import VsmProcessors
 from vswitchd.api.vsm_server import VsmServicer
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import OPEN
 from vswitchd.model.objects import DeviceId, Leaf, T1Id, Volume
 from vswitchd.ports import Processor, ProcessorRecord
 from vswitchd.rpc import vsm_pb2_grpc
@@ -60,9 +61,9 @@ async def test_a_volumes_life_through_the_port(served: Served) -> None:
     affected = await sp.determine(None, volume(1))
     assert {a.object_id for a in affected} == {"t-0", VOLUME}
     await sp.put_t1(t1(), 1)
-    await sp.stage_t2(t2(1))
+    await sp.stage_t2(t2(1), OPEN)
     assert await sp.activate_t2(VOLUME, 1) == 0.0
-    await sp.stage_t2(t2(2))
+    await sp.stage_t2(t2(2), OPEN)
     await sp.fence_t1(T1Id("t-0"), 2)
     assert await sp.activate_t2(VOLUME, 2) == pytest.approx(1234e-6)
     view = await sp.view()
@@ -145,7 +146,7 @@ async def test_a_new_life_is_reached_at_once_however_often_the_dead_one_was_trie
 async def test_a_call_goes_on_to_its_end_when_its_caller_has_gone(served: Served) -> None:
     """A swap that is done in the engine is recorded, even if nobody waits for the answer."""
     sp = served.client()
-    await sp.stage_t2(t2(1))
+    await sp.stage_t2(t2(1), OPEN)
     lock = served.life.vsm._lock(VOLUME)
     async with lock:
         call = asyncio.create_task(sp.activate_t2(VOLUME, 1))

@@ -23,6 +23,7 @@ from tests.processor.conftest import (
     t2,
 )
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import OPEN
 from vswitchd.model.codec import t1_to_json
 from vswitchd.model.objects import DeviceId, Hole, Leaf, LegState, SpId, T1Id, VolumeId
 from vswitchd.model.view import CopyMode, CopyState
@@ -108,13 +109,13 @@ async def test_only_the_active_mvsm_of_that_term_determines(
 async def test_staging_and_activating_twice_is_doing_it_once(life: Life) -> None:
     await life.vsm.put_t1(caller(), t1(), 1)
     for _ in range(2):
-        await life.vsm.stage_t2(caller(), t2(1))
+        await life.vsm.stage_t2(caller(), t2(1), OPEN)
     staged = await life.vsm.view()
     assert [(v.t2, v.active) for v in staged.t2s] == [(t2(1), False)]
     for _ in range(2):
         await life.vsm.activate_t2(caller(), VOLUME, 1)
     # Staged again after the swap, as a controller does that crashed between the two.
-    await life.vsm.stage_t2(caller(), t2(1))
+    await life.vsm.stage_t2(caller(), t2(1), OPEN)
     await life.vsm.activate_t2(caller(), VOLUME, 1)
     view = await life.vsm.view()
     assert [(v.t2, v.active, v.resync_percent) for v in view.t2s] == [(t2(1), True, 100)]
@@ -126,9 +127,9 @@ async def test_a_view_may_be_of_one_volume(life: Life) -> None:
     for one in (t1(), theirs):
         await life.vsm.put_t1(caller(), one, 1)
     for tree in (t2(1), replace(t2(1, Leaf(theirs.id, theirs.size), name="o"), volume=other)):
-        await life.vsm.stage_t2(caller(), tree)
+        await life.vsm.stage_t2(caller(), tree, OPEN)
         await life.vsm.activate_t2(caller(), tree.volume, 1)
-        await life.vsm.stage_t2(caller(), replace(tree, version=2))
+        await life.vsm.stage_t2(caller(), replace(tree, version=2), OPEN)
         await life.vsm.start_copy(
             caller(), tree.volume, 1, (1,), start=0, rate=0, adaptive=True, mode=CopyMode.FULL
         )
@@ -158,25 +159,25 @@ async def test_the_same_version_with_another_peers_address_is_taken(life: Life) 
 async def test_what_is_not_staged_or_is_older_is_refused(life: Life) -> None:
     await refused("VS3025", life.vsm.activate_t2(caller(), VOLUME, 1))
     await life.push(t2(2))
-    await refused("VS3024", life.vsm.stage_t2(caller(), t2(1)))
+    await refused("VS3024", life.vsm.stage_t2(caller(), t2(1), OPEN))
     await refused("VS3025", life.vsm.activate_t2(caller(), VOLUME, 3))
     other = t2(3)
     wrong = type(other)(
         **{f: getattr(other, f) for f in other.__slots__ if f != "sp"}, sp=SpId("x")
     )
-    await refused("VS1031", life.vsm.stage_t2(caller(), wrong))
+    await refused("VS1031", life.vsm.stage_t2(caller(), wrong, OPEN))
 
 
 async def test_a_late_staging_does_not_displace_a_later_tree(life: Life) -> None:
     await life.push(t2(1))
-    await life.vsm.stage_t2(caller(), t2(3))
-    await refused("VS3024", life.vsm.stage_t2(caller(), t2(2)))
+    await life.vsm.stage_t2(caller(), t2(3), OPEN)
+    await refused("VS3024", life.vsm.stage_t2(caller(), t2(2), OPEN))
     await life.vsm.activate_t2(caller(), VOLUME, 3)
 
 
 async def test_a_swap_that_does_not_drain_changes_nothing(life: Life) -> None:
     await life.push(t2(1))
-    await life.vsm.stage_t2(caller(), t2(2))
+    await life.vsm.stage_t2(caller(), t2(2), OPEN)
     life.engine.busy.add(VOLUME)
     error = await refused("VS5010", life.vsm.activate_t2(caller(), VOLUME, 2))
     assert error.kind is Kind.TIMEOUT
@@ -191,7 +192,7 @@ async def test_removing_is_for_good_and_may_be_repeated(
     life: Life, live: Callable[[], Life]
 ) -> None:
     await life.push(t2(1))
-    await life.vsm.stage_t2(caller(), t2(2))
+    await life.vsm.stage_t2(caller(), t2(2), OPEN)
     for _ in range(2):
         await life.vsm.remove_t2(caller(), VOLUME, 9)
     assert (await life.vsm.view()).t2s == ()
@@ -233,14 +234,14 @@ async def test_a_tree_that_was_removed_does_not_come_back(
     life: Life, live: Callable[[], Life]
 ) -> None:
     await life.push(t2(1))
-    await life.vsm.stage_t2(caller(), t2(2))
+    await life.vsm.stage_t2(caller(), t2(2), OPEN)
     await life.vsm.remove_t2(caller(), VOLUME, 3)
-    await refused("VS3024", life.vsm.stage_t2(caller(), t2(2)))
+    await refused("VS3024", life.vsm.stage_t2(caller(), t2(2), OPEN))
     await refused("VS3025", life.vsm.activate_t2(caller(), VOLUME, 1))
     life.crash()
     again = live()
     await again.vsm.start()
-    await refused("VS3024", again.vsm.stage_t2(caller(), t2(3)))
+    await refused("VS3024", again.vsm.stage_t2(caller(), t2(3), OPEN))
     await again.push(t2(4))
     assert again.engine.volumes
 
@@ -280,7 +281,7 @@ async def test_what_was_committed_is_served_again_and_staged_objects_are_kept(
 ) -> None:
     await life.vsm.put_t1(caller(), t1(), 1)
     await life.push(t2(1))
-    await life.vsm.stage_t2(caller(), t2(2))
+    await life.vsm.stage_t2(caller(), t2(2), OPEN)
     life.crash()
     again = live()
     await again.vsm.start()
@@ -325,7 +326,7 @@ async def test_many_mirrors_are_remembered_at_once(
     volumes = [VolumeId(f"v-{number}") for number in range(20)]
     for volume in volumes:
         tree = replace(t2(1, mirror(IN, IN), name=volume), volume=volume)
-        await life.vsm.stage_t2(caller(), tree)
+        await life.vsm.stage_t2(caller(), tree, OPEN)
         await life.vsm.activate_t2(caller(), volume, 1)
     life.end()
     again = live()

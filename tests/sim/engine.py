@@ -16,6 +16,7 @@ from tests.sim.loop import Expected, Process
 from tests.sim.net import Net, PeerDownError
 from tests.sim.tree import Piece, in_sync, locate, volume_block, write_only
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import Access
 from vswitchd.model.objects import (
     BLOCK,
     LEASE_SECONDS,
@@ -108,6 +109,9 @@ class SimEngine(Home):
         self.references: dict[VolumeId, set[T1Id]] = {}
 
     # T2 objects.
+
+    async def access_set(self, volume: VolumeId, access: Access) -> None:
+        """Hosts of the simulation are always admitted."""
 
     async def t2_activate(self, t2: T2, *, resync: bool) -> int:
         now = self.volumes.get(t2.volume)

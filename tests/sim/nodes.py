@@ -23,6 +23,7 @@ from vswitchd.controller.reconciler import Reconciler
 from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service
 from vswitchd.controller.turns import Turns
+from vswitchd.model.access import Access
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import Affected, Complaint, CopyMode, DeviceView, LabelView, View
 from vswitchd.ports import ProcessorRecord
@@ -229,8 +230,14 @@ class SimProcessor:
     async def delete_t1(self, t1: T1Id, epoch: int) -> None:
         await self._call(lambda vsm: vsm.delete_t1(self._caller, t1, epoch), LONG)
 
-    async def stage_t2(self, t2: T2) -> None:
-        await self._call(lambda vsm: vsm.stage_t2(self._caller, t2))
+    async def stage_t2(self, t2: T2, access: Access) -> None:
+        await self._call(lambda vsm: vsm.stage_t2(self._caller, t2, access))
+
+    async def set_access(self, volume: VolumeId, access: Access) -> None:
+        await self._call(lambda vsm: vsm.set_access(self._caller, volume, access))
+
+    async def access(self, volume: VolumeId) -> Access:
+        return await self._look(lambda vsm: vsm.access(self._caller, volume))
 
     async def activate_t2(self, volume: VolumeId, version: int) -> float:
         return await self._call(lambda vsm: vsm.activate_t2(self._caller, volume, version), LONG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -53,6 +54,7 @@ ENGINE = {
     "peers": [{"sp": "sp-b", "up": True, "round_trip": histogram(2, 0, 0)}],
     "sessions": {"nbd_tcp": 3},
     "protocol_errors": 1,
+    "logins_failed": {"authentication": 2},
     "fencing_rejections": 9,
     "resident_bytes": 1048576,
 }
@@ -79,6 +81,7 @@ EXPECTED = {
     ("vswitchd_peer_round_trip_seconds_count", ("peer", "sp-b")): 2,
     ("vswitchd_sessions", ("transport", "nbd_tcp")): 3,
     ("vswitchd_protocol_errors_total", None): 1,
+    ("vswitchd_logins_failed_total", ("reason", "authentication")): 2,
     ("vswitchd_fencing_rejections_total", None): 9,
     ("vswitchd_resident_bytes", None): 1048576,
 }
@@ -210,3 +213,23 @@ def test_logs_are_one_json_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
     assert "oops" in json.dumps(lines[1])
     with pytest.raises(VsError, match="VS1040"):
         log.set_up("loud")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_fault_is_logged_without_what_variables_held(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    logger = log.set_up("info")
+
+    def at_work(secret: str) -> None:
+        raise ValueError(f"of {len(secret)} bytes")
+
+    try:
+        at_work("hidden" + "-secret")
+    except ValueError as error:
+        logger.error("fault", exc_info=error)
+    told = capsys.readouterr().err
+    assert "at_work" in told and "of 13 bytes" in told
+    # A terminal is shown lines of the source, too.
+    assert "hidden-secret" not in told

@@ -243,10 +243,7 @@ def view_to_proto(view: View) -> vsm_pb2.View:
         mvsm_active=view.mvsm_active,
         devices=[device_view_to_proto(device) for device in view.devices],
         t1s=[_t1_view_to_proto(held) for held in view.t1s],
-        t2s=[
-            vsm_pb2.T2View(t2=t2_to_proto(v.t2), active=v.active, resync_percent=v.resync_percent)
-            for v in view.t2s
-        ],
+        t2s=[_t2_view_to_proto(v) for v in view.t2s],
         copies=[
             vsm_pb2.CopyView(
                 volume_id=copy.volume,
@@ -319,6 +316,20 @@ def label_from_proto(message: vsm_pb2.DeviceLabel) -> LabelView:
     )
 
 
+def _t2_view_to_proto(held: T2View) -> vsm_pb2.T2View:
+    return vsm_pb2.T2View(
+        t2=t2_to_proto(held.t2),
+        active=held.active,
+        resync_percent=held.resync_percent,
+        access_version=held.access,
+    )
+
+
+def _t2_view_from_proto(message: vsm_pb2.T2View) -> T2View:
+    t2 = t2_from_proto(message.t2)
+    return T2View(t2, message.active, message.resync_percent, message.access_version)
+
+
 def _t1_view_to_proto(held: T1View) -> vsm_pb2.T1View:
     return vsm_pb2.T1View(t1=t1_to_proto(held.t1), epoch=held.epoch)
 
@@ -335,7 +346,7 @@ def view_from_proto(message: vsm_pb2.View) -> View:
         mvsm_active=message.mvsm_active,
         devices=tuple(device_view_from_proto(device) for device in message.devices),
         t1s=tuple(map(_t1_view_from_proto, message.t1s)),
-        t2s=tuple(T2View(t2_from_proto(v.t2), v.active, v.resync_percent) for v in message.t2s),
+        t2s=tuple(map(_t2_view_from_proto, message.t2s)),
         copies=tuple(_copy_from_proto(copy) for copy in message.copies),
         other_t1s=message.other_t1s,
     )

@@ -11,10 +11,17 @@ from vswitchd.api.convert import t2_to_proto, volume_to_proto
 from vswitchd.controller.health import conditions
 from vswitchd.controller.registry import Registry
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import Access
 from vswitchd.model.layout import print_volume
 from vswitchd.model.objects import DeviceId, SpId, Volume, VolumeId
 from vswitchd.model.view import View
-from vswitchd.ports import DeviceRecord, OperationRecord, ProcessorRecord, VersionRecord
+from vswitchd.ports import (
+    AccessRecord,
+    DeviceRecord,
+    OperationRecord,
+    ProcessorRecord,
+    VersionRecord,
+)
 from vswitchd.restructure.codec import decode_plan, describe
 from vswitchd.restructure.diff import changes
 from vswitchd.restructure.preview import preview
@@ -118,6 +125,7 @@ def volume_message(
     registry: Registry,
     names: Mapping[DeviceId, str],
     operation: OperationRecord | None,
+    access: Access,
 ) -> volume_pb2.Volume:
     """A volume with its state, and what each SP said it holds."""
     state, why = conditions(volume, views)
@@ -137,15 +145,18 @@ def volume_message(
         layout=print_volume(volume, names),
         operation_id=operation.id if operation is not None else "",
         t2s=[t2_to_proto(t2) for t2 in held],
-        nbd_uris=nbd_uris(volume, registry),
+        nbd_uris=nbd_uris(volume, registry, access),
         conditions=why,
     )
 
 
 def history_message(
-    volume_id: VolumeId, rows: Sequence[VersionRecord], names: Mapping[DeviceId, str]
+    volume_id: VolumeId,
+    rows: Sequence[VersionRecord],
+    names: Mapping[DeviceId, str],
+    access: Sequence[AccessRecord],
 ) -> volume_pb2.VolumeHistory:
-    """Every version of a volume, with what each changed."""
+    """Every version of a volume, with what each changed, and every change of who may use it."""
     history = volume_pb2.VolumeHistory(volume_id=volume_id)
     before: Volume | None = None
     for row in rows:
@@ -165,11 +176,15 @@ def history_message(
             version.serving.extend(volume.serving)
             version.owner = volume.owner
         before = volume
+    for one in access:
+        history.access.add(version=one.version, at=stamp(one.at), who=one.who, what=one.what)
     return history
 
 
-def nbd_uris(volume: Volume, registry: Registry) -> list[str]:
-    """Where hosts may connect, at the owner first."""
+def nbd_uris(volume: Volume, registry: Registry, access: Access) -> list[str]:
+    """Where hosts may connect, at the owner first; nowhere if the volume is closed to NBD."""
+    if not access.nbd:
+        return []
     sps = sorted(volume.serving, key=lambda sp: sp != volume.owner)
     known = [registry.records[sp] for sp in sps if sp in registry.records]
     return [_nbd_uri(record.nbd_address, volume.name) for record in known]

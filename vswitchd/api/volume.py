@@ -10,20 +10,23 @@ import grpc
 from vswitchd.api.convert_public import history_message, nbd_uris, page, volume_message
 from vswitchd.api.errors import servicer_errors
 from vswitchd.api.operation import operation_message, options
+from vswitchd.api.volume_access import AccessServicer
+from vswitchd.controller.access import Admission
 from vswitchd.controller.service import Service
 from vswitchd.model.objects import DeviceId, SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import View
 from vswitchd.ports import OperationRecord
 from vswitchd.restructure import requests
-from vswitchd.rpc import operation_pb2, volume_pb2, volume_pb2_grpc
+from vswitchd.rpc import operation_pb2, volume_pb2
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
-class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
-    """volume.proto over the controller's `Service`."""
+class VolumeServicer(AccessServicer):
+    """volume.proto over the controller's `Service` and `Admission`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, admission: Admission) -> None:
+        super().__init__(admission)
         self._service = service
 
     async def _change(
@@ -154,7 +157,8 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
     ) -> volume_pb2.VolumeHistory:
         volume_id, rows = await self._service.history(request.name)
         names = {DeviceId(d.id): d.name for d in await self._service.store.devices()}
-        return history_message(volume_id, rows, names)
+        access = await self._service.store.access_history(volume_id)
+        return history_message(volume_id, rows, names, access)
 
     @servicer_errors
     async def GetVolume(
@@ -174,7 +178,9 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
             volume_id=volume.id,
             name=volume.name,
             size=volume.size,
-            nbd_uris=nbd_uris(volume, self._service.registry),
+            nbd_uris=nbd_uris(
+                volume, self._service.registry, await self._service.store.access(volume.id)
+            ),
         )
 
     @servicer_errors
@@ -198,6 +204,13 @@ class VolumeServicer(volume_pb2_grpc.VolumeServiceServicer):
             live.record.volume: live.record for live in service.executor.live.values()
         }
         return [
-            volume_message(volume, views, service.registry, names, busy.get(volume.id))
+            volume_message(
+                volume,
+                views,
+                service.registry,
+                names,
+                busy.get(volume.id),
+                await service.store.access(volume.id),
+            )
             for volume in volumes
         ]

@@ -9,8 +9,10 @@ from typing import TypeVar
 import grpc
 
 from vswitchd.api import convert
+from vswitchd.api.convert_access import access_from_proto, access_to_proto
 from vswitchd.api.errors import from_rpc
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import Access
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
 from vswitchd.model.view import Affected, CopyMode, DeviceView, LabelView, View
 from vswitchd.ports import ProcessorRecord
@@ -155,9 +157,21 @@ class VsmProcessor:
         request = vsm_pb2.DeleteT1Request(caller=self._caller, t1_id=t1, epoch=epoch)
         await self._call(self._stub.DeleteT1, request, LONG)
 
-    async def stage_t2(self, t2: T2) -> None:
-        request = vsm_pb2.StageT2Request(caller=self._caller, t2=convert.t2_to_proto(t2))
+    async def stage_t2(self, t2: T2, access: Access) -> None:
+        request = vsm_pb2.StageT2Request(
+            caller=self._caller, t2=convert.t2_to_proto(t2), access=access_to_proto(access)
+        )
         await self._call(self._stub.StageT2, request)
+
+    async def set_access(self, volume: VolumeId, access: Access) -> None:
+        request = vsm_pb2.SetAccessRequest(
+            caller=self._caller, volume_id=volume, access=access_to_proto(access)
+        )
+        await self._call(self._stub.SetAccess, request)
+
+    async def access(self, volume: VolumeId) -> Access:
+        request = vsm_pb2.GetAccessRequest(caller=self._caller, volume_id=volume)
+        return access_from_proto(await self._call(self._stub.GetAccess, request))
 
     async def activate_t2(self, volume: VolumeId, version: int) -> float:
         request = vsm_pb2.ActivateT2Request(caller=self._caller, volume_id=volume, version=version)

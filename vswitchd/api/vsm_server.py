@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from vswitchd.api import convert
+from vswitchd.api.convert_access import access_from_proto, access_to_proto
 from vswitchd.api.errors import servicer_errors
 from vswitchd.model.objects import DeviceId, T1Id, VolumeId
 from vswitchd.processor.vsm import Caller, Vsm
@@ -102,8 +103,20 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
 
     @carried_out
     async def StageT2(self, request: vsm_pb2.StageT2Request, _: Context) -> vsm_pb2.Ack:
-        await self._vsm.stage_t2(_caller(request), convert.t2_from_proto(request.t2))
+        t2, access = convert.t2_from_proto(request.t2), access_from_proto(request.access)
+        await self._vsm.stage_t2(_caller(request), t2, access)
         return ACK
+
+    @carried_out
+    async def SetAccess(self, request: vsm_pb2.SetAccessRequest, _: Context) -> vsm_pb2.Ack:
+        access = access_from_proto(request.access)
+        await self._vsm.set_access(_caller(request), VolumeId(request.volume_id), access)
+        return ACK
+
+    @servicer_errors
+    async def GetAccess(self, request: vsm_pb2.GetAccessRequest, _: Context) -> vsm_pb2.Access:
+        volume = VolumeId(request.volume_id)
+        return access_to_proto(await self._vsm.access(_caller(request), volume))
 
     @carried_out
     async def ActivateT2(

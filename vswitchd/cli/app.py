@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vswitchd import __version__
-from vswitchd.cli import check, device, host, mirror, operation, processor, status, volume
+from vswitchd.cli import access, check, device, host, mirror, operation, processor, status, volume
 from vswitchd.cli.context import EXIT, context, note
 from vswitchd.errors import VsError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 volume.app.add_typer(mirror.app, name="mirror")
+volume.app.add_typer(access.app, name="access")
 app.add_typer(volume.app, name="volume")
 app.add_typer(device.app, name="device")
 app.add_typer(processor.app, name="sp")

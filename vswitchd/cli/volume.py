@@ -143,6 +143,18 @@ def history(name: Name, output: OutputOption = Output.TABLE) -> None:
             for one in found.versions
         ]
         render.table(("version", "at (UTC)", "who", "why", "what changed"), rows)
+        if found.access:
+            changes = [
+                (
+                    str(one.version),
+                    one.at.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
+                    one.who or "-",
+                    one.what,
+                )
+                for one in found.access
+            ]
+            render.line("")
+            render.table(("access", "at (UTC)", "who", "what changed"), changes)
 
     show(found, output, tables)
 

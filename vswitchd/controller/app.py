@@ -19,6 +19,7 @@ from vswitchd.api.operation import OperationServicer
 from vswitchd.api.processor import ProcessorServicer, RegistryServicer
 from vswitchd.api.volume import VolumeServicer
 from vswitchd.api.vsm_client import SERVER_OPTIONS, VsmProcessors
+from vswitchd.controller.access import Admission
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
@@ -115,6 +116,7 @@ async def _run(args: argparse.Namespace) -> None:
     drainer = Drainer(service, clock, logger)
     recovery = Recovery(service, registry, processors, clock, logger)
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
+    admission = Admission(service, reconciler.wake, logger)
     guardian = Guardian(
         service,
         processors,
@@ -132,7 +134,7 @@ async def _run(args: argparse.Namespace) -> None:
     )
     await registry.start()
     await executor.resume()
-    server = await make_server(service, inventory, drainer, reconciler, recovery)
+    server = await make_server(service, inventory, drainer, reconciler, recovery, admission)
     host = settings.listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(settings.listen)
@@ -178,10 +180,11 @@ async def make_server(
     drainer: Drainer,
     reconciler: Reconciler,
     recovery: Recovery,
+    admission: Admission,
 ) -> grpc.aio.Server:
     """The public API with health and reflection, not started."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service), server)
+    volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeServicer(service, admission), server)
     device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(service, inventory), server)
     processor_pb2_grpc.add_ProcessorServiceServicer_to_server(
         ProcessorServicer(service, inventory), server

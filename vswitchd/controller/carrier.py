@@ -7,6 +7,7 @@ from dataclasses import replace
 from vswitchd.controller.copying import Copying
 from vswitchd.controller.live import Live
 from vswitchd.controller.registry import Registry
+from vswitchd.controller.staging import stage
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.objects import LEASE_MARGIN, LEASE_SECONDS, T2, Volume
 from vswitchd.ports import Clock, Store
@@ -50,7 +51,7 @@ class Carrier:
             case DeleteT1(sp, t1_id, epoch):
                 await at(sp).delete_t1(t1_id, epoch)
             case StageT2(t2):
-                await at(t2.sp).stage_t2(self._readdressed(t2))
+                await stage(self._store, at(t2.sp), self._readdressed(t2))
             case Commit(volume):
                 await self._commit(live, volume)
             case ActivateT2(sp, volume_id, version):

@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from vswitchd.controller.collector import Collector
 from vswitchd.controller.drift import drift, volumes_at
 from vswitchd.controller.registry import Registry
+from vswitchd.controller.staging import stage
 from vswitchd.controller.turns import Turns
 from vswitchd.errors import VsError
 from vswitchd.model.objects import SpId, T1Id, Volume, VolumeId
@@ -89,6 +90,7 @@ class Reconciler:
             await self._try(self._device(view, device), sp=view.sp, device=device.id)
         for volume_id in volumes_at(view, volumes.values()):
             # A first look without the lock: nearly always there is nothing to do.
+            await self._try(self._access(view, volume_id), sp=view.sp, volume=volume_id)
             peers = self._registry.peers
             if drift(view, volume_id, volumes.get(volume_id), peers, views.values(), ledger):
                 await self._try(
@@ -110,6 +112,16 @@ class Reconciler:
             )
             self._log.info("device_reopened", sp=view.sp, device=record.id)
 
+    async def _access(self, view: View, volume_id: VolumeId) -> None:
+        """Tells who may use a volume where less is known of it, also while an operation changes
+        the volume: that may take hours, and the SP may admit somebody who was denied. One that
+        knows more has it from a store that this is an old copy of, and keeps it until somebody
+        says something new."""
+        access = await self._store.access(volume_id)
+        if any(held.access < access.version for held in view.t2s_of(volume_id)):
+            await self._registry.processor(view.sp).set_access(volume_id, access)
+            self._log.info("access_pushed", sp=view.sp, volume=volume_id, version=access.version)
+
     async def _volume(
         self,
         view: View,
@@ -129,7 +141,7 @@ class Reconciler:
             at = self._registry.processor(view.sp)
             if found.push is not None:
                 version = found.push.version
-                await at.stage_t2(found.push)
+                await stage(self._store, at, found.push)
                 await at.activate_t2(volume_id, version)
                 self._log.info("tree_pushed", sp=view.sp, volume=volume_id, version=version)
             if found.remove:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
@@ -11,7 +11,8 @@ from structlog.typing import FilteringBoundLogger
 from vswitchd.controller.registry import Registry
 from vswitchd.controller.service import Options, Service
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.objects import DeviceId, SpId
+from vswitchd.model.access import OPEN, Access
+from vswitchd.model.objects import DeviceId, SpId, VolumeId
 from vswitchd.model.view import LabelView, View
 from vswitchd.ports import Clock, DeviceRecord, OperationRecord, Processors
 from vswitchd.restructure.rebuilt import Rebuilt, rebuild
@@ -87,15 +88,36 @@ class Recovery:
             )
         if dry_run:
             return found
-        return await self._carry_out(found, who)
+        accesses = await self._accesses(cluster, views)
+        return await self._carry_out(found, accesses, who)
 
-    async def _carry_out(self, found: Recovered, who: str) -> Recovered:
+    async def _accesses(self, cluster: str, views: Sequence[View]) -> dict[VolumeId, Access]:
+        """Who may use each volume, by the SP that has the latest word on it."""
+        latest: dict[VolumeId, tuple[int, SpId]] = {}
+        for view in views:
+            for held in view.t2s:
+                known = latest.get(held.t2.volume, (0, view.sp))
+                latest[held.t2.volume] = max(known, (held.access, view.sp))
+        found = {}
+        for volume, (version, sp) in latest.items():
+            if version > OPEN.version:
+                record, _ = self._registry.strangers[sp]
+                found[volume] = await self._processors.connect(record, cluster, 0).access(volume)
+        return found
+
+    async def _carry_out(
+        self, found: Recovered, accesses: Mapping[VolumeId, Access], who: str
+    ) -> Recovered:
         store, registry = self._service.store, self._registry
         await registry.adopt(found.cluster)
         for device in found.devices:
             await store.put_device(device)
         for volume in found.rebuilt.volumes:
             await store.put_volume(volume, expect_version=None, who=who, why=WHY)
+            if (access := accesses.get(volume.id)) is not None:
+                await store.put_access(
+                    volume.id, access, expect_version=OPEN.version, who=who, what=WHY
+                )
         self._log.info("recovered", cluster=found.cluster, volumes=len(found.rebuilt.volumes))
         deadline = self._clock.monotonic() + JOIN
         while not set(found.sps) <= set(registry.up) or registry.master is None:

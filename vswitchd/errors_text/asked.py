@@ -150,6 +150,33 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the kernel has no patience at all.",
         "Set timeout_seconds in [host] to 3 or more, and hold_seconds to 1 or more.",
     ),
+    "VS1090": (
+        "What should be an initiator's name is none. iSCSI names are of three kinds: iqn. with a "
+        "year and month, a domain name backwards and whatever tells the host apart; eui. with 16 "
+        "hex digits; naa. with 16 or 32. Capital letters count as small ones.",
+        "Give the name that the host has: on Linux `cat /etc/iscsi/initiatorname.iscsi`, on "
+        "others the iSCSI initiator's settings.",
+    ),
+    "VS1091": (
+        "A name or a secret for CHAP can't be used. A secret is one line of text of 12 to 255 "
+        "bytes: fewer than 96 bits could be guessed from what passes over the network. What it is "
+        "is shown nowhere.",
+        "Make one, e.g. with `openssl rand -hex 16 > FILE`, and name the file.",
+    ),
+    "VS1092": (
+        "What an initiator shows and what the target shows do not go together: mutual CHAP needs "
+        "CHAP, and another secret. With the same one for both, whoever asks one side the other "
+        "side's question has the answer (RFC 7143, 9.2.1).",
+        "Give --chap-user and --chap-secret-file too, and a secret of its own to each side.",
+    ),
+    "VS1093": (
+        "A volume has as many initiators in its list as it can have.",
+        "Deny one that is not used any more; `vswitchctl volume access list` shows them.",
+    ),
+    "VS1094": (
+        "The file that should hold a secret can't be read, or holds no text.",
+        "Name a file that you may read, with the secret as its one line, or - for standard input.",
+    ),
     "VS2011": (
         "A layout names a device that this SP does not reach, or that is down there.",
         "Look at `vswitchctl device list`: the device must have the SP among its SPs, and be up.",

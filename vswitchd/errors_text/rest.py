@@ -211,6 +211,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "smaller while it may be in use: what lies behind the new end would be lost.",
         "Unmount what is on it, detach it, and attach it again.",
     ),
+    "VS6050": (
+        "The last initiator of a volume was to be taken out of its list. A volume with an empty "
+        "list is open to whoever reaches a portal, which is seldom what a denial is for.",
+        "Allow the initiators that shall go on first, or unserve the volume; with --open it is "
+        "opened to everybody.",
+    ),
     # 9: a defect or damage.
     "VS9001": (
         "A call failed in a way that the callee did not explain: a defect.",

@@ -119,6 +119,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Make sure that only one controller uses this store; then restart it, and it goes on from "
         "the journal.",
     ),
+    "VS3047": (
+        "Who may use the volume was changed by somebody else since it was read, or the volume is "
+        "gone.",
+        "Look at it again (`vswitchctl volume access list NAME`), then repeat the command.",
+    ),
     "VS3050": (
         "The operation has ended, or is being undone; it can't be cancelled any more.",
         "Look at `vswitchctl operation show ID` for how it ended.",

@@ -34,11 +34,13 @@ class T1View:
 
 @dataclass(frozen=True, slots=True)
 class T2View:
-    """A T2 object that an SP holds. `resync_percent` is 100 when no resync runs."""
+    """A T2 object that an SP holds. `resync_percent` is 100 when no resync runs; `access` is the
+    version of who may use the volume that the SP goes by."""
 
     t2: T2
     active: bool
     resync_percent: int = 100
+    access: int = 0
 
 
 class CopyMode(StrEnum):

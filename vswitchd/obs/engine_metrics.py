@@ -163,10 +163,15 @@ class EngineCollector(Collector):
             PREFIX + "protocol_errors", "Connections that broke their protocol."
         )
         protocol.add_metric([], found["protocol_errors"])
+        refused = CounterMetricFamily(
+            PREFIX + "logins_failed", "iSCSI logins that were refused.", labels=["reason"]
+        )
+        for reason, count in found["logins_failed"].items():
+            refused.add_metric([reason], count)
         fenced = CounterMetricFamily(PREFIX + "fencing_rejections", "I/O refused for its epoch.")
         fenced.add_metric([], found["fencing_rejections"])
         resident = GaugeMetricFamily(
             PREFIX + "resident_bytes", "Of devices, mapped and locked in memory."
         )
         resident.add_metric([], found["resident_bytes"])
-        yield from (up, trip, sessions, protocol, fenced, resident)
+        yield from (up, trip, sessions, protocol, refused, fenced, resident)

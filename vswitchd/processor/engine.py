@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from vswitchd._engine import Engine as Native
 from vswitchd._engine import EngineError
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import Access, encode_access
 from vswitchd.model.codec import encode_t1, encode_t2, t1_from_json
 from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, T1Id, VolumeId
 from vswitchd.model.view import (
@@ -137,6 +138,9 @@ class Engine:
         found = json.loads(await self._wait(self._native.t1s, volume or ""))
         views = (T1View(t1_from_json(one["t1"]), one["epoch"]) for one in found["t1s"])
         return tuple(views), found["others"]
+
+    async def access_set(self, volume: VolumeId, access: Access) -> None:
+        await self._wait(self._native.access_set, volume, encode_access(access))
 
     async def t2_activate(self, t2: T2, *, resync: bool) -> int:
         """Returns the pause in microseconds."""

@@ -105,10 +105,13 @@ class Directory:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Replaces a file's content so that after a crash it is the old or the new."""
+    """Replaces a file's content so that after a crash it is the old or the new. Its owner alone
+    reads it: there may be secrets in it."""
     beside = path.with_name(path.name + ".new")
     try:
-        with beside.open("w") as file:
+        with open(beside, "w", opener=_private) as file:
+            # It may be left from an earlier time, with another mode.
+            os.fchmod(file.fileno(), 0o600)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -116,6 +119,10 @@ def write_durably(path: Path, text: str) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise _cannot("write", path, error) from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: Path) -> None:

@@ -1,4 +1,5 @@
-"""What an SP remembers over restarts: who it is, its devices, its committed and staged T2s.
+"""What an SP remembers over restarts: who it is, its devices, its committed and staged T2s, and who
+may use their volumes.
 
 One small JSON file for each thing, each replaced whole, so that a crash leaves the old or the new.
 """
@@ -9,6 +10,7 @@ import re
 from dataclasses import asdict, dataclass, field
 
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import OPEN, Access, decode_access, encode_access
 from vswitchd.model.codec import Fields, as_text, decode_t2, dumps, encode_t2, loads
 from vswitchd.model.objects import T2, DeviceId, VolumeId
 from vswitchd.processor.files import Files
@@ -22,6 +24,7 @@ _IDENTITY = "processor.json"
 _T2 = "t2/"
 _COMMITTED = ".json"
 _STAGED = ".staged.json"
+_ACCESS = "access/"
 
 
 @dataclass
@@ -69,6 +72,7 @@ class State:
             self.identity = self._read_identity(sp)
             #: Volumes that were not ended cleanly in the previous life.
             self.unclean = {VolumeId(volume) for volume in self.identity.mirrored}
+            self._accesses = self._read_accesses()
             self.committed = self._read_t2s(_COMMITTED)
             self.staged = {
                 volume: t2
@@ -130,11 +134,30 @@ class State:
             found[t2.volume] = t2
         return found
 
+    def _read_accesses(self) -> dict[VolumeId, Access]:
+        found = {}
+        for name in self._files.names():
+            if not name.startswith(_ACCESS):
+                continue
+            try:
+                access = decode_access(self._files.read(name))
+            except VsError as error:
+                if error.code != "VS1020":
+                    raise
+                raise VsError(
+                    "VS9020",
+                    Kind.INTERNAL,
+                    f"{self._files.where(name)} is damaged ({error.message}); restore it. Without "
+                    "it the volume would be whoever's until the controller says otherwise",
+                ) from None
+            found[VolumeId(name.removeprefix(_ACCESS).removesuffix(_COMMITTED))] = access
+        return found
+
     @staticmethod
-    def _name(volume: VolumeId, suffix: str) -> str:
+    def _name(volume: VolumeId, suffix: str, where: str = _T2) -> str:
         if not _ID.fullmatch(volume):
             raise VsError("VS1032", Kind.INVALID, f"{volume[:80]!r} is not a volume's id")
-        return f"{_T2}{volume}{suffix}"
+        return f"{where}{volume}{suffix}"
 
     def _update(self, **changes: object) -> None:
         """Changes the identity, on disk first."""
@@ -178,6 +201,16 @@ class State:
             kept = list(others.items())[1 - REMOVED_KEPT :]
             self._update(removed={**dict(kept), volume: version})
 
+    def access(self, volume: VolumeId) -> Access:
+        """Who may use a volume."""
+        return self._accesses.get(volume, OPEN)
+
+    def set_access(self, volume: VolumeId, access: Access) -> None:
+        """Remembers that, unless what is known is as late."""
+        if access.version > self.access(volume).version:
+            self._files.write(self._name(volume, _COMMITTED, _ACCESS), encode_access(access))
+            self._accesses[volume] = access
+
     def stage(self, t2: T2) -> None:
         """Keeps a T2 object, inactive."""
         self._files.write(self._name(t2.volume, _STAGED), encode_t2(t2))
@@ -199,7 +232,10 @@ class State:
             self.staged.pop(t2.volume)
 
     def remove(self, volume: VolumeId) -> None:
-        """Forgets a volume's T2 objects, the committed one first."""
+        """Forgets a volume's T2 objects, the committed one first, and then who may use it."""
         self._files.remove(*(self._name(volume, suffix) for suffix in (_COMMITTED, _STAGED)))
         self.committed.pop(volume, None)
         self.staged.pop(volume, None)
+        if volume in self._accesses:
+            self._files.remove(self._name(volume, _COMMITTED, _ACCESS))
+            del self._accesses[volume]

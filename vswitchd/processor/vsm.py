@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import Access
 from vswitchd.model.objects import (
     T1,
     T2,
@@ -63,6 +64,7 @@ class EngineCalls(Protocol):
     async def t1_fence(self, t1: T1Id, epoch: int) -> None: ...
     async def t1_delete(self, t1: T1Id, epoch: int) -> None: ...
     async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]: ...
+    async def access_set(self, volume: VolumeId, access: Access) -> None: ...
     async def t2_activate(self, t2: T2, *, resync: bool) -> int: ...
     async def t2_remove(self, volume: VolumeId) -> None: ...
     async def resync_percents(self, volume: VolumeId | None = None) -> dict[VolumeId, int]: ...
@@ -118,6 +120,8 @@ class Vsm:
         #: The term that this SP's MVSM is active for; lost at a restart, as it must be.
         self._mvsm_term: int | None = None
         self._down: dict[DeviceId, DeviceView] = {}
+        #: Volumes of which the engine knows who may use them; to others it would admit anybody.
+        self._told: set[VolumeId] = set()
         self.sp = SpId(state.identity.sp)
 
     @property
@@ -228,8 +232,8 @@ class Vsm:
             devices=await self.devices(),
             t1s=t1s,
             t2s=(
-                *(T2View(t2, True, percents[t2.volume]) for t2 in active),
-                *(T2View(t2, False) for t2 in staged.values()),
+                *(self._t2_view(t2, True, percents[t2.volume]) for t2 in active),
+                *(self._t2_view(t2, False, 100) for t2 in staged.values()),
             ),
             copies=tuple(
                 copy
@@ -238,6 +242,9 @@ class Vsm:
             ),
             other_t1s=others,
         )
+
+    def _t2_view(self, t2: T2, active: bool, resync_percent: int) -> T2View:
+        return T2View(t2, active, resync_percent, self._state.access(t2.volume).version)
 
     async def devices(self) -> tuple[DeviceView, ...]:
         """Those that are open, and those that should be."""
@@ -311,8 +318,9 @@ class Vsm:
             await self._engine.t1_delete(t1, epoch)
         self._log.info("delete_t1", t1=t1)
 
-    async def stage_t2(self, caller: Caller, t2: T2) -> None:
-        """Keeps a T2 object durably, inactive."""
+    async def stage_t2(self, caller: Caller, t2: T2, access: Access) -> None:
+        """Keeps a T2 object durably, inactive, and before it who may use the volume: nobody is
+        admitted here by less than was known when this was asked."""
         if t2.sp != self.sp:
             raise VsError("VS1031", Kind.INVALID, f"a T2 object of {t2.sp} came to {self.sp}")
         async with self._turn(caller, t2.volume):
@@ -339,11 +347,34 @@ class Vsm:
                     f"volume {t2.name}: version {t2.version} is older than {gone}, with which it "
                     "was taken out of service here",
                 )
+            await self._take_access(t2.volume, access)
             if current != t2:
                 self._state.stage(t2)
         self._log.info(
             "stage_t2", volume=t2.volume, name=t2.name, version=t2.version, epoch=t2.epoch
         )
+
+    async def set_access(self, caller: Caller, volume: VolumeId, access: Access) -> None:
+        """Says who may use a volume that has a tree here; one that has none gets it with its tree.
+        Sessions that are not admitted any more have ended when this returns."""
+        async with self._turn(caller, volume):
+            if volume in self._state.committed or volume in self._state.staged:
+                await self._take_access(volume, access)
+        self._log.info("set_access", volume=volume, version=access.version)
+
+    async def _take_access(self, volume: VolumeId, access: Access) -> None:
+        """A later word than is known here is kept first, then obeyed."""
+        self._state.set_access(volume, access)
+        await self._tell_access(volume)
+
+    async def _tell_access(self, volume: VolumeId) -> None:
+        await self._engine.access_set(volume, self._state.access(volume))
+        self._told.add(volume)
+
+    async def access(self, caller: Caller, volume: VolumeId) -> Access:
+        """Who may use a volume, as this SP knows it."""
+        self.check_cluster(caller)
+        return self._state.access(volume)
 
     async def activate_t2(self, caller: Caller, volume: VolumeId, version: int) -> int:
         """Swaps to the staged T2 object; returns the pause in microseconds."""
@@ -380,6 +411,8 @@ class Vsm:
 
     async def _activate(self, t2: T2, *, resync: bool) -> int:
         self._own_mirrors([t2])
+        if t2.volume not in self._told:
+            await self._tell_access(t2.volume)
         return await self._engine.t2_activate(t2, resync=resync)
 
     def _own_mirrors(self, t2s: Iterable[T2]) -> None:
@@ -406,6 +439,7 @@ class Vsm:
                     f"volume {current.name}: version {version} is older than {current.version}",
                 )
             self._state.set_removed(volume, version)
+            self._told.discard(volume)
             await self._engine.t2_remove(volume)
             self._state.remove(volume)
             self._state.set_mirrored(set(self._state.identity.mirrored) - {volume})

@@ -651,24 +651,280 @@ class VolumeHistory(_message.Message):
     VOLUME_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     name: _builtins.str
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeVersion]: ...
+    @_builtins.property
+    def access(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessChange]: ...
     def __init__(
         self,
         *,
         volume_id: _builtins.str = ...,
         name: _builtins.str = ...,
         versions: _abc.Iterable[Global___VolumeVersion] | None = ...,
+        access: _abc.Iterable[Global___AccessChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "versions", b"versions", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "name", b"name", "versions", b"versions", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VolumeHistory: _TypeAlias = VolumeHistory  # noqa: Y015
+
+@_typing.final
+class AccessChange(_message.Message):
+    """A change of who may use a volume, without its secrets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    who: _builtins.str
+    what: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        who: _builtins.str = ...,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "version", b"version", "what", b"what", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessChange: _TypeAlias = AccessChange  # noqa: Y015
+
+@_typing.final
+class ChapSecret(_message.Message):
+    """What one side of a login shows by CHAP. It is in no answer and no log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    secret: _builtins.str
+    """One line of 12 to 255 bytes."""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChapSecret: _TypeAlias = ChapSecret  # noqa: Y015
+
+@_typing.final
+class AllowInitiatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INITIATOR_FIELD_NUMBER: _builtins.int
+    CHAP_FIELD_NUMBER: _builtins.int
+    MUTUAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    initiator: _builtins.str
+    """An iSCSI name: iqn., eui. or naa.; what it had is replaced whole."""
+    @_builtins.property
+    def chap(self) -> Global___ChapSecret:
+        """What the initiator has to show; absent: nothing but its name."""
+
+    @_builtins.property
+    def mutual(self) -> Global___ChapSecret:
+        """What the target shows if it is asked; another secret."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        initiator: _builtins.str = ...,
+        chap: Global___ChapSecret | None = ...,
+        mutual: Global___ChapSecret | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chap", b"chap", "mutual", b"mutual"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chap", b"chap", "initiator", b"initiator", "mutual", b"mutual", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowInitiatorRequest: _TypeAlias = AllowInitiatorRequest  # noqa: Y015
+
+@_typing.final
+class DenyInitiatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INITIATOR_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    initiator: _builtins.str
+    open: _builtins.bool
+    """Without this the last initiator of a volume stays: after it whoever comes may log in."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        initiator: _builtins.str = ...,
+        open: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initiator", b"initiator", "name", b"name", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenyInitiatorRequest: _TypeAlias = DenyInitiatorRequest  # noqa: Y015
+
+@_typing.final
+class SetVolumeNbdRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    on: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        on: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "on", b"on"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVolumeNbdRequest: _TypeAlias = SetVolumeNbdRequest  # noqa: Y015
+
+@_typing.final
+class GetVolumeAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVolumeAccessRequest: _TypeAlias = GetVolumeAccessRequest  # noqa: Y015
+
+@_typing.final
+class VolumeAccess(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    NBD_FIELD_NUMBER: _builtins.int
+    INITIATORS_FIELD_NUMBER: _builtins.int
+    SPS_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    name: _builtins.str
+    version: _builtins.int
+    nbd: _builtins.bool
+    """Anybody or nobody may use the volume over NBD."""
+    @_builtins.property
+    def initiators(self) -> _containers.RepeatedCompositeFieldContainer[Global___AllowedInitiator]:
+        """Who may log in over iSCSI; none: whoever reaches a portal."""
+
+    @_builtins.property
+    def sps(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessAt]:
+        """What the SPs that serve the volume, or are about to, go by."""
+
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        nbd: _builtins.bool = ...,
+        initiators: _abc.Iterable[Global___AllowedInitiator] | None = ...,
+        sps: _abc.Iterable[Global___AccessAt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initiators", b"initiators", "name", b"name", "nbd", b"nbd", "sps", b"sps", "version", b"version", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeAccess: _TypeAlias = VolumeAccess  # noqa: Y015
+
+@_typing.final
+class AllowedInitiator(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INITIATOR_FIELD_NUMBER: _builtins.int
+    CHAP_USER_FIELD_NUMBER: _builtins.int
+    MUTUAL_USER_FIELD_NUMBER: _builtins.int
+    initiator: _builtins.str
+    chap_user: _builtins.str
+    """The name that it has to show by CHAP, with its secret; empty: CHAP is not demanded."""
+    mutual_user: _builtins.str
+    """The name that the target shows if it is asked; empty: none."""
+    def __init__(
+        self,
+        *,
+        initiator: _builtins.str = ...,
+        chap_user: _builtins.str = ...,
+        mutual_user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chap_user", b"chap_user", "initiator", b"initiator", "mutual_user", b"mutual_user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowedInitiator: _TypeAlias = AllowedInitiator  # noqa: Y015
+
+@_typing.final
+class AccessAt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SP_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    sp: _builtins.str
+    version: _builtins.int
+    """Of the access that the SP goes by; meaningless unless it was heard."""
+    heard: _builtins.bool
+    def __init__(
+        self,
+        *,
+        sp: _builtins.str = ...,
+        version: _builtins.int = ...,
+        heard: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heard", b"heard", "sp", b"sp", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessAt: _TypeAlias = AccessAt  # noqa: Y015
 
 @_typing.final
 class GetVolumeRequest(_message.Message):

@@ -110,6 +110,26 @@ class VolumeServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeHistoryRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_volume__pb2.VolumeHistory.FromString,
                 _registered_method=True)
+        self.AllowInitiator = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/AllowInitiator',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.AllowInitiatorRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
+                _registered_method=True)
+        self.DenyInitiator = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/DenyInitiator',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.DenyInitiatorRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
+                _registered_method=True)
+        self.SetVolumeNbd = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/SetVolumeNbd',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.SetVolumeNbdRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
+                _registered_method=True)
+        self.GetVolumeAccess = channel.unary_unary(
+                '/vswitchd.v1.VolumeService/GetVolumeAccess',
+                request_serializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeAccessRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
+                _registered_method=True)
         self.GetVolume = channel.unary_unary(
                 '/vswitchd.v1.VolumeService/GetVolume',
                 request_serializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeRequest.SerializeToString,
@@ -227,6 +247,34 @@ class VolumeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AllowInitiator(self, request, context):
+        """Lets an initiator log in to a volume over iSCSI, or changes what it has to show. From the first
+        one on nobody else may. Sessions that are not admitted any more have ended on return, at every
+        SP that `sps` has at the version of the answer; the others follow when they are reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DenyInitiator(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetVolumeNbd(self, request, context):
+        """Opens a volume to NBD, or closes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVolumeAccess(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -324,6 +372,26 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.GetVolumeHistory,
                     request_deserializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeHistoryRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_volume__pb2.VolumeHistory.SerializeToString,
+            ),
+            'AllowInitiator': grpc.unary_unary_rpc_method_handler(
+                    servicer.AllowInitiator,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.AllowInitiatorRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.SerializeToString,
+            ),
+            'DenyInitiator': grpc.unary_unary_rpc_method_handler(
+                    servicer.DenyInitiator,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.DenyInitiatorRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.SerializeToString,
+            ),
+            'SetVolumeNbd': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetVolumeNbd,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.SetVolumeNbdRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.SerializeToString,
+            ),
+            'GetVolumeAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVolumeAccess,
+                    request_deserializer=vswitchd_dot_v1_dot_volume__pb2.GetVolumeAccessRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.SerializeToString,
             ),
             'GetVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVolume,
@@ -746,6 +814,114 @@ class VolumeService:
             '/vswitchd.v1.VolumeService/GetVolumeHistory',
             vswitchd_dot_v1_dot_volume__pb2.GetVolumeHistoryRequest.SerializeToString,
             vswitchd_dot_v1_dot_volume__pb2.VolumeHistory.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllowInitiator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/AllowInitiator',
+            vswitchd_dot_v1_dot_volume__pb2.AllowInitiatorRequest.SerializeToString,
+            vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DenyInitiator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/DenyInitiator',
+            vswitchd_dot_v1_dot_volume__pb2.DenyInitiatorRequest.SerializeToString,
+            vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetVolumeNbd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/SetVolumeNbd',
+            vswitchd_dot_v1_dot_volume__pb2.SetVolumeNbdRequest.SerializeToString,
+            vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVolumeAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VolumeService/GetVolumeAccess',
+            vswitchd_dot_v1_dot_volume__pb2.GetVolumeAccessRequest.SerializeToString,
+            vswitchd_dot_v1_dot_volume__pb2.VolumeAccess.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,15 @@ class VolumeServiceStub:
     """Gives a volume the layout that an earlier version had."""
     GetVolumeHistory: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeHistoryRequest, _volume_pb2.VolumeHistory]
     """Every version of a volume, oldest first."""
+    AllowInitiator: _grpc.UnaryUnaryMultiCallable[_volume_pb2.AllowInitiatorRequest, _volume_pb2.VolumeAccess]
+    """Lets an initiator log in to a volume over iSCSI, or changes what it has to show. From the first
+    one on nobody else may. Sessions that are not admitted any more have ended on return, at every
+    SP that `sps` has at the version of the answer; the others follow when they are reached.
+    """
+    DenyInitiator: _grpc.UnaryUnaryMultiCallable[_volume_pb2.DenyInitiatorRequest, _volume_pb2.VolumeAccess]
+    SetVolumeNbd: _grpc.UnaryUnaryMultiCallable[_volume_pb2.SetVolumeNbdRequest, _volume_pb2.VolumeAccess]
+    """Opens a volume to NBD, or closes it."""
+    GetVolumeAccess: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeAccessRequest, _volume_pb2.VolumeAccess]
     GetVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeRequest, _volume_pb2.Volume]
     GetVolumePaths: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetVolumePathsRequest, _volume_pb2.VolumePaths]
     """Where hosts reach a volume, and how large it is, from the store alone: cheap enough to ask for
@@ -90,6 +99,15 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     """Gives a volume the layout that an earlier version had."""
     GetVolumeHistory: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeHistoryRequest, _volume_pb2.VolumeHistory]  # type: ignore[assignment]
     """Every version of a volume, oldest first."""
+    AllowInitiator: _aio.UnaryUnaryMultiCallable[_volume_pb2.AllowInitiatorRequest, _volume_pb2.VolumeAccess]  # type: ignore[assignment]
+    """Lets an initiator log in to a volume over iSCSI, or changes what it has to show. From the first
+    one on nobody else may. Sessions that are not admitted any more have ended on return, at every
+    SP that `sps` has at the version of the answer; the others follow when they are reached.
+    """
+    DenyInitiator: _aio.UnaryUnaryMultiCallable[_volume_pb2.DenyInitiatorRequest, _volume_pb2.VolumeAccess]  # type: ignore[assignment]
+    SetVolumeNbd: _aio.UnaryUnaryMultiCallable[_volume_pb2.SetVolumeNbdRequest, _volume_pb2.VolumeAccess]  # type: ignore[assignment]
+    """Opens a volume to NBD, or closes it."""
+    GetVolumeAccess: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeAccessRequest, _volume_pb2.VolumeAccess]  # type: ignore[assignment]
     GetVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumeRequest, _volume_pb2.Volume]  # type: ignore[assignment]
     GetVolumePaths: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetVolumePathsRequest, _volume_pb2.VolumePaths]  # type: ignore[assignment]
     """Where hosts reach a volume, and how large it is, from the store alone: cheap enough to ask for
@@ -210,6 +228,39 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_volume_pb2.VolumeHistory, _abc.Awaitable[_volume_pb2.VolumeHistory]]:
         """Every version of a volume, oldest first."""
+
+    @_abc_1.abstractmethod
+    def AllowInitiator(
+        self,
+        request: _volume_pb2.AllowInitiatorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeAccess, _abc.Awaitable[_volume_pb2.VolumeAccess]]:
+        """Lets an initiator log in to a volume over iSCSI, or changes what it has to show. From the first
+        one on nobody else may. Sessions that are not admitted any more have ended on return, at every
+        SP that `sps` has at the version of the answer; the others follow when they are reached.
+        """
+
+    @_abc_1.abstractmethod
+    def DenyInitiator(
+        self,
+        request: _volume_pb2.DenyInitiatorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeAccess, _abc.Awaitable[_volume_pb2.VolumeAccess]]: ...
+
+    @_abc_1.abstractmethod
+    def SetVolumeNbd(
+        self,
+        request: _volume_pb2.SetVolumeNbdRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeAccess, _abc.Awaitable[_volume_pb2.VolumeAccess]]:
+        """Opens a volume to NBD, or closes it."""
+
+    @_abc_1.abstractmethod
+    def GetVolumeAccess(
+        self,
+        request: _volume_pb2.GetVolumeAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeAccess, _abc.Awaitable[_volume_pb2.VolumeAccess]]: ...
 
     @_abc_1.abstractmethod
     def GetVolume(

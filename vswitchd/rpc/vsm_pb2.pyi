@@ -288,10 +288,13 @@ class T2View(_message.Message):
     T2_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     RESYNC_PERCENT_FIELD_NUMBER: _builtins.int
+    ACCESS_VERSION_FIELD_NUMBER: _builtins.int
     active: _builtins.bool
     """False: staged only."""
     resync_percent: _builtins.int
     """Percent done of the resync after an unclean end; 100 when there is none."""
+    access_version: _builtins.int
+    """The version of who may use the volume that the SP goes by."""
     @_builtins.property
     def t2(self) -> _common_pb2.T2Object: ...
     def __init__(
@@ -300,14 +303,77 @@ class T2View(_message.Message):
         t2: _common_pb2.T2Object | None = ...,
         active: _builtins.bool = ...,
         resync_percent: _builtins.int = ...,
+        access_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["t2", b"t2"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "resync_percent", b"resync_percent", "t2", b"t2"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_version", b"access_version", "active", b"active", "resync_percent", b"resync_percent", "t2", b"t2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___T2View: _TypeAlias = T2View  # noqa: Y015
+
+@_typing.final
+class Access(_message.Message):
+    """Who may use a volume; no entries: whoever reaches a portal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NBD_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """0: nothing was ever said of the volume."""
+    nbd: _builtins.bool
+    """Anybody or nobody may, over NBD."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessEntry]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        nbd: _builtins.bool = ...,
+        entries: _abc.Iterable[Global___AccessEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "nbd", b"nbd", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Access: _TypeAlias = Access  # noqa: Y015
+
+@_typing.final
+class AccessEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INITIATOR_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    MUTUAL_USER_FIELD_NUMBER: _builtins.int
+    MUTUAL_SECRET_FIELD_NUMBER: _builtins.int
+    initiator: _builtins.str
+    user: _builtins.str
+    """CHAP: what the initiator shows, and what the target does; empty: nothing."""
+    secret: _builtins.str
+    mutual_user: _builtins.str
+    mutual_secret: _builtins.str
+    def __init__(
+        self,
+        *,
+        initiator: _builtins.str = ...,
+        user: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        mutual_user: _builtins.str = ...,
+        mutual_secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initiator", b"initiator", "mutual_secret", b"mutual_secret", "mutual_user", b"mutual_user", "secret", b"secret", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessEntry: _TypeAlias = AccessEntry  # noqa: Y015
 
 @_typing.final
 class DifferingRange(_message.Message):
@@ -580,23 +646,77 @@ class StageT2Request(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     T2_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
     def t2(self) -> _common_pb2.T2Object: ...
+    @_builtins.property
+    def access(self) -> Global___Access: ...
     def __init__(
         self,
         *,
         caller: Global___Caller | None = ...,
         t2: _common_pb2.T2Object | None = ...,
+        access: Global___Access | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "t2", b"t2"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "caller", b"caller", "t2", b"t2"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "t2", b"t2"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "caller", b"caller", "t2", b"t2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageT2Request: _TypeAlias = StageT2Request  # noqa: Y015
+
+@_typing.final
+class SetAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def access(self) -> Global___Access: ...
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        volume_id: _builtins.str = ...,
+        access: Global___Access | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "caller", b"caller", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAccessRequest: _TypeAlias = SetAccessRequest  # noqa: Y015
+
+@_typing.final
+class GetAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        volume_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAccessRequest: _TypeAlias = GetAccessRequest  # noqa: Y015
 
 @_typing.final
 class ActivateT2Request(_message.Message):

@@ -74,6 +74,16 @@ class VsmServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_vsm__pb2.StageT2Request.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
                 _registered_method=True)
+        self.SetAccess = channel.unary_unary(
+                '/vswitchd.v1.VsmService/SetAccess',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.SetAccessRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+                _registered_method=True)
+        self.GetAccess = channel.unary_unary(
+                '/vswitchd.v1.VsmService/GetAccess',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.GetAccessRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Access.FromString,
+                _registered_method=True)
         self.ActivateT2 = channel.unary_unary(
                 '/vswitchd.v1.VsmService/ActivateT2',
                 request_serializer=vswitchd_dot_v1_dot_vsm__pb2.ActivateT2Request.SerializeToString,
@@ -178,7 +188,22 @@ class VsmServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StageT2(self, request, context):
-        """Keeps a T2 object durably, inactive.
+        """Keeps a T2 object durably, inactive, and who may use its volume.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAccess(self, request, context):
+        """Says who may use a volume that has a T2 object here. Sessions that are not admitted any more have
+        ended on return. An access of a lower version than the one that is known changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccess(self, request, context):
+        """Who may use a volume as this SP knows it, with the secrets: for a controller whose store is lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,6 +318,16 @@ def add_VsmServiceServicer_to_server(servicer, server):
                     servicer.StageT2,
                     request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.StageT2Request.FromString,
                     response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
+            ),
+            'SetAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAccess,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.SetAccessRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
+            ),
+            'GetAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccess,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.GetAccessRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Access.SerializeToString,
             ),
             'ActivateT2': grpc.unary_unary_rpc_method_handler(
                     servicer.ActivateT2,
@@ -561,6 +596,60 @@ class VsmService:
             '/vswitchd.v1.VsmService/StageT2',
             vswitchd_dot_v1_dot_vsm__pb2.StageT2Request.SerializeToString,
             vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/SetAccess',
+            vswitchd_dot_v1_dot_vsm__pb2.SetAccessRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/GetAccess',
+            vswitchd_dot_v1_dot_vsm__pb2.GetAccessRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.Access.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,7 +49,13 @@ class VsmServiceStub:
     DeleteT1: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.DeleteT1Request, _vsm_pb2.Ack]
     """Forgets the object; frees its extents if this SP is its home by the label."""
     StageT2: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.StageT2Request, _vsm_pb2.Ack]
-    """Keeps a T2 object durably, inactive."""
+    """Keeps a T2 object durably, inactive, and who may use its volume."""
+    SetAccess: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.SetAccessRequest, _vsm_pb2.Ack]
+    """Says who may use a volume that has a T2 object here. Sessions that are not admitted any more have
+    ended on return. An access of a lower version than the one that is known changes nothing.
+    """
+    GetAccess: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.GetAccessRequest, _vsm_pb2.Access]
+    """Who may use a volume as this SP knows it, with the secrets: for a controller whose store is lost."""
     ActivateT2: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.ActivateT2Request, _vsm_pb2.ActivateT2Response]
     """Swaps to the staged object of that version; old requests have drained on return."""
     RemoveT2: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.RemoveT2Request, _vsm_pb2.Ack]
@@ -86,7 +92,13 @@ class VsmServiceAsyncStub(VsmServiceStub):
     DeleteT1: _aio.UnaryUnaryMultiCallable[_vsm_pb2.DeleteT1Request, _vsm_pb2.Ack]  # type: ignore[assignment]
     """Forgets the object; frees its extents if this SP is its home by the label."""
     StageT2: _aio.UnaryUnaryMultiCallable[_vsm_pb2.StageT2Request, _vsm_pb2.Ack]  # type: ignore[assignment]
-    """Keeps a T2 object durably, inactive."""
+    """Keeps a T2 object durably, inactive, and who may use its volume."""
+    SetAccess: _aio.UnaryUnaryMultiCallable[_vsm_pb2.SetAccessRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    """Says who may use a volume that has a T2 object here. Sessions that are not admitted any more have
+    ended on return. An access of a lower version than the one that is known changes nothing.
+    """
+    GetAccess: _aio.UnaryUnaryMultiCallable[_vsm_pb2.GetAccessRequest, _vsm_pb2.Access]  # type: ignore[assignment]
+    """Who may use a volume as this SP knows it, with the secrets: for a controller whose store is lost."""
     ActivateT2: _aio.UnaryUnaryMultiCallable[_vsm_pb2.ActivateT2Request, _vsm_pb2.ActivateT2Response]  # type: ignore[assignment]
     """Swaps to the staged object of that version; old requests have drained on return."""
     RemoveT2: _aio.UnaryUnaryMultiCallable[_vsm_pb2.RemoveT2Request, _vsm_pb2.Ack]  # type: ignore[assignment]
@@ -168,7 +180,25 @@ class VsmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vsm_pb2.StageT2Request,
         context: _ServicerContext,
     ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
-        """Keeps a T2 object durably, inactive."""
+        """Keeps a T2 object durably, inactive, and who may use its volume."""
+
+    @_abc_1.abstractmethod
+    def SetAccess(
+        self,
+        request: _vsm_pb2.SetAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
+        """Says who may use a volume that has a T2 object here. Sessions that are not admitted any more have
+        ended on return. An access of a lower version than the one that is known changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAccess(
+        self,
+        request: _vsm_pb2.GetAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.Access, _abc.Awaitable[_vsm_pb2.Access]]:
+        """Who may use a volume as this SP knows it, with the secrets: for a controller whose store is lost."""
 
     @_abc_1.abstractmethod
     def ActivateT2(

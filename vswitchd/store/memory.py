@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from time import time
 
+from vswitchd.model.access import OPEN, Access
 from vswitchd.model.objects import DeviceId, SpId, T1Id, Volume, VolumeId
 from vswitchd.ports import (
     ENDED_KEPT,
+    AccessRecord,
     DeviceRecord,
     OperationRecord,
     ProcessorRecord,
@@ -31,6 +33,8 @@ class MemoryStore:
         self._operations: dict[str, OperationRecord] = {}
         self._drained: dict[SpId, bool] = {}
         self._ledger: set[T1Id] = set()
+        self._accesses: dict[VolumeId, Access] = {}
+        self._access_history: dict[VolumeId, list[AccessRecord]] = {}
         self._history: dict[VolumeId, list[VersionRecord]] = {}
 
     async def cluster_id(self) -> str:
@@ -77,10 +81,29 @@ class MemoryStore:
 
     async def delete_volume(self, volume: VolumeId, *, who: str) -> None:
         gone = self._volumes.pop(volume, None)
+        self._accesses.pop(volume, None)
         self._listed = None
         if gone is not None:
             row = VersionRecord(gone.version + 1, time(), who, "deleted", None)
             self._history[volume].append(row)
+
+    async def access(self, volume: VolumeId) -> Access:
+        return self._accesses.get(volume, OPEN)
+
+    async def put_access(
+        self, volume: VolumeId, access: Access, *, expect_version: int, who: str, what: str
+    ) -> None:
+        if volume not in self._volumes:
+            raise refusals.access_of_nothing(volume)
+        found = self._accesses.get(volume, OPEN).version
+        if found != expect_version:
+            raise refusals.stale_access(volume, found, expect_version)
+        self._accesses[volume] = access
+        row = AccessRecord(access.version, time(), who, what)
+        self._access_history.setdefault(volume, []).append(row)
+
+    async def access_history(self, volume: VolumeId) -> Sequence[AccessRecord]:
+        return list(self._access_history.get(volume, ()))
 
     async def processors(self) -> Sequence[ProcessorRecord]:
         return [record for _, record in sorted(self._processors.items())]

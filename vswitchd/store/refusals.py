@@ -14,6 +14,23 @@ def stale_volume(name: str, found: int | None, expected: int | None) -> VsError:
     )
 
 
+def stale_access(volume: str, found: int, expected: int) -> VsError:
+    """Somebody else has changed it since."""
+    return VsError(
+        "VS3047",
+        Kind.STALE,
+        f"who may use volume {volume} is at version {found}, not {expected}; look again "
+        "(`vswitchctl volume access list`), then decide again",
+    )
+
+
+def access_of_nothing(volume: str) -> VsError:
+    """The volume is gone."""
+    return VsError(
+        "VS3047", Kind.STALE, f"volume {volume} is gone, so nobody can be let in or kept out"
+    )
+
+
 def volume_exists(name: str) -> VsError:
     """Names of volumes are unique."""
     return VsError("VS2030", Kind.EXISTS, f"there is a volume {name} already; choose another name")

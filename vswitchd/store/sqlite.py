@@ -16,10 +16,12 @@ from time import perf_counter, time
 from typing import TypeVar
 
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import OPEN, Access, decode_access, encode_access
 from vswitchd.model.codec import decode_volume, encode_volume
 from vswitchd.model.objects import DeviceId, SpId, T1Id, Volume, VolumeId
 from vswitchd.ports import (
     ENDED_KEPT,
+    AccessRecord,
     DeviceRecord,
     OperationRecord,
     ProcessorRecord,
@@ -29,7 +31,7 @@ from vswitchd.store import refusals
 
 R = TypeVar("R")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE cluster (id TEXT NOT NULL, term INTEGER NOT NULL);
 CREATE TABLE volume (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL,
@@ -40,6 +42,14 @@ CREATE TABLE history (volume TEXT NOT NULL, version INTEGER NOT NULL, at REAL NO
 CREATE TRIGGER history_never_changes BEFORE UPDATE ON history
     BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
 CREATE TRIGGER history_never_shrinks BEFORE DELETE ON history
+    BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
+CREATE TABLE access (volume TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE access_history (volume TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL,
+                             who TEXT NOT NULL, what TEXT NOT NULL,
+                             PRIMARY KEY (volume, version));
+CREATE TRIGGER access_history_never_changes BEFORE UPDATE ON access_history
+    BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
+CREATE TRIGGER access_history_never_shrinks BEFORE DELETE ON access_history
     BEGIN SELECT RAISE(ABORT, 'history is append-only'); END;
 CREATE TABLE processor (sp TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE drained (sp TEXT PRIMARY KEY, keep_serving INTEGER NOT NULL);
@@ -70,6 +80,7 @@ class SqliteStore:
         self._ended_kept = ended_kept
         #: As of the last commit; replaced whole by the store's thread alone, ...
         self._volumes: dict[VolumeId, Volume] = {}
+        self._accesses: dict[VolumeId, Access] = {}
         #: ... and what was last listed of which, by the event loop's.
         self._listed: tuple[dict[VolumeId, Volume], tuple[Volume, ...]] = ({}, ())
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -86,8 +97,16 @@ class SqliteStore:
         self._thread.submit(self._open).result()
 
     def _open(self) -> None:
+        try:
+            # CHAP secrets are in it. SQLite gives its other files the modes of this one.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._path.chmod(0o600)
+        except OSError as error:
+            raise self._unreadable(error) from None
         self._db = sqlite3.connect(self._path, isolation_level=None)
         try:
+            # What is deleted is overwritten: nothing that was secret stays.
+            self._db.execute("PRAGMA secure_delete=ON")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -106,10 +125,12 @@ class SqliteStore:
             for (body,) in self._db.execute("SELECT body FROM volume").fetchall():
                 volume = decode_volume(body)
                 self._volumes[volume.id] = volume
+            for id_, body in self._db.execute("SELECT volume, body FROM access").fetchall():
+                self._accesses[VolumeId(id_)] = decode_access(body)
         except sqlite3.DatabaseError as error:
             raise self._unreadable(error) from None
 
-    def _unreadable(self, error: sqlite3.DatabaseError) -> VsError:
+    def _unreadable(self, error: Exception) -> VsError:
         return VsError(
             "VS9030",
             Kind.INTERNAL,
@@ -228,6 +249,7 @@ class SqliteStore:
             row = db.execute(
                 "DELETE FROM volume WHERE id = ? RETURNING version", (volume,)
             ).fetchone()
+            db.execute("DELETE FROM access WHERE volume = ?", (volume,))
             if row is not None:
                 db.execute(
                     "INSERT INTO history VALUES (?, ?, ?, ?, 'deleted', '')",
@@ -236,8 +258,40 @@ class SqliteStore:
 
         def done() -> None:
             self._volumes = {id_: held for id_, held in self._volumes.items() if id_ != volume}
+            self._accesses = {id_: held for id_, held in self._accesses.items() if id_ != volume}
 
         await self._do(work, done)
+
+    async def access(self, volume: VolumeId) -> Access:
+        return self._accesses.get(volume, OPEN)
+
+    async def put_access(
+        self, volume: VolumeId, access: Access, *, expect_version: int, who: str, what: str
+    ) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            if volume not in self._volumes:
+                raise refusals.access_of_nothing(volume)
+            found = self._accesses.get(volume, OPEN).version
+            if found != expect_version:
+                raise refusals.stale_access(volume, found, expect_version)
+            db.execute("REPLACE INTO access VALUES (?, ?)", (volume, encode_access(access)))
+            row = (volume, access.version, time(), who, what)
+            db.execute("INSERT INTO access_history VALUES (?, ?, ?, ?, ?)", row)
+
+        def done() -> None:
+            self._accesses = {**self._accesses, volume: access}
+
+        await self._do(work, done)
+
+    async def access_history(self, volume: VolumeId) -> Sequence[AccessRecord]:
+        rows = await self._do(
+            lambda db: db.execute(
+                "SELECT version, at, who, what FROM access_history WHERE volume = ?"
+                " ORDER BY version",
+                (volume,),
+            ).fetchall()
+        )
+        return [AccessRecord(*row) for row in rows]
 
     async def processors(self) -> Sequence[ProcessorRecord]:
         rows = await self._do(

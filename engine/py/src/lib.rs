@@ -46,6 +46,10 @@ impl Engine {
         self.0.set_portal_group(tag, advertised);
     }
 
+    fn access_set(&self, py: Python<'_>, volume_id: &str, access: &str) -> PyResult<()> {
+        call(py, || self.0.access_set(volume_id, access))
+    }
+
     fn listen_peer(&self, py: Python<'_>, address: &str) -> PyResult<String> {
         call(py, || self.0.listen_peer(address))
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use vs_io::{Committer, Device, DeviceError, ErrorKind, Kind, Residency, T1Table, planted};
 use vs_tree::{Spec, Tree};
 
+use crate::access::Accesses;
 use crate::active::{Active, Leaf, Volume};
 use crate::config::Config;
 use crate::copy;
@@ -130,6 +131,7 @@ impl Engine {
             registry: Mutex::default(),
             listeners: Mutex::default(),
             iscsi: Sessions::default(),
+            access: Accesses::default(),
             connections: AtomicUsize::new(0),
             began: Instant::now(),
             residency,
@@ -383,7 +385,10 @@ impl Engine {
     /// `timeout` when requests do not end; it is then served as before.
     pub fn t2_remove(&self, id: &str, seconds: f64) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
-        let Some(volume) = self.volume(id) else { return Ok(()) };
+        let Some(volume) = self.volume(id) else {
+            self.shared.access.forget(id);
+            return Ok(());
+        };
         let _control = lock(&volume.control);
         // Hosts first, since an error would be all that they could be told later.
         let left = self.ask(|ack| Message::Leave(id.to_owned(), ack), deadline);
@@ -402,6 +407,7 @@ impl Engine {
         }
         self.shared.volumes.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         self.ask(|ack| Message::Forget(id.to_owned(), ack), Self::prompt())?;
+        self.shared.access.forget(id);
         Ok(())
     }
 
@@ -488,6 +494,9 @@ impl Engine {
                 *all.sessions.entry(*transport).or_default() += count;
             }
             all.protocol_errors += one.protocol_errors;
+            for (why, count) in &one.logins_failed {
+                *all.logins_failed.entry(why).or_default() += count;
+            }
             all.fencing_rejections += one.fencing_rejections;
         }
         let volumes = self.volumes_by_name().into_iter().map(|volume| {
@@ -527,6 +536,7 @@ impl Engine {
             peers: peers.map(|(sp, (up, round_trip))| PeerMetrics { sp, up, round_trip }).collect(),
             sessions: all.sessions,
             protocol_errors: all.protocol_errors,
+            logins_failed: all.logins_failed,
             fencing_rejections: all.fencing_rejections,
             resident_bytes: self.shared.residency.as_ref().map_or(0, |r| r.bytes()),
         })

@@ -1,6 +1,6 @@
 //! One event loop: its sockets, its operations, its share of every volume.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -49,6 +49,7 @@ pub struct Shared {
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,
     pub iscsi: crate::iscsi::Sessions,
+    pub access: crate::access::Accesses,
     pub connections: std::sync::atomic::AtomicUsize,
     /// When this process began: its clock for peers counts from there.
     pub began: Instant,
@@ -127,6 +128,8 @@ pub struct Loop {
     pub clock: Clock,
     pub spread: u64,
     pub protocol_errors: u64,
+    /// By why they were refused.
+    pub logins_failed: BTreeMap<&'static str, u64>,
     pub fencing_rejections: u64,
     next_tick: Option<Instant>,
     /// No leg is blamed until then.
@@ -177,6 +180,7 @@ impl Loop {
             clock: Clock::new(),
             spread: 0,
             protocol_errors: 0,
+            logins_failed: BTreeMap::new(),
             fencing_rejections: 0,
             next_tick: None,
             excused: Instant::now(),
@@ -406,6 +410,7 @@ impl Loop {
                 Message::Committed(done) => self.committed(done),
                 Message::Granted(op) => self.granted.push(op),
                 Message::Leave(volume, ack) => self.leave(&volume, ack),
+                Message::Readmit(volume, ack) => self.readmit(&volume, &ack),
                 Message::Quiesce(volume, lost, ack) => self.quiesce(&volume, &lost, ack),
                 Message::Sweep(volume) => self.plan_sweep(&volume),
                 Message::Adopt(volume, ack) => self.adopt(&volume, &ack),
@@ -451,6 +456,7 @@ impl Loop {
     fn metrics(&mut self) -> LoopMetrics {
         let mut metrics = LoopMetrics {
             protocol_errors: self.protocol_errors,
+            logins_failed: self.logins_failed.clone(),
             fencing_rejections: self.fencing_rejections,
             ..LoopMetrics::default()
         };

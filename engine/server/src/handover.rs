@@ -195,7 +195,8 @@ impl Loop {
     pub fn taken(&mut self, handed: Handed) {
         let Handed { fd, facts, unread } = handed;
         let found = self.volumes.iter().find(|(_, v)| v.volume.id == facts.volume && !v.leaving);
-        let Some((volume, _)) = found.filter(|_| self.shutdown.is_none()) else {
+        let is_open = self.shutdown.is_none() && self.shared.access.has_nbd(&facts.volume);
+        let Some((volume, _)) = found.filter(|_| is_open) else {
             self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         };

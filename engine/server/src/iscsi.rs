@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use vs_wire::iscsi::MAX_RECEIVE;
+use vs_wire::iscsi::access::{Door, Nonce, Targets};
 use vs_wire::iscsi::login::{Agreed, Outcome};
 use vs_wire::iscsi::pdu::{Digests, frame};
 use vs_wire::iscsi::session::{Command, Event, Session, Status};
-use vs_wire::iscsi::{MAX_RECEIVE, Targets};
 use vs_wire::scsi::cdb::{Extent, needs, op};
 use vs_wire::scsi::sense::{self, Sense};
 use vs_wire::scsi::unit::{Action, Unit, decide};
 use vs_wire::scsi::{BLOCK, LUN, data, status as code};
 
+use crate::access::Accesses;
 use crate::buffers::Buffer;
 use crate::conn::Protocol;
 use crate::control::lock;
@@ -81,6 +83,7 @@ enum Then {
 
 struct Offered<'a> {
     volumes: &'a Slab<LoopVolume>,
+    access: &'a Accesses,
     portal: String,
 }
 
@@ -92,8 +95,9 @@ impl Offered<'_> {
 }
 
 impl Targets for Offered<'_> {
-    fn all(&self) -> Vec<(String, Vec<String>)> {
-        let served = self.volumes.iter().filter(|(_, volume)| !volume.leaving);
+    fn all(&self, initiator: &str) -> Vec<(String, Vec<String>)> {
+        let admits = |v: &LoopVolume| self.access.demand(&v.volume.id, initiator).is_some();
+        let served = self.volumes.iter().filter(|(_, v)| !v.leaving && admits(v));
         let mut names: Vec<_> = served
             .map(|(_, volume)| {
                 (format!("{PREFIX}{}", volume.volume.name), vec![self.portal.clone()])
@@ -103,8 +107,15 @@ impl Targets for Offered<'_> {
         names
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.find(name).is_some()
+    fn door(&self, target: &str, initiator: &str) -> Door {
+        let Some((_, volume)) = self.find(target) else { return Door::Absent };
+        let demand = self.access.demand(&volume.volume.id, initiator);
+        demand.map_or(Door::Closed, Door::Open)
+    }
+
+    fn nonce(&self) -> Option<Nonce> {
+        let mut nonce = Nonce::from([0; 33]);
+        getrandom::fill(&mut nonce).ok().map(|()| nonce)
     }
 }
 
@@ -135,6 +146,13 @@ fn failure(fail: Fail, kind: Kind) -> Sense {
     }
 }
 
+impl IscsiSession {
+    /// What its login has agreed on.
+    pub fn agreed(&self) -> &Agreed {
+        &self.session.agreed
+    }
+}
+
 impl Loop {
     /// Takes what has come.
     pub fn iscsi_input(&mut self, token: Token) {
@@ -159,7 +177,8 @@ impl Loop {
         if portal.is_empty() {
             portal = conn.stream.local();
         }
-        let offered = Offered { volumes: &self.volumes, portal: format!("{portal},{tag}") };
+        let portal = format!("{portal},{tag}");
+        let offered = Offered { volumes: &self.volumes, access: &self.shared.access, portal };
         let (input, out) = (&conn.input, &mut conn.out);
         match &mut conn.protocol {
             Protocol::IscsiLogin(login) => {
@@ -170,7 +189,10 @@ impl Loop {
                 match fed {
                     Ok(Outcome::More) => {}
                     Ok(Outcome::Done(agreed)) => self.iscsi_begin(token, *agreed),
-                    Ok(Outcome::Refused(_)) => self.end(token),
+                    Ok(Outcome::Refused(refusal)) => {
+                        self.login_refused(refusal);
+                        self.end(token);
+                    }
                     Err(_) => return self.iscsi_broken(token),
                 }
             }
@@ -201,8 +223,11 @@ impl Loop {
     /// The login is over.
     fn iscsi_begin(&mut self, token: Token, agreed: Agreed) {
         let tag = self.shared.iscsi.tag.load(Ordering::Relaxed);
-        let offered = Offered { volumes: &self.volumes, portal: String::new() };
+        let access = &self.shared.access;
+        let offered = Offered { volumes: &self.volumes, access, portal: String::new() };
         let found = agreed.target.as_deref().and_then(|target| offered.find(target));
+        // It may have changed since the login began.
+        let found = found.filter(|(_, volume)| access.admits(&volume.volume.id, &agreed));
         let volume = found.as_ref().map(|(volume, _)| *volume);
         let unit = found.map_or_else(Unit::default, |(_, volume)| {
             let target = agreed.target.as_deref().unwrap_or_default();

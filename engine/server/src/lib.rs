@@ -1,6 +1,7 @@
 //! The engine: event loops that serve hosts and peers, and the control calls that change
 //! what they serve. `docs/engine.md` is the design.
 
+mod access;
 mod active;
 mod buffers;
 mod clock;

@@ -49,6 +49,8 @@ pub enum Message {
     Granted(Token),
     /// End the volume's sessions; answer when none is left.
     Leave(String, Sender<()>),
+    /// End those of the volume's sessions that its access does not admit, then answer.
+    Readmit(String, Sender<()>),
     /// Start no new operations of the volume, and give up what waits for these objects; answer
     /// when none is in flight.
     Quiesce(String, Arc<Lost>, Sender<()>),

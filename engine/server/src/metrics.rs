@@ -281,5 +281,6 @@ pub struct LoopMetrics {
     pub peers: BTreeMap<String, (bool, Histogram)>,
     pub sessions: BTreeMap<Transport, u64>,
     pub protocol_errors: u64,
+    pub logins_failed: BTreeMap<&'static str, u64>,
     pub fencing_rejections: u64,
 }

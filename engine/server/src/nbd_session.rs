@@ -4,6 +4,7 @@ use vs_wire::nbd::handshake::{Exports, Outcome};
 use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::nbd::{MAX_REQUEST, command, command_flag, flag};
 
+use crate::access::Accesses;
 use crate::buffers::Buffer;
 use crate::conn::{Header, Large, Protocol, SMALL};
 use crate::event_loop::{Loop, LoopVolume};
@@ -30,19 +31,28 @@ pub struct Session {
     pub contexts: Vec<u32>,
 }
 
-struct Served<'a>(&'a Slab<LoopVolume>);
+struct Served<'a>(&'a Slab<LoopVolume>, &'a Accesses);
+
+impl Served<'_> {
+    fn is_open(&self, volume: &LoopVolume) -> bool {
+        !volume.leaving && self.1.has_nbd(&volume.volume.id)
+    }
+
+    fn by_name(&self, name: &str) -> Option<(Token, &LoopVolume)> {
+        self.0.iter().find(|(_, v)| v.volume.name == name && self.is_open(v))
+    }
+}
 
 impl Exports for Served<'_> {
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.0.iter().filter(|(_, v)| !v.leaving).map(|(_, v)| v.volume.name.clone()).collect();
+        let open = self.0.iter().filter(|(_, v)| self.is_open(v));
+        let mut names: Vec<String> = open.map(|(_, v)| v.volume.name.clone()).collect();
         names.sort();
         names
     }
 
     fn find(&self, name: &str) -> Option<(u64, u16)> {
-        let found = self.0.iter().find(|(_, v)| v.volume.name == name && !v.leaving);
-        found.map(|(_, volume)| (volume.active.tree.size(), FLAGS))
+        self.by_name(name).map(|(_, volume)| (volume.active.tree.size(), FLAGS))
     }
 }
 
@@ -57,17 +67,15 @@ impl Loop {
         loop {
             let Some(conn) = self.conns.get_mut(token) else { return };
             let Protocol::NbdHandshake(handshake) = &mut conn.protocol else { return };
-            let (served, input) = (Served(&self.volumes), &mut conn.input);
+            let (served, input) = (Served(&self.volumes, &self.shared.access), &mut conn.input);
             match conn.out.append(|out| handshake.feed(input.bytes(), &served, out)) {
                 Ok((0, Outcome::More)) => return,
                 Ok((used, Outcome::More)) => conn.input.consume(used),
                 Ok((used, Outcome::Done(agreed))) => {
                     conn.input.consume(used);
-                    let found = self
-                        .volumes
-                        .iter()
-                        .find(|(_, v)| v.volume.name == agreed.export && !v.leaving);
-                    let Some((volume, _)) = found else { return self.end(token) };
+                    let Some((volume, _)) = served.by_name(&agreed.export) else {
+                        return self.end(token);
+                    };
                     let style = match (agreed.extended, agreed.structured) {
                         (true, _) => Style::Extended,
                         (_, true) => Style::Structured,

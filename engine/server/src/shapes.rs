@@ -118,6 +118,7 @@ pub struct MetricsShape {
     pub peers: Vec<PeerMetrics>,
     pub sessions: std::collections::BTreeMap<Transport, u64>,
     pub protocol_errors: u64,
+    pub logins_failed: BTreeMap<&'static str, u64>,
     pub fencing_rejections: u64,
     /// Of devices, mapped and locked in memory.
     pub resident_bytes: u64,

@@ -1,23 +1,30 @@
 //! iSCSI: framing and digests, logins, a session's data in both directions against a plain model,
 //! and no panic on anything.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
+use vs_wire::iscsi::access::{Door, Nonce, Targets};
 use vs_wire::iscsi::login::{Agreed, Login, Outcome, Refusal};
 use vs_wire::iscsi::pdu::{Broken, Digests, HEADER, Header, emit, frame};
 use vs_wire::iscsi::session::{Event, Session, Status, WINDOW};
-use vs_wire::iscsi::{MAX_RECEIVE, NONE, Targets, opcode, text};
+use vs_wire::iscsi::{MAX_RECEIVE, NONE, opcode, text};
 use vs_wire::scsi::cdb::needs;
 use vs_wire::scsi::unit::{Action, Unit, decide};
 
 struct One;
 
 impl Targets for One {
-    fn all(&self) -> Vec<(String, Vec<String>)> {
+    fn all(&self, _: &str) -> Vec<(String, Vec<String>)> {
         vec![("iqn.x:v".into(), vec!["h:1,1".into()])]
     }
 
-    fn has(&self, name: &str) -> bool {
-        name == "iqn.x:v"
+    fn door(&self, target: &str, _: &str) -> Door {
+        if target == "iqn.x:v" { Door::Open(Arc::default()) } else { Door::Absent }
+    }
+
+    fn nonce(&self) -> Option<Nonce> {
+        None
     }
 }
 
@@ -126,7 +133,7 @@ fn a_login_that_can_not_be_is_told_why() {
         (&[WHO][..], Refusal::Missing),
         (&[TARGET], Refusal::Missing),
         (&[WHO, ("TargetName", "iqn.x:other")], Refusal::NotFound),
-        (&[WHO, TARGET, ("AuthMethod", "CHAP")], Refusal::Authentication),
+        (&[WHO, TARGET, ("AuthMethod", "None")], Refusal::Invalid),
         (&[WHO, TARGET, ("SessionType", "Strange")], Refusal::SessionType),
     ] {
         let (outcome, _, status) = login(pairs);

@@ -1,8 +1,12 @@
 //! The login phase: who it is, which target it wants, and what is agreed (RFC 7143, 6 and 13).
 
+use std::sync::Arc;
+
+use super::access::{Demand, Door, Targets};
 use super::pdu::{Broken, Digests, Header};
+use super::security::{Keys, Security};
 use super::text::{self, Pairs};
-use super::{FIRST_BURST, MAX_BURST, MAX_RECEIVE, Targets, opcode};
+use super::{FIRST_BURST, MAX_BURST, MAX_RECEIVE, opcode};
 
 /// What was agreed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +14,8 @@ pub struct Agreed {
     pub initiator: String,
     /// None: a discovery session.
     pub target: Option<String>,
+    /// What the initiator has shown for it.
+    pub shown: Arc<Demand>,
     /// The initiator's part of the session's identity.
     pub isid: [u8; 6],
     pub digests: Digests,
@@ -30,6 +36,7 @@ pub struct Agreed {
 pub enum Refusal {
     Initiator = 0x0200,
     Authentication = 0x0201,
+    Authorization = 0x0202,
     NotFound = 0x0203,
     Version = 0x0205,
     TooManyConnections = 0x0206,
@@ -37,6 +44,21 @@ pub enum Refusal {
     SessionType = 0x0209,
     NoSession = 0x020a,
     Invalid = 0x020b,
+    Target = 0x0300,
+}
+
+impl Refusal {
+    /// In a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Refusal::Authentication => "authentication",
+            Refusal::Authorization => "authorization",
+            Refusal::NotFound => "not_found",
+            Refusal::Target => "target",
+            _ => "initiator",
+        }
+    }
 }
 
 /// How far it is after a request.
@@ -59,11 +81,12 @@ pub struct Login {
     agreed: Agreed,
     known: bool,
     discovery: bool,
+    /// There once the first request has said who it is and what it wants.
+    security: Option<Security>,
     stage: u8,
     /// Keys of a request that is not all there.
     partial: Vec<u8>,
     declared: bool,
-    introduced: bool,
     begun: bool,
 }
 
@@ -76,6 +99,7 @@ impl Login {
             agreed: Agreed {
                 initiator: String::new(),
                 target: None,
+                shown: Arc::default(),
                 isid: [0; 6],
                 digests: Digests::default(),
                 max_send: 8192,
@@ -88,10 +112,10 @@ impl Login {
             },
             known: false,
             discovery: false,
+            security: None,
             stage: SECURITY,
             partial: Vec::new(),
             declared: false,
-            introduced: false,
             begun: false,
         }
     }
@@ -133,10 +157,13 @@ impl Login {
         let mut answer = Vec::new();
         let refused = self.check(header, stage, transit.then_some(next));
         let refused = refused.and_then(|()| self.keys(&pairs, stage, targets, &mut answer));
-        if let Err(refusal) = refused {
-            self.respond(header, 0, 0, refusal as u16, &[], out);
-            return Ok(Outcome::Refused(refusal));
-        }
+        let transit = match refused.and_then(|()| self.moves_on(stage, transit)) {
+            Ok(transit) => transit,
+            Err(refusal) => {
+                self.respond(header, 0, 0, refusal as u16, &[], out);
+                return Ok(Outcome::Refused(refusal));
+            }
+        };
         self.stage = if transit { next } else { stage };
         let done = transit && next == FULL;
         let back = stage << 2 | if transit { 0x80 | next } else { 0 };
@@ -156,11 +183,22 @@ impl Login {
             return Err(Refusal::NoSession);
         }
         let goes = next.is_none_or(|next| next == FULL || next == OPERATIONAL && stage == SECURITY);
-        let first = !self.introduced;
+        let first = self.security.is_none();
         if stage > OPERATIONAL || stage < self.stage || !first && stage != self.stage || !goes {
             return Err(Refusal::Invalid);
         }
         Ok(())
+    }
+
+    /// Whether the stage that was asked for begins: not before everything has been shown.
+    fn moves_on(&mut self, stage: u8, transit: bool) -> Result<bool, Refusal> {
+        let Some(security) = &self.security else { return Err(Refusal::Missing) };
+        if security.is_passed() {
+            self.agreed.shown = Arc::clone(security.demand());
+            return Ok(transit);
+        }
+        let waits = stage == SECURITY && (!transit || security.is_under_way());
+        if waits { Ok(false) } else { Err(Refusal::Authentication) }
     }
 
     /// Takes the keys of a request, and says what holds for each.
@@ -171,29 +209,52 @@ impl Login {
         targets: &dyn Targets,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
+        let mut shown = Keys::default();
         for (key, value) in pairs {
-            self.key(key, value, out)?;
-        }
-        if !self.introduced {
-            self.introduced = true;
-            if !self.known {
-                return Err(Refusal::Missing);
-            }
-            if self.discovery {
-                self.agreed.target = None;
-            } else {
-                let target = self.agreed.target.as_deref().ok_or(Refusal::Missing)?;
-                if !targets.has(target) {
-                    return Err(Refusal::NotFound);
-                }
-                text::put(out, "TargetPortalGroupTag", &self.tag.to_string());
+            if !shown.take(key, value)? {
+                self.key(key, value, out)?;
             }
         }
+        if stage != SECURITY && !shown.is_empty() {
+            return Err(Refusal::Invalid);
+        }
+        let mut security = match self.security.take() {
+            Some(security) => security,
+            None => Security::new(self.introduce(targets, out)?),
+        };
+        let stepped = security.step(&shown, || targets.nonce(), out);
+        self.security = Some(security);
+        stepped?;
         if stage == OPERATIONAL && !self.declared {
             self.declared = true;
             text::put(out, "MaxRecvDataSegmentLength", &MAX_RECEIVE.to_string());
         }
         Ok(())
+    }
+
+    /// It has said who it is and what it wants; gives what it has to show for that. A discovery
+    /// session asks for nothing: what it is told of targets, their names say to whoever they admit.
+    fn introduce(
+        &mut self,
+        targets: &dyn Targets,
+        out: &mut Vec<u8>,
+    ) -> Result<Arc<Demand>, Refusal> {
+        if !self.known {
+            return Err(Refusal::Missing);
+        }
+        if self.discovery {
+            self.agreed.target = None;
+            return Ok(Arc::default());
+        }
+        let target = self.agreed.target.as_deref().ok_or(Refusal::Missing)?;
+        match targets.door(target, &self.agreed.initiator) {
+            Door::Absent => Err(Refusal::NotFound),
+            Door::Closed => Err(Refusal::Authorization),
+            Door::Open(demand) => {
+                text::put(out, "TargetPortalGroupTag", &self.tag.to_string());
+                Ok(demand)
+            }
+        }
     }
 
     fn key(&mut self, key: &str, value: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
@@ -236,8 +297,6 @@ impl Login {
                 return Ok(());
             }
             "InitiatorAlias" => return Ok(()),
-            "AuthMethod" if is("None") => Some("None".to_owned()),
-            "AuthMethod" => return Err(Refusal::Authentication),
             "HeaderDigest" | "DataDigest" => {
                 let first = value.split(',').find(|choice| matches!(*choice, "CRC32C" | "None"));
                 if let Some(first) = first {

@@ -1,8 +1,11 @@
 //! iSCSI (RFC 7143) as a target: bytes <-> typed values, without sockets. One connection a
 //! session, error recovery level 0.
 
+pub mod access;
+pub mod chap;
 pub mod login;
 pub mod pdu;
+pub mod security;
 pub mod session;
 pub mod text;
 
@@ -33,12 +36,3 @@ pub const MAX_RECEIVE: u32 = 128 << 10;
 /// Bytes of one burst, and of what comes without being asked for.
 pub const MAX_BURST: u32 = 1 << 20;
 pub const FIRST_BURST: u32 = 128 << 10;
-
-/// What targets there are.
-pub trait Targets {
-    /// The iSCSI names of all that an initiator may see, with the addresses of their portals
-    /// (`host:port,tag`).
-    fn all(&self) -> Vec<(String, Vec<String>)>;
-    /// True if there is one of that name.
-    fn has(&self, name: &str) -> bool;
-}

@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::access::Targets;
 use super::login::Agreed;
 use super::pdu::{self, Broken, Digests, Frame, HEADER, Header};
-use super::{MAX_BURST, NONE, Targets, opcode, text};
+use super::{MAX_BURST, NONE, opcode, text};
 
 /// Commands that an initiator may have under way.
 pub const WINDOW: u32 = 128;
@@ -427,7 +428,7 @@ impl Session {
                         continue;
                     }
                     let own = self.agreed.target.as_deref();
-                    for (name, portals) in targets.all() {
+                    for (name, portals) in targets.all(&self.agreed.initiator) {
                         let wanted = match value.as_str() {
                             "All" => own.is_none(),
                             "" => own == Some(&name),
