@@ -166,7 +166,9 @@ impl Engine {
     /// # Errors
     /// When it can't be bound.
     pub fn listen_iscsi(&self, address: &str) -> Result<String, Failure> {
-        self.listen(address, Transport::Iscsi)
+        let bound = self.listen(address, Transport::Iscsi)?;
+        lock(&self.shared.iscsi.bound).get_or_insert_with(|| bound.clone());
+        Ok(bound)
     }
 
     /// The tag of the portal group that all iSCSI listeners are, and where initiators are told to

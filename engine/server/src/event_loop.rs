@@ -86,6 +86,7 @@ pub struct LoopVolume {
     pub lease: Lease,
     pub sweep: Sweep,
     pub heals: Heals,
+    pub reserve: crate::reserve::Local,
 }
 
 pub struct Loop {
@@ -352,6 +353,7 @@ impl Loop {
         }
         self.tick_iscsi();
         self.tick_sweeps();
+        self.tick_reserve();
         self.tick_legs(due);
         if waiting {
             self.want_tick_at(self.now + TICK);
@@ -421,6 +423,10 @@ impl Loop {
                 Message::PeerEnded(conn) => self.peer_ended(conn),
                 Message::EndIscsi { conn, waiter } => self.end_iscsi(conn, waiter),
                 Message::IscsiEnded(conn) => self.iscsi_ended(conn),
+                Message::Ask(ask) => self.asked(*ask),
+                Message::Want(volume) => self.wanted(&volume),
+                Message::Reserved(volume, round) => self.reserved(&volume, round),
+                Message::Drained(volume, round) => self.drained(&volume, round),
                 Message::Metrics(ack) => drop(ack.send(self.metrics())),
                 Message::Take(handed) => self.taken(*handed),
                 Message::Part(basket, ack) => {
