@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::copy;
 use crate::event_loop::{Loop, Shared};
 use crate::handover::Basket;
-use crate::iscsi::Sessions;
+use crate::iscsi_sessions::Sessions;
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Histogram, LoopMetrics, Transport, VolumeCounters};
 use crate::remote::Object;

@@ -48,7 +48,7 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,
-    pub iscsi: crate::iscsi::Sessions,
+    pub iscsi: crate::iscsi_sessions::Sessions,
     pub connections: std::sync::atomic::AtomicUsize,
     /// When this process began: its clock for peers counts from there.
     pub began: Instant,

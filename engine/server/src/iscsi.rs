@@ -1,16 +1,13 @@
 //! iSCSI connections: their logins, their sessions' commands on their way through the tree.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use vs_wire::iscsi::login::{Agreed, Outcome};
 use vs_wire::iscsi::pdu::{Digests, frame};
 use vs_wire::iscsi::session::{Command, Event, Session, Status};
-use vs_wire::iscsi::{MAX_RECEIVE, Targets};
+use vs_wire::iscsi::{MAX_RECEIVE, Targets, opcode};
 use vs_wire::scsi::cdb::{Extent, needs, op};
 use vs_wire::scsi::reserve::Nexus as Port;
 use vs_wire::scsi::sense::{self, Sense};
@@ -29,7 +26,7 @@ use crate::slab::{Slab, Token};
 use crate::status;
 
 /// What comes before a volume's name in its target's.
-const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
+pub const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
 /// An initiator that says nothing is asked whether it is there; without an answer for as long
 /// again its connection is closed.
 const SILENT: Duration = Duration::from_secs(15);
@@ -37,52 +34,6 @@ const SILENT: Duration = Duration::from_secs(15);
 const ATTENTIONS: usize = 8;
 /// Bytes of which one GET LBA STATUS tells.
 const TOLD: u64 = 1 << 30;
-
-/// An initiator's port with a target's (RFC 7143, 4.4.3): there is one session at a time between them.
-type Nexus = (String, [u8; 6], String);
-
-/// What the loops share.
-#[derive(Debug)]
-pub struct Sessions {
-    /// The portal group's tag.
-    pub tag: AtomicU16,
-    /// Where initiators reach it; empty: where they have reached it.
-    pub advertised: Mutex<String>,
-    /// Where it listens, if it does.
-    pub bound: Mutex<Option<String>>,
-    /// What this process's requests to owners begin with, and how many there have been.
-    pub process: u64,
-    pub requests: AtomicU64,
-    next: AtomicU16,
-    /// By loop and connection.
-    open: Mutex<HashMap<Nexus, (usize, Token)>>,
-}
-
-impl Default for Sessions {
-    fn default() -> Sessions {
-        Sessions {
-            tag: AtomicU16::new(0),
-            advertised: Mutex::default(),
-            bound: Mutex::default(),
-            // Another in each process.
-            process: RandomState::new().build_hasher().finish(),
-            requests: AtomicU64::new(0),
-            next: AtomicU16::new(0),
-            open: Mutex::default(),
-        }
-    }
-}
-
-impl Sessions {
-    /// True if there is a session of that port with the volume's target.
-    pub fn has(&self, volume: &str, port: &Port) -> bool {
-        let target = format!("{PREFIX}{volume}");
-        let open = lock(&self.open);
-        open.keys().any(|(name, isid, of)| {
-            *of == target && Port::new(name, isid, port.tag).initiator == port.initiator
-        })
-    }
-}
 
 /// A session in the full feature phase.
 pub struct IscsiSession {
@@ -233,6 +184,12 @@ impl Loop {
                     Ok(Outcome::Refused(_)) => self.end(token),
                     Err(_) => return self.iscsi_broken(token),
                 }
+            }
+            Protocol::Iscsi(found) if found.reserves && frame.header.opcode() == opcode::LOGOUT => {
+                // Others find the unit free when it is answered.
+                found.waits = true;
+                self.iscsi_release(token);
+                return false;
             }
             Protocol::Iscsi(found) => {
                 found.heard = self.now;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use vs_wire::iscsi::NONE;
 use vs_wire::iscsi::session::{Command, Status};
 use vs_wire::scsi::cdb::{Cdb, op};
 use vs_wire::scsi::ports::Port;
@@ -185,6 +186,10 @@ impl Loop {
     /// A change that followed from something else has ended.
     pub fn errand_done(&mut self, waiter: Option<(Token, u32)>, op: &Op, result: Result<(), Fail>) {
         let Some((token, task)) = waiter else { return };
+        if task == NONE {
+            // Released or not, it may log out now.
+            return self.iscsi_ended(token);
+        }
         let answer = op.answers.first().map(|answer| Outcome::decode(&answer.1));
         let ended = result.is_ok() && answer == Some(Ok(Outcome::Good));
         let Some(conn) = self.conns.get_mut(token) else { return };
@@ -192,6 +197,16 @@ impl Loop {
             conn.out.append(|out| found.session.reset_done(task, ended, out));
         }
         self.mark(token);
+    }
+
+    /// A session is about to log out: what it has reserved without persistence is released first.
+    pub fn iscsi_release(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Iscsi(found) = &mut conn.protocol else { return };
+        found.reserves = false;
+        let Some(volume) = found.volume else { return };
+        let request = self.shared.request(found.nexus.clone(), What::Lost);
+        self.errand(volume, &request, Some((token, NONE)));
     }
 
     /// A session has ended: what it has reserved without persistence is released.

@@ -24,6 +24,7 @@ mod inflight;
 mod inline;
 mod iscsi;
 mod iscsi_reserve;
+mod iscsi_sessions;
 mod lease;
 mod legs;
 mod mailbox;
