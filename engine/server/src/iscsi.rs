@@ -79,6 +79,11 @@ impl IscsiSession {
             self.attentions.push(sense);
         }
     }
+
+    /// It has been told this by the answers of commands.
+    pub fn told_already(&mut self, code: u16) {
+        self.attentions.retain(|sense| sense.code != code);
+    }
 }
 
 struct Offered<'a> {

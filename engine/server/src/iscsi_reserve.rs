@@ -129,23 +129,42 @@ impl Loop {
             let known = |version: u64| {
                 before.is_none_or(|told| told.0 == record.epoch && version <= told.1)
             };
-            let mut aborts = false;
-            for news in record.news.iter().filter(|news| !known(news.version)) {
-                if news.is_for(&found.nexus) {
-                    found.attend(attention(news.code));
-                    aborts |= news.aborts;
-                }
+            let news = record.news.iter().filter(|news| !known(news.version));
+            let news: Vec<_> = news.filter(|news| news.is_for(&found.nexus)).collect();
+            let ends = news.iter().find(|news| news.ends(&found.nexus)).map(|news| news.code);
+            for news in news {
+                found.attend(attention(news.code));
             }
-            if aborts {
-                found.session.abort_all();
-                self.drop_tasks(volume, token);
+            if let Some(code) = ends {
+                self.end_tasks(volume, token, code);
             }
         }
     }
 
+    /// Another has ended what a session has under way. What has waited for this news may have come
+    /// after it, and is told of it, as its session would be.
+    fn end_tasks(&mut self, volume: Token, token: Token, code: u16) {
+        let waiting = self.take_waiting(volume, token);
+        if let Some(conn) = self.conns.get_mut(token)
+            && let Protocol::Iscsi(found) = &mut conn.protocol
+            && !waiting.is_empty()
+        {
+            found.told_already(code);
+        }
+        for task in waiting {
+            self.iscsi_fail(token, task, attention(code));
+        }
+        if let Some(conn) = self.conns.get_mut(token)
+            && let Protocol::Iscsi(found) = &mut conn.protocol
+        {
+            found.session.abort_all();
+        }
+        self.drop_tasks(volume, token);
+    }
+
     /// Drops what a session has under way and has not begun: it was aborted.
     fn drop_tasks(&mut self, of: Token, token: Token) {
-        for task in self.drop_waiting(of, token) {
+        for task in self.take_waiting(of, token) {
             self.iscsi_answer(token, task, Status::default(), &[]);
         }
         let Some(volume) = self.volumes.get_mut(of) else { return };

@@ -270,6 +270,7 @@ fn a_unit_that_is_reserved_by_a_session_is_free_when_it_ends_and_after_a_reset()
     assert_eq!(two.ready(), CONFLICT);
     assert_eq!(two.manage(LUN_RESET), 0);
     assert_eq!(one.ready(), Ended::Check(6, 0x2903), "at the other SP too");
+    assert_eq!(two.ready(), Ended::Check(6, 0x2903));
     assert_eq!((one.ready(), two.ready()), (GOOD, GOOD));
     a.stop();
     b.stop();

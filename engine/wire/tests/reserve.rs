@@ -117,7 +117,7 @@ impl Model {
             }
             Step::Reset => {
                 self.reserved = None;
-                self.told = (0..4).filter(|other| *other != who).map(|o| (o, 0x2903)).collect();
+                self.told = (0..4).map(|who| (who, 0x2903)).collect();
                 Ok(())
             }
             Step::Reserve => {

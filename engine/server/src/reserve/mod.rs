@@ -64,7 +64,7 @@ impl Guard {
             return Admission::Wait;
         }
         // Early enough to be renewed before it ends.
-        if until - now < lease && !self.used.load(Ordering::Relaxed) {
+        if until - now <= lease && !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
         if word & 1 == 1 && !allows(&self.known().record, nexus, cdb) {
@@ -234,7 +234,7 @@ impl Loop {
             return true;
         };
         let (now, lease) = (self.shared.clock(Instant::now()), self.shared.lease());
-        match volume.volume.guard.admits(nexus, &cdb, now, lease.as_millis() as u64) {
+        match volume.volume.guard.admits(nexus, cdb, now, lease.as_millis() as u64) {
             Admission::Go => true,
             Admission::Conflict => {
                 self.finish(token, Err(Fail::Conflict));
@@ -346,8 +346,8 @@ impl Loop {
         }
     }
 
-    /// Drops the commands of a session that wait; they are answered to nobody.
-    pub fn drop_waiting(&mut self, volume: Token, conn: Token) -> Vec<u32> {
+    /// Takes out the commands of a session that wait.
+    pub fn take_waiting(&mut self, volume: Token, conn: Token) -> Vec<u32> {
         let Some(volume) = self.volumes.get_mut(volume) else { return Vec::new() };
         let waiting = std::mem::take(&mut volume.reserve.waiting);
         let (gone, waiting): (Vec<_>, Vec<_>) =

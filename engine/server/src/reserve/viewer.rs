@@ -24,6 +24,8 @@ const HEARD: Duration = Duration::from_secs(30);
 pub struct Sight {
     /// The question that is under way; it ends the view.
     asking: Option<(Token, bool)>,
+    /// The last question was one that waits for a change.
+    watched: bool,
     /// The record that all here go by, and nothing is left of older ones.
     has: Option<(u64, u64)>,
     /// What was begun before is ending; then this one counts, or none.
@@ -83,6 +85,7 @@ impl Loop {
         if let Some(volume) = self.volumes.get_mut(token) {
             let sight = &mut volume.reserve.keeper.sight;
             sight.asking = Some((op, look.ends));
+            sight.watched = look.has.is_some();
             sight.heard = Some(self.now);
         }
         self.run_op(op);
@@ -153,7 +156,9 @@ impl Loop {
         let guard = &volume.volume.guard;
         let keeper = &mut volume.reserve.keeper;
         let used = guard.used.swap(false, Ordering::Relaxed);
-        if used || std::mem::take(&mut keeper.wanted) {
+        // Who has waited for the first answer has yet to use it.
+        let first = !keeper.sight.watched;
+        if used || first || std::mem::take(&mut keeper.wanted) {
             let has = keeper.sight.has;
             let look = Look { sp: self.shared.config.sp.clone(), portal, has, ends: false };
             return self.view(token, &look);

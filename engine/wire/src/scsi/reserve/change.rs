@@ -99,14 +99,14 @@ pub fn apply(record: &Record, request: &Request) -> (Outcome, Option<Record>) {
 /// The version of news until there is one.
 const NEW: u64 = u64::MAX;
 
-fn everybody(next: &mut Record, but: &Nexus, sense: Sense) {
-    let (to, but) = (None, but.clone());
-    next.news.push(News { version: NEW, code: sense.code, aborts: true, to, but });
+fn everybody(next: &mut Record, by: &Nexus, sense: Sense) {
+    let (to, by) = (None, by.clone());
+    next.news.push(News { version: NEW, code: sense.code, aborts: true, to, by });
 }
 
 fn tell(next: &mut Record, to: Nexus, sense: Sense, aborts: bool) {
-    let but = Nexus::default();
-    next.news.push(News { version: NEW, code: sense.code, aborts, to: Some(to), but });
+    let by = Nexus::default();
+    next.news.push(News { version: NEW, code: sense.code, aborts, to: Some(to), by });
 }
 
 /// Tells all who are registered, but for one.

@@ -73,12 +73,12 @@ impl Record {
         }
         let news = if told { &self.news[..] } else { &[] };
         out.extend_from_slice(&(news.len() as u16).to_le_bytes());
-        for News { version, code, aborts, to, but } in news {
+        for News { version, code, aborts, to, by } in news {
             out.extend_from_slice(&version.to_le_bytes());
             out.extend_from_slice(&code.to_le_bytes());
             out.push(u8::from(*aborts));
             put_some(&mut out, to.as_ref());
-            put_nexus(&mut out, but);
+            put_nexus(&mut out, by);
         }
         let sum = crc32c::crc32c(&out);
         out.extend_from_slice(&sum.to_le_bytes());
@@ -137,7 +137,7 @@ impl Record {
                 code: take.le16()?,
                 aborts: take.flag()?,
                 to: take.some()?,
-                but: take.nexus()?,
+                by: take.nexus()?,
             });
         }
         Some(record)

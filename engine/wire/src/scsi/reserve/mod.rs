@@ -111,15 +111,23 @@ pub struct News {
     pub code: u16,
     /// What they have under way ends, and is not answered.
     pub aborts: bool,
-    /// Whom it is for; None: everybody but `but`.
+    /// Whom it is for; None: everybody.
     pub to: Option<Nexus>,
-    pub but: Nexus,
+    /// Who has done it: of that nothing is aborted, and it is told of resets alone.
+    pub by: Nexus,
 }
 
 impl News {
     #[must_use]
     pub fn is_for(&self, nexus: &Nexus) -> bool {
-        self.to.as_ref().map_or(*nexus != self.but, |to| to == nexus)
+        let all = self.code == crate::scsi::sense::RESET.code || *nexus != self.by;
+        self.to.as_ref().map_or(all, |to| to == nexus)
+    }
+
+    /// True if what this one has under way ends, and is not answered.
+    #[must_use]
+    pub fn ends(&self, nexus: &Nexus) -> bool {
+        self.aborts && *nexus != self.by && self.is_for(nexus)
     }
 }
 
