@@ -30,10 +30,12 @@ CONTRADICTED = {
     "ALL.WriteSame10.UnmapUntilEnd",
     # Looks at what the answer to its request sets before it has waited for the answer.
     "ALL.iSCSITMF.LUNResetSimpleAsync",
+    # Is about COMPARE AND WRITE, which there is none of, and is not skipped for that.
+    "ALL.MultipathIO.CompareAndWriteAsync",
 }
 #: Of libiscsi's 230 tests, so many pass at least; more are skipped, as what they are about is not
 #: there (docs/engine.md).
-PASSED = 140
+PASSED = 173
 CAPACITY_CHANGED = (6, 0x2A09)
 
 
@@ -89,8 +91,6 @@ def test_libiscsi_finds_nothing_wrong(shared: Cluster, volume: str) -> None:
     found = {test: conforms(test, *paths[: 1 + (".Multipath" in test)]) for test in tests}
     counts = Counter(how for how, _ in found.values())
     print(f"libiscsi: {dict(counts)} of {len(tests)}")
-    about = re.compile(r"\.(Pr(in|out)|Reserve|Multipath|iSCSITMF|ReportTarget|Inquiry)")
-    print({test: how for test, (how, _) in found.items() if about.search(test)})
     wrong = {t: said for t, (how, said) in found.items() if how in ("failed", "crashed")}
     assert set(wrong) <= CONTRADICTED, [wrong[test] for test in set(wrong) - CONTRADICTED]
     assert counts["passed"] >= PASSED

@@ -22,10 +22,15 @@ impl T1Table {
     ///
     /// # Errors
     /// `Stale` for an epoch that the object does not serve, when what it has is later, and when it
-    /// has another home by now; and when a label can't be written.
+    /// has another home by now; `Timeout` while it is being changed otherwise; and when a label can't
+    /// be written.
     pub fn keep(&self, object: &T1Object, epoch: u64, new: Kept) -> Result<(), DeviceError> {
         let id = &object.spec.id;
-        let _turn = self.turn(id);
+        // What changes it may have much to zero, and nobody waits for that on a pool.
+        let Some(_turn) = self.try_turn(id) else {
+            let text = format!("T1 object {id} is being changed; try again");
+            return Err(DeviceError::new(ErrorKind::Timeout, text));
+        };
         if !object.serves(epoch) {
             return Err(stale(id, object.epoch(), epoch));
         }

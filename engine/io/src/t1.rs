@@ -578,6 +578,11 @@ impl T1Table {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The turn, unless another has it.
+    pub(crate) fn try_turn(&self, id: &str) -> Option<Turn<'_>> {
+        self.changing().insert(id.to_owned()).then(|| Turn(self, id.to_owned()))
+    }
+
     pub(crate) fn turn(&self, id: &str) -> Turn<'_> {
         let mut changing = self.changing();
         while changing.contains(id) {

@@ -166,9 +166,7 @@ impl Engine {
     /// # Errors
     /// When it can't be bound.
     pub fn listen_iscsi(&self, address: &str) -> Result<String, Failure> {
-        let bound = self.listen(address, Transport::Iscsi)?;
-        lock(&self.shared.iscsi.bound).get_or_insert_with(|| bound.clone());
-        Ok(bound)
+        self.listen(address, Transport::Iscsi)
     }
 
     /// The tag of the portal group that all iSCSI listeners are, and where initiators are told to
@@ -197,6 +195,12 @@ impl Engine {
     }
 
     pub(crate) fn serve(&self, listener: Listener, transport: Transport) {
+        if transport == Transport::Iscsi
+            && let Ok(address) = listener.address()
+        {
+            // Other SPs are told of the first.
+            lock(&self.shared.iscsi.bound).get_or_insert(address);
+        }
         lock(&self.shared.listeners).push((Arc::new(listener), transport));
         let (ack, _) = channel();
         self.shared.mailboxes[0].post(Message::Barrier(ack));

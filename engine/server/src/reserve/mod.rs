@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use vs_io::{Kept, T1Object, planted};
+use vs_io::{ErrorKind, Kept, T1Object, planted};
 use vs_tree::{Piece, Target};
 use vs_wire::iscsi::session::Command;
 use vs_wire::scsi::cdb::Cdb;
@@ -192,7 +192,10 @@ impl Loop {
         let (shared, object) = (Arc::clone(&self.shared), Arc::clone(t1));
         self.pool_part(token, part, t1, &device, move |_| {
             let done = shared.t1s.keep(&object, epoch, kept);
-            done.map(|()| SubData::None).map_err(|e| fail(&e))
+            done.map(|()| SubData::None).map_err(|e| match e.kind {
+                ErrorKind::Timeout => Fail::NotFound,
+                _ => fail(&e),
+            })
         });
     }
 
