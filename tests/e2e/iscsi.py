@@ -13,6 +13,11 @@ PREFIX = "iqn.2026-11.io.vswitchd:"
 #: Seconds until an answer must be there.
 PATIENCE = 30.0
 READ_10, WRITE_10, READ_CAPACITY_10, TEST_UNIT_READY = 0x28, 0x2A, 0x25, 0x00
+PERSISTENT_RESERVE_IN, PERSISTENT_RESERVE_OUT, MAINTENANCE_IN = 0x5E, 0x5F, 0xA3
+#: Service actions of PERSISTENT RESERVE OUT, a type of reservation, and a status.
+REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT = range(5)
+WRITE_EXCLUSIVE = 1
+CONFLICT = 0x18
 _COMMAND, _LOGIN, _NOP_OUT, _LOGOUT = 0x01, 0x43, 0x40, 0x06
 _RESPONSE, _DATA_IN, _NOP_IN, _R2T, _DATA_OUT = 0x21, 0x25, 0x20, 0x31, 0x05
 _NONE = 0xFFFFFFFF
@@ -29,6 +34,14 @@ class SenseError(Exception):
     def __init__(self, key: int, code: int) -> None:
         super().__init__(f"sense {key:x}/{code:04x}")
         self.key, self.code = key, code
+
+
+class StatusError(Exception):
+    """A command has ended with another status than GOOD or CHECK CONDITION."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status:#x}")
+        self.status = status
 
 
 class RefusedError(Exception):
@@ -119,6 +132,8 @@ class Initiator:
             elif kind == _RESPONSE:
                 if header[3] == 2:
                     raise SenseError(part[4] & 15, int.from_bytes(part[14:16], "big"))
+                if header[3]:
+                    raise StatusError(header[3])
                 return found
 
     def ready(self) -> None:
@@ -143,6 +158,26 @@ class Initiator:
         """Bytes of the unit."""
         last, size = struct.unpack(">II", self.run(bytes([READ_CAPACITY_10]), 8))
         return int((last + 1) * size)
+
+    def reserve_out(self, action: int, kind: int = 0, key: int = 0, other: int = 0) -> None:
+        """PERSISTENT RESERVE OUT."""
+        data = struct.pack(">QQ8x", key, other)
+        self.run(struct.pack(">BBBxxIx", PERSISTENT_RESERVE_OUT, action, kind, 24), 0, data)
+
+    def reserve_in(self, action: int) -> bytes:
+        """PERSISTENT RESERVE IN."""
+        return self.run(struct.pack(">BB5xHx", PERSISTENT_RESERVE_IN, action, 4096), 4096)
+
+    def keys(self) -> list[int]:
+        """Those that are registered."""
+        data = self.reserve_in(0)[8:]
+        return [int.from_bytes(data[at : at + 8], "big") for at in range(0, len(data), 8)]
+
+    def port_groups(self) -> dict[int, int]:
+        """The state of each group of target ports: 0 is active and optimized, 1 not optimized."""
+        data = self.run(struct.pack(">BB4xIxx", MAINTENANCE_IN, 0x0A, 4096), 4096)[4:]
+        groups = (data[at : at + 12] for at in range(0, len(data), 12))
+        return {int.from_bytes(group[2:4], "big"): group[0] & 15 for group in groups}
 
     def _bring(self, asked: bytes, task: int, data: bytes) -> None:
         transfer, at, length = (int.from_bytes(asked[n : n + 4], "big") for n in (20, 40, 44))

@@ -47,6 +47,7 @@ FOUND_BY_FAULTS = {
 #: Bugs that the engine's own tests must find, by file.
 FOUND_BY_ENGINE = {
     "comparison_is_blind": "compare",
+    "copy_without_record": "reserve",
     "failing_leg_not_told": "legs",
     "last_words_obeyed": "again",
     "late_write_taken": "again",
@@ -61,9 +62,11 @@ FOUND_BY_ENGINE = {
     "power_loss_ignored": "maps",
     "read_not_tried_elsewhere": "legs",
     "reads_beside_writes": "reads",
+    "reservation_not_kept": "reserve",
     "resync_not_awaited": "maps",
     "resync_skipped": "maps",
     "slow_leg_waited_for": "legs",
+    "views_not_waited_for": "reserve",
 }
 
 

@@ -44,6 +44,49 @@ pub struct Entry {
     pub t1: T1Spec,
     pub epoch: u64,
     pub ready: u64,
+    pub kept: Option<Arc<Kept>>,
+}
+
+/// What the volume's owner has kept with its T1 objects: its reservations. Between two, the one
+/// with the higher epoch counts, and of one epoch the higher version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Of the tree whose owner had it kept.
+    pub epoch: u64,
+    pub version: u64,
+    pub bytes: Vec<u8>,
+}
+
+impl Kept {
+    #[must_use]
+    pub fn stamp(&self) -> (u64, u64) {
+        (self.epoch, self.version)
+    }
+
+    /// The later of two.
+    #[must_use]
+    pub fn later(one: Option<Arc<Kept>>, other: Option<Arc<Kept>>) -> Option<Arc<Kept>> {
+        let stamp = |kept: &Option<Arc<Kept>>| kept.as_ref().map(|kept| kept.stamp());
+        if stamp(&other) > stamp(&one) { other } else { one }
+    }
+
+    /// As it stands in a label: [epoch, version, bytes in hexadecimal].
+    fn text(&self) -> (u64, u64, String) {
+        let mut text = String::with_capacity(self.bytes.len() * 2);
+        for byte in &self.bytes {
+            let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+            text.extend([digit(byte >> 4), digit(byte & 15)]);
+        }
+        (self.epoch, self.version, text)
+    }
+
+    fn of((epoch, version, text): &(u64, u64, String)) -> Option<Kept> {
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+        let half = |digit: u8| char::from(digit).to_digit(16);
+        let byte = |pair: &[u8; 2]| Some((half(pair[0])? << 4 | half(pair[1])?) as u8);
+        let bytes = pairs.iter().map(byte).collect::<Option<Vec<u8>>>()?;
+        Some(Kept { epoch: *epoch, version: *version, bytes })
+    }
 }
 
 /// All that a label says.
@@ -106,6 +149,8 @@ struct BodyEntry<'a> {
     /// In order: [device, offset, length, offset, length, ...] for each stretch of extents
     /// that follow one another on one device; offsets and lengths in units.
     extents: Vec<Vec<u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<(u64, u64, String)>,
 }
 
 impl<'a> Body<'a> {
@@ -122,7 +167,7 @@ impl<'a> Body<'a> {
             t1s: Vec::with_capacity(label.t1s.len()),
         };
         let mut places: HashMap<&str, u64> = HashMap::new();
-        for Entry { t1, epoch, ready } in &label.t1s {
+        for Entry { t1, epoch, ready, kept } in &label.t1s {
             let mut extents: Vec<Vec<u64>> = Vec::new();
             for extent in &t1.extents {
                 let place = *places.entry(&extent.device).or_insert_with(|| {
@@ -148,6 +193,7 @@ impl<'a> Body<'a> {
                 epoch: *epoch,
                 ready: *ready,
                 extents,
+                kept: kept.as_ref().map(|kept| kept.text()),
             });
         }
         Some(body)
@@ -177,7 +223,11 @@ impl<'a> Body<'a> {
                 extents,
                 home: entry.home.into_owned(),
             };
-            t1s.push(Entry { t1, epoch: entry.epoch, ready: entry.ready });
+            let kept = match &entry.kept {
+                Some(text) => Some(Arc::new(Kept::of(text)?)),
+                None => None,
+            };
+            t1s.push(Entry { t1, epoch: entry.epoch, ready: entry.ready, kept });
         }
         Some(Label {
             cluster: self.cluster.into_owned(),

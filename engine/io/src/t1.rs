@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use crate::alloc;
 use crate::device::{Device, Kind};
 use crate::error::{DeviceError, ErrorKind};
-use crate::label::{Entry, T1Spec};
+use crate::gate::Gate;
+use crate::label::{Entry, Kept, T1Spec};
 use crate::planted::planted;
 
 /// One run of an object on one device.
@@ -20,33 +21,6 @@ struct Run {
     length: u64,
 }
 
-/// What requests on an object pass through. An extension makes a new `T1Object` with the
-/// same gate, so that a fence reaches whoever still holds the old one.
-#[derive(Debug, Default)]
-struct Gate {
-    epoch: AtomicU64,
-    /// The lowest that is served: that one, or none at all while the object is in doubt.
-    served: AtomicU64,
-    /// Requests that are not carried out inline: pool jobs, NBD sessions.
-    pending: AtomicU64,
-}
-
-impl Gate {
-    /// Serves no lower epoch from now on. A higher one than any before is somebody's decision
-    /// about it, and ends a doubt.
-    fn raise(&self, epoch: u64) {
-        let before = self.epoch.fetch_max(epoch, Ordering::SeqCst);
-        if epoch > before {
-            self.served.store(epoch, Ordering::SeqCst);
-        }
-    }
-
-    fn shut(&self) {
-        self.epoch.store(u64::MAX, Ordering::SeqCst);
-        self.served.store(u64::MAX, Ordering::SeqCst);
-    }
-}
-
 /// A T1 object in service: its physical blocks and the lowest epoch it answers.
 #[derive(Debug)]
 pub struct T1Object {
@@ -56,7 +30,7 @@ pub struct T1Object {
     in_files: bool,
     /// Those that it lies on, each once.
     devices: Vec<Arc<Device>>,
-    gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl T1Object {
@@ -191,7 +165,7 @@ pub struct T1Table {
 }
 
 /// A call's turn to change one object.
-struct Turn<'a>(&'a T1Table, String);
+pub(crate) struct Turn<'a>(&'a T1Table, String);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
@@ -200,7 +174,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-fn stale(id: &str, held: u64, asked: u64) -> DeviceError {
+pub(crate) fn stale(id: &str, held: u64, asked: u64) -> DeviceError {
     let text = format!("T1 object {id} is at epoch {held} by now, above {asked}");
     DeviceError::new(ErrorKind::Stale, text)
 }
@@ -221,6 +195,10 @@ impl T1Table {
             deletions: AtomicU64::new(0),
             rebooted,
         }
+    }
+
+    pub(crate) fn sp(&self) -> &str {
+        &self.sp
     }
 
     /// What is homed here at this moment, in no order.
@@ -293,6 +271,7 @@ impl T1Table {
                     // A crash between two labels: what both know is what is there.
                     Some(known) => {
                         known.epoch = known.epoch.max(found.epoch);
+                        known.kept = Kept::later(known.kept.take(), found.kept.clone());
                         if found.ready < known.ready {
                             known.ready = found.ready;
                             known.t1 = found.t1.clone();
@@ -339,13 +318,16 @@ impl T1Table {
             return Err(invalid(text));
         }
         let mine = Self::devices_of(devices, spec)?;
+        // Every label that an object stands on has its volume's reservations.
+        let kept = self.get(&spec.id).and_then(|object| object.kept());
         let mut known: Option<Entry> = None;
         for device in &mine {
             let entry = device.change_label(|label| {
                 alloc::check(label, spec)?;
                 let at = label.t1s.iter().position(|entry| entry.t1.id == spec.id);
                 let Some(at) = at else {
-                    label.t1s.push(Entry { t1: spec.clone(), epoch, ready: 0 });
+                    let kept = kept.clone();
+                    label.t1s.push(Entry { t1: spec.clone(), epoch, ready: 0, kept });
                     return Ok(label.t1s[label.t1s.len() - 1].clone());
                 };
                 let entry = &mut label.t1s[at];
@@ -387,7 +369,8 @@ impl T1Table {
                 self.change_entry(device, &spec.id, |entry| entry.ready = spec.size)?;
             }
         }
-        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size }, false)
+        let (t1, ready, kept) = (spec.clone(), spec.size, Kept::later(kept, known.kept));
+        self.install(devices, &Entry { t1, epoch, ready, kept }, false)
     }
 
     /// Takes over an object that another SP was home of.
@@ -407,10 +390,13 @@ impl T1Table {
         }
         let devices_of = Self::devices_of(devices, spec)?;
         let mut mine = self.get(&spec.id).is_some();
+        let mut kept = None;
         for device in &devices_of {
             let label = device.label()?;
             mine &= label.t1s.iter().any(|e| e.t1.id == spec.id && e.t1.home == self.sp);
-            let other = label.t1s.iter().find(|e| e.t1.id == spec.id && e.t1.home != self.sp);
+            let here = label.t1s.iter().find(|e| e.t1.id == spec.id);
+            kept = Kept::later(kept, here.and_then(|entry| entry.kept.clone()));
+            let other = here.filter(|entry| entry.t1.home != self.sp);
             if let Some(entry) = other.filter(|entry| entry.epoch > epoch) {
                 return Err(stale(&spec.id, entry.epoch, epoch));
             }
@@ -434,7 +420,8 @@ impl T1Table {
                 entry.epoch = entry.epoch.max(epoch);
             })?;
         }
-        self.install(devices, &Entry { t1: spec.clone(), epoch, ready: spec.size }, false)
+        let (t1, ready) = (spec.clone(), spec.size);
+        self.install(devices, &Entry { t1, epoch, ready, kept }, false)
     }
 
     /// Raises an object's epoch, durably and then for requests. Waiting for what runs is
@@ -563,11 +550,13 @@ impl T1Table {
         if old.as_ref().is_some_and(|old| old.spec == entry.t1 && old.size == entry.ready) {
             if let Some(old) = old {
                 old.gate.raise(entry.epoch);
+                old.gate.keep(entry.kept.clone());
             }
             return Ok(());
         }
         let gate = old.map_or_else(Arc::default, |old| Arc::clone(&old.gate));
         gate.raise(entry.epoch);
+        gate.keep(entry.kept.clone());
         let in_files = runs.iter().all(|run| matches!(run.device.kind, Kind::File(_)));
         let on = Self::devices_of(devices, &entry.t1)?;
         let (spec, size) = (entry.t1.clone(), entry.ready);
@@ -589,7 +578,12 @@ impl T1Table {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, id: &str) -> Turn<'_> {
+    /// The turn, unless another has it.
+    pub(crate) fn try_turn(&self, id: &str) -> Option<Turn<'_>> {
+        self.changing().insert(id.to_owned()).then(|| Turn(self, id.to_owned()))
+    }
+
+    pub(crate) fn turn(&self, id: &str) -> Turn<'_> {
         let mut changing = self.changing();
         while changing.contains(id) {
             changing = self.changed.wait(changing).unwrap_or_else(PoisonError::into_inner);

@@ -122,7 +122,7 @@ fn many_writers_lose_no_update() {
                     let id = format!("t-{writer}-{round}");
                     let new = t1(&id, "a", 4096, vec![]);
                     label::update(&mut *disk.blocking(), "c1", "d1", &mut None, |label| {
-                        label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
+                        label.t1s.push(Entry { t1: new, epoch: 1, ready: 0, kept: None });
                         Ok(())
                     })
                     .unwrap();
@@ -143,7 +143,7 @@ fn a_label_that_is_known_is_read_again_when_another_has_written_it() {
         for known in [&mut mine, &mut theirs] {
             let new = t1(&format!("t-{round}"), "a", 4096, vec![]);
             label::update(&mut *disk.blocking(), "c1", "d1", known, |label| {
-                label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
+                label.t1s.push(Entry { t1: new, epoch: 1, ready: 0, kept: None });
                 Ok(())
             })
             .unwrap();
@@ -410,7 +410,7 @@ proptest! {
                 device: format!("d{device}"), offset: unit * UNIT, length: units * UNIT,
             }).collect();
             let home = if home { "sp \"a\" \\" } else { "b" };
-            Entry { t1: t1(&format!("t-{index}"), home, index as u64 * 4096, extents), epoch, ready }
+            Entry { t1: t1(&format!("t-{index}"), home, index as u64 * 4096, extents), epoch, ready, kept: (epoch % 2 == 0).then(|| Arc::new(label::Kept { epoch, version: ready, bytes: epoch.to_le_bytes().to_vec() })) }
         }).collect();
         label::update(&mut *disk.blocking(), "c1", "d0", &mut None, |label| {
             label.t1s.clone_from(&entries);
@@ -432,7 +432,7 @@ proptest! {
         for round in 0..updates {
             let new = t1(&format!("t-{round}"), "a", 4096, vec![]);
             label::update(&mut *disk.blocking(), "c1", "d1", &mut None, |label| {
-                label.t1s.push(Entry { t1: new, epoch: 1, ready: 0 });
+                label.t1s.push(Entry { t1: new, epoch: 1, ready: 0, kept: None });
                 Ok(())
             }).unwrap();
         }
@@ -458,7 +458,7 @@ proptest! {
             prop_assert_eq!(alloc::check(&label, &new).is_ok(), fits);
             if fits {
                 taken[range].fill(true);
-                label.t1s.push(Entry { t1: new, epoch: 1, ready: 4096 });
+                label.t1s.push(Entry { t1: new, epoch: 1, ready: 4096, kept: None });
             }
         }
         for (offset, length) in alloc::free(&label) {

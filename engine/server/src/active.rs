@@ -14,6 +14,7 @@ use crate::metrics::Histogram;
 use crate::pace::Hosts;
 use crate::rangelock::RangeLock;
 use crate::recent::Recent;
+use crate::reserve::Guard;
 
 /// What a leaf leads to.
 #[derive(Debug)]
@@ -197,6 +198,8 @@ pub struct Volume {
     pub moved: AtomicU64,
     /// Bytes that legs could not read and got again.
     pub healed: AtomicU64,
+    /// What commands of SCSI ask before they are carried out.
+    pub guard: Guard,
     /// Held by the control call that changes the volume.
     pub control: Mutex<()>,
 }
@@ -214,6 +217,7 @@ impl Volume {
             failing: Mutex::default(),
             moved: AtomicU64::new(0),
             healed: AtomicU64::new(0),
+            guard: Guard::default(),
             control: Mutex::default(),
         }
     }

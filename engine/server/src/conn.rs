@@ -8,6 +8,8 @@ use vs_wire::nbd::command;
 use vs_wire::nbd::handshake::Handshake;
 use vs_wire::nbd::transmission::{Request, Style, decode, request_header};
 use vs_wire::peer;
+use vs_wire::scsi::cdb::Cdb;
+use vs_wire::scsi::reserve::Nexus;
 
 use crate::buffers::Buffer;
 use crate::iscsi::IscsiSession;
@@ -173,6 +175,12 @@ impl Conn {
             Protocol::Iscsi(session) => session.volume == Some(volume),
             _ => false,
         }
+    }
+
+    /// Whose a task of an iSCSI session's is, and its command.
+    pub fn nexus_of(&self, task: u32) -> Option<(&Nexus, &Cdb)> {
+        let Protocol::Iscsi(session) = &self.protocol else { return None };
+        session.work.get(&task).map(|work| (&session.nexus, &work.cdb))
     }
 
     /// True until it may send requests.

@@ -18,6 +18,8 @@ use crate::socket::{ENDED, IN, OUT, Stream};
 const ENOUGH: usize = 32 << 10;
 /// How long a session that is to end waits for a moment of rest.
 const PARTING: Duration = Duration::from_millis(500);
+/// How long an initiator may take to log out when it is asked to.
+const LOGOUT: Duration = Duration::from_secs(2);
 /// Receives of one connection in one wake-up.
 const RECEIVES: usize = 16;
 
@@ -171,7 +173,8 @@ impl Loop {
         if conn.out.is_lent() {
             self.lending.push(token);
         }
-        let parts = conn.closing || conn.parting.is_some() && conn.is_quiet();
+        let rests = !matches!(conn.protocol, Protocol::Iscsi(_)) && conn.is_quiet();
+        let parts = conn.closing || conn.parting.is_some() && rests;
         if parts && sent && conn.inflight == 0 {
             return self.done_with(token);
         }
@@ -200,10 +203,18 @@ impl Loop {
     /// is no such moment for a while.
     pub fn part(&mut self, token: Token) {
         let Some(conn) = self.conns.get_mut(token) else { return };
-        if !matches!(conn.protocol, Protocol::Nbd(_)) {
-            return self.end(token);
+        if conn.parting.is_some() {
+            return;
         }
-        conn.parting = Some(Instant::now() + PARTING);
+        match &mut conn.protocol {
+            Protocol::Nbd(_) => conn.parting = Some(Instant::now() + PARTING),
+            // An initiator is asked to log out, and comes back by another portal.
+            Protocol::Iscsi(found) if found.volume.is_some() => {
+                conn.parting = Some(Instant::now() + LOGOUT);
+                conn.out.append(|out| found.session.ask_logout(LOGOUT.as_secs() as u16, out));
+            }
+            _ => return self.end(token),
+        }
         self.mark(token);
         self.want_tick();
     }

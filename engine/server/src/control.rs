@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::copy;
 use crate::event_loop::{Loop, Shared};
 use crate::handover::Basket;
-use crate::iscsi::Sessions;
+use crate::iscsi_sessions::Sessions;
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::{Histogram, LoopMetrics, Transport, VolumeCounters};
 use crate::remote::Object;
@@ -197,6 +197,12 @@ impl Engine {
     }
 
     pub(crate) fn serve(&self, listener: Listener, transport: Transport) {
+        if transport == Transport::Iscsi
+            && let Ok(address) = listener.address()
+        {
+            // Other SPs are told of the first.
+            lock(&self.shared.iscsi.bound).get_or_insert(address);
+        }
         lock(&self.shared.listeners).push((Arc::new(listener), transport));
         let (ack, _) = channel();
         self.shared.mailboxes[0].post(Message::Barrier(ack));

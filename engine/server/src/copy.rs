@@ -409,6 +409,14 @@ impl Loop {
                     job.flushing = true;
                     return self.flush_copy(token, index, FLUSH);
                 }
+                Next::End if !job.resync && !job.mode.compares() && !self.is_kept(token) => {
+                    if let Some(volume) = self.volumes.get_mut(token)
+                        && let Some(job) = volume.copies.get_mut(index)
+                    {
+                        job.retry = Some(self.now + AGAIN);
+                    }
+                    return self.want_tick();
+                }
                 Next::End => return self.copied(token, index),
             };
             job.inflight += 1;

@@ -126,7 +126,7 @@ impl Loop {
                     done.map(|()| SubData::None).map_err(|e| fail(&e))
                 });
             }
-            Kind::Flush | Kind::Dirty | Kind::Clean { .. } => Ok(()),
+            _ => Ok(()),
         };
         counters.done(name, count, done.is_ok());
         match done {

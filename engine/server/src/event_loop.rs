@@ -48,7 +48,7 @@ pub struct Shared {
     pub mailboxes: Vec<Mailbox>,
     pub registry: Mutex<Registry>,
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,
-    pub iscsi: crate::iscsi::Sessions,
+    pub iscsi: crate::iscsi_sessions::Sessions,
     pub access: crate::access::Accesses,
     pub connections: std::sync::atomic::AtomicUsize,
     /// When this process began: its clock for peers counts from there.
@@ -87,6 +87,7 @@ pub struct LoopVolume {
     pub lease: Lease,
     pub sweep: Sweep,
     pub heals: Heals,
+    pub reserve: crate::reserve::Local,
 }
 
 pub struct Loop {
@@ -356,6 +357,7 @@ impl Loop {
         }
         self.tick_iscsi();
         self.tick_sweeps();
+        self.tick_reserve();
         self.tick_legs(due);
         if waiting {
             self.want_tick_at(self.now + TICK);
@@ -426,6 +428,10 @@ impl Loop {
                 Message::PeerEnded(conn) => self.peer_ended(conn),
                 Message::EndIscsi { conn, waiter } => self.end_iscsi(conn, waiter),
                 Message::IscsiEnded(conn) => self.iscsi_ended(conn),
+                Message::Ask(ask) => self.asked(*ask),
+                Message::Want(volume) => self.wanted(&volume),
+                Message::Reserved(volume, round) => self.reserved(&volume, round),
+                Message::Drained(volume, round) => self.drained(&volume, round),
                 Message::Metrics(ack) => drop(ack.send(self.metrics())),
                 Message::Take(handed) => self.taken(*handed),
                 Message::Part(basket, ack) => {

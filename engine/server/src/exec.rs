@@ -55,6 +55,9 @@ impl Loop {
             volume.parked.push_back(token);
             return self.want_tick();
         }
+        if matches!(op.source, Source::Viewer) && volume.held {
+            return self.finish(token, Err(Fail::Stale));
+        }
         if let Source::Peer { epoch, .. } = op.source {
             if epoch < volume.active.epoch {
                 return self.finish(token, Err(Fail::Stale));
@@ -66,6 +69,9 @@ impl Loop {
             if !volume.active.tree.is_owner() {
                 return self.finish(token, Err(Fail::NotFound));
             }
+        }
+        if op.kind.asks_owner() {
+            return self.ask_owner(token);
         }
         let tree = &volume.active.tree;
         if matches!(op.kind, Kind::Zero { fast: true, .. })
@@ -125,9 +131,9 @@ impl Loop {
         };
         let active = Arc::clone(&volume.active);
         let access = match op.kind {
-            Kind::Read | Kind::Status | Kind::Flush => Access::Read,
             Kind::Write | Kind::Dirty => Access::Write,
             Kind::Trim | Kind::Zero { .. } | Kind::Clean { .. } => Access::Span,
+            _ => Access::Read,
         };
         self.spread = self.spread.wrapping_add(1);
         let mut pieces = std::mem::take(&mut self.pieces);
@@ -143,9 +149,10 @@ impl Loop {
             self.pieces = pieces;
             return self.finish(token, Err(Fail::Stale));
         }
-        let routed = if op.kind.of_leaf() == Kind::Flush {
+        let routed = if op.kind.of_objects() {
             pieces.clear();
-            let whole = |leaf| Piece { target: Target::Leaf(leaf), offset: 0, length: 0, at: 0 };
+            let offset = if op.kind == Kind::Keep { offset } else { 0 };
+            let whole = |leaf| Piece { target: Target::Leaf(leaf), offset, length: 0, at: 0 };
             match &op.scope {
                 Scope::Subtrees(paths) => {
                     let under = paths.iter().filter_map(|path| tree.leaves_under(path).ok());
@@ -153,7 +160,11 @@ impl Loop {
                 }
                 _ => pieces.extend(tree.present(0..active.leaves.len() as u32).map(whole)),
             }
-            if planted("flush_skipped") {
+            if op.kind == Kind::Keep && planted("reservation_not_kept") && !pieces.is_empty() {
+                pieces.pop();
+            }
+            if op.kind != Kind::Flush {
+            } else if planted("flush_skipped") {
                 pieces.clear();
             } else if planted("flush_skips_a_leg") && !pieces.is_empty() {
                 pieces.remove(0);
@@ -307,6 +318,9 @@ impl Loop {
             return self.note(token, Fail::Stale, NO_LEAF);
         }
         let Some(op) = self.ops.get(token) else { return };
+        if matches!(op.kind, Kind::Recall | Kind::Keep) {
+            return self.kept_part(token, t1, epoch, leaf);
+        }
         if op.kind.of_leaf() == Kind::Flush {
             for device in t1.devices() {
                 self.flush_device(token, device, leaf);
@@ -330,6 +344,7 @@ impl Loop {
         match result {
             Ok(SubData::None) => op.wrote |= op.kind.changes() && !op.marking,
             Ok(SubData::Status(runs)) => op.status.push((part.at, runs)),
+            Ok(SubData::Answer(bytes)) => op.answers.push((part.leaf, bytes)),
             Ok(SubData::Bytes(bytes)) => {
                 let at = part.at as usize;
                 op.data[at..at + bytes.len()].copy_from_slice(&bytes);
@@ -364,11 +379,12 @@ impl Loop {
             op.rewind();
             return self.route(token);
         }
-        let (fail, changes) = (op.fail, op.kind.changes() || op.kind == Kind::Flush);
+        let keeper = matches!(op.source, Source::Keeper);
+        let (fail, changes) = (op.fail, op.kind.changes() || op.kind == Kind::Flush || keeper);
         let hosts = Source::is_hosts;
         let host = (hosts(&op.source) || matches!(op.source, Source::Peer { .. })) && !direct;
         if matches!(fail, Some(Fail::Io | Fail::NoSpace))
-            && host
+            && (host || keeper)
             && changes
             && self.blame_failed(token)
         {
@@ -477,14 +493,18 @@ impl Loop {
     pub fn stop(&mut self, token: Token) {
         self.unlock(token);
         let Some(op) = self.ops.get_mut(token) else { return };
+        let of = op.volume;
         if std::mem::take(&mut op.running)
-            && let Some(volume) = self.volumes.get_mut(op.volume)
+            && let Some(volume) = self.volumes.get_mut(of)
         {
             volume.inflight -= 1;
             if volume.inflight == 0
                 && let Some(ack) = volume.quiescing.take()
             {
                 let _ = ack.send(());
+            }
+            if volume.reserve.drains() {
+                self.look_drained(of);
             }
         }
     }
@@ -504,14 +524,16 @@ impl Loop {
         if result.is_err() && op.wrote && matches!(op.scope, Scope::Volume) {
             self.suspect(op.volume);
         }
+        let asks = op.kind.asks_owner();
         if let Some(volume) = self.volumes.get_mut(op.volume)
             && matches!(op.scope, Scope::Volume)
+            && !asks
         {
             let conn = match op.source {
                 Source::Nbd { conn, .. }
                 | Source::Iscsi { conn, .. }
                 | Source::Peer { conn, .. } => self.conns.get(conn),
-                Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => None,
+                _ => None,
             };
             if let Some(conn) = conn {
                 let seconds = (self.clock.now() - op.begun).as_secs_f64();
@@ -534,6 +556,9 @@ impl Loop {
             Source::Sweep => self.sweep_done(op.volume, &op, result),
             Source::Lease => self.lease_done(op.volume, op.begun, result),
             Source::Heal => self.heal_done(op.volume, &op, result),
+            Source::Keeper => self.keeper_done(op.volume, &op, result),
+            Source::Viewer => self.viewer_done(op.volume, &op, result),
+            Source::Errand(waiter) => self.errand_done(waiter, &op, result),
         }
     }
 }

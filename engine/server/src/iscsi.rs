@@ -1,17 +1,16 @@
 //! iSCSI connections: their logins, their sessions' commands on their way through the tree.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
-use vs_wire::iscsi::MAX_RECEIVE;
 use vs_wire::iscsi::access::{Door, Nonce, Targets};
 use vs_wire::iscsi::login::{Agreed, Outcome};
 use vs_wire::iscsi::pdu::{Digests, frame};
 use vs_wire::iscsi::session::{Command, Event, Session, Status};
+use vs_wire::iscsi::{MAX_RECEIVE, opcode};
 use vs_wire::scsi::cdb::{Extent, needs, op};
+use vs_wire::scsi::reserve::Nexus as Port;
 use vs_wire::scsi::sense::{self, Sense};
 use vs_wire::scsi::unit::{Action, Unit, decide};
 use vs_wire::scsi::{BLOCK, LUN, data, status as code};
@@ -29,56 +28,64 @@ use crate::slab::{Slab, Token};
 use crate::status;
 
 /// What comes before a volume's name in its target's.
-const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
+pub const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
 /// An initiator that says nothing is asked whether it is there; without an answer for as long
 /// again its connection is closed.
 const SILENT: Duration = Duration::from_secs(15);
+/// Most unit attentions that wait.
+const ATTENTIONS: usize = 8;
 /// Bytes of which one GET LBA STATUS tells.
 const TOLD: u64 = 1 << 30;
 
-/// An initiator's port with a target's (RFC 7143, 4.4.3): there is one session at a time between them.
-type Nexus = (String, [u8; 6], String);
-
-/// What the loops share.
-#[derive(Debug, Default)]
-pub struct Sessions {
-    /// The portal group's tag.
-    pub tag: AtomicU16,
-    /// Where initiators reach it; empty: where they have reached it.
-    pub advertised: Mutex<String>,
-    next: AtomicU16,
-    /// By loop and connection.
-    open: Mutex<HashMap<Nexus, (usize, Token)>>,
-}
-
 /// A session in the full feature phase.
 pub struct IscsiSession {
-    session: Session,
+    pub session: Session,
     /// None: discovery.
     pub volume: Option<Token>,
-    unit: Unit,
-    /// What the next command is told in place of being carried out.
-    attention: Option<Sense>,
-    work: FxHashMap<u32, Work>,
+    pub unit: Unit,
+    pub nexus: Port,
+    /// What the next commands are told in place of being carried out.
+    attentions: Vec<Sense>,
+    /// The record of reservations up to which it was told all news.
+    pub told: Option<(u64, u64)>,
+    /// It has reserved the unit, or tried to.
+    pub reserves: bool,
+    pub work: FxHashMap<u32, Work>,
     /// An older session of the same nexus has still to end.
     pub waits: bool,
     heard: Instant,
 }
 
 /// A command that is being carried out.
-struct Work {
-    then: Then,
+pub struct Work {
+    pub then: Then,
     /// What is to be done after this, the last of it first.
-    steps: Vec<(Kind, Extent, bool, Vec<u8>)>,
-    cdb: [u8; 16],
+    pub steps: Vec<(Kind, Extent, bool, Vec<u8>)>,
+    pub cdb: [u8; 16],
 }
 
 /// What its last step's result is for.
-enum Then {
+pub enum Then {
     Nothing,
     Data,
     Compare(Vec<u8>),
     Status(u64),
+    /// How a change of the reservations has ended.
+    Reserve,
+}
+
+impl IscsiSession {
+    /// Has it told something, once. What comes first is told first.
+    pub fn attend(&mut self, sense: Sense) {
+        if !self.attentions.contains(&sense) && self.attentions.len() < ATTENTIONS {
+            self.attentions.push(sense);
+        }
+    }
+
+    /// It has been told this by the answers of commands.
+    pub fn told_already(&mut self, code: u16) {
+        self.attentions.retain(|sense| sense.code != code);
+    }
 }
 
 struct Offered<'a> {
@@ -100,7 +107,15 @@ impl Targets for Offered<'_> {
         let served = self.volumes.iter().filter(|(_, v)| !v.leaving && admits(v));
         let mut names: Vec<_> = served
             .map(|(_, volume)| {
-                (format!("{PREFIX}{}", volume.volume.name), vec![self.portal.clone()])
+                let mut portals = vec![self.portal.clone()];
+                let own = self.portal.rsplit(',').next().unwrap_or_default();
+                let known = volume.volume.guard.known();
+                let others = known
+                    .portals
+                    .iter()
+                    .filter(|portal| !portal.address.is_empty() && portal.tag.to_string() != own);
+                portals.extend(others.map(|other| format!("{},{}", other.address, other.tag)));
+                (format!("{PREFIX}{}", volume.volume.name), portals)
             })
             .collect();
         names.sort();
@@ -132,6 +147,7 @@ fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
         revision: *b"1   ",
         target: target.to_owned(),
         tag,
+        ports: Vec::new(),
     }
 }
 
@@ -139,7 +155,7 @@ fn failure(fail: Fail, kind: Kind) -> Sense {
     match fail {
         Fail::Stale | Fail::NotFound | Fail::Shutdown => sense::NOT_READY,
         Fail::NoSpace => sense::SPACE,
-        Fail::Invalid => sense::OUT_OF_RANGE,
+        Fail::Invalid | Fail::Conflict => sense::OUT_OF_RANGE,
         Fail::NotSupported => sense::INVALID_OPCODE,
         Fail::Io if kind.changes() || kind == Kind::Flush => sense::MEDIUM_WRITE,
         Fail::Io => sense::MEDIUM_READ,
@@ -196,6 +212,12 @@ impl Loop {
                     Err(_) => return self.iscsi_broken(token),
                 }
             }
+            Protocol::Iscsi(found) if found.reserves && frame.header.opcode() == opcode::LOGOUT => {
+                // Others find the unit free when it is answered.
+                found.waits = true;
+                self.iscsi_release(token);
+                return false;
+            }
             Protocol::Iscsi(found) => {
                 found.heard = self.now;
                 let taken = out
@@ -203,7 +225,8 @@ impl Loop {
                 conn.input.consume(frame.length);
                 match taken {
                     Ok(Event::Nothing) => {}
-                    Ok(Event::Command(command)) => self.iscsi_command(token, command),
+                    Ok(Event::Command(command)) => self.iscsi_command(token, command, None),
+                    Ok(Event::Reset { task, clears }) => self.iscsi_reset(token, task, clears),
                     Ok(Event::End) => self.end(token),
                     Err(_) => return self.iscsi_broken(token),
                 }
@@ -236,6 +259,12 @@ impl Loop {
         if agreed.target.is_some() && volume.is_none() {
             return self.close(token);
         }
+        let nexus = Port::new(&agreed.initiator, &agreed.isid, tag);
+        // What happened before is no news to it.
+        let shown = volume.and_then(|volume| self.volumes.get(volume));
+        let guard = shown.map(|volume| &volume.volume.guard);
+        let told = guard.filter(|guard| guard.is_open(self.shared.clock(self.now)));
+        let told = told.map(|guard| guard.known().record.stamp());
         let mut waits = false;
         if let Some(target) = agreed.target.clone() {
             let nexus = (agreed.initiator.clone(), agreed.isid, target);
@@ -252,7 +281,10 @@ impl Loop {
             session: Session::new(agreed),
             volume,
             unit,
-            attention: Some(sense::POWER_ON),
+            nexus,
+            attentions: vec![sense::POWER_ON],
+            told,
+            reserves: false,
             work: FxHashMap::default(),
             waits,
             heard: self.now,
@@ -278,6 +310,7 @@ impl Loop {
 
     /// Its connection is closed.
     pub fn iscsi_closed(&mut self, token: Token, session: &IscsiSession) {
+        self.iscsi_lost(session);
         let agreed = &session.session.agreed;
         let Some(target) = agreed.target.clone() else { return };
         let nexus = (agreed.initiator.clone(), agreed.isid, target);
@@ -316,7 +349,9 @@ impl Loop {
         }
     }
 
-    fn iscsi_command(&mut self, token: Token, command: Command) {
+    /// Carries out a command. `since`: when it came, if it has waited.
+    pub fn iscsi_command(&mut self, token: Token, command: Command, since: Option<Instant>) {
+        let Some((command, forbidden)) = self.iscsi_admit(token, command, since) else { return };
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Iscsi(found) = &mut conn.protocol else { return };
         let Command { task, lun, cdb, data, expected, is_broken } = command;
@@ -324,7 +359,7 @@ impl Loop {
         let size = size.map_or(0, |volume| volume.active.tree.size() / BLOCK * BLOCK);
         if size != found.unit.size {
             found.unit.size = size;
-            found.attention.get_or_insert(sense::CAPACITY_CHANGED);
+            found.attend(sense::CAPACITY_CHANGED);
         }
         let unit = (lun == LUN && size > 0).then_some(&found.unit);
         if is_broken {
@@ -336,11 +371,12 @@ impl Loop {
             return self.iscsi_fail(token, task, sense::INVALID_FIELD);
         }
         let tells = matches!(cdb[0], op::INQUIRY | op::REPORT_LUNS | op::REQUEST_SENSE);
-        if unit.is_some()
-            && !tells
-            && let Some(attention) = found.attention.take()
-        {
+        if unit.is_some() && !tells && !found.attentions.is_empty() {
+            let attention = found.attentions.remove(0);
             return self.iscsi_fail(token, task, attention);
+        }
+        if forbidden {
+            return self.iscsi_conflict(token, task);
         }
         let action = decide(unit, &cdb, &data);
         self.iscsi_act(token, task, cdb, data, action);
@@ -367,6 +403,8 @@ impl Loop {
                 return self.iscsi_answer(token, task, status, &[]);
             }
             Action::Fail(sense) => return self.iscsi_fail(token, task, sense),
+            Action::Reservation => return self.iscsi_reservation(token, task, cdb),
+            Action::Reserve => return self.iscsi_reserve(token, task, cdb, brought),
             Action::Read(extent) => {
                 then = Then::Data;
                 steps.push((Kind::Read, extent, false, discard()));
@@ -408,7 +446,7 @@ impl Loop {
                 steps.push((Kind::Status, extent, false, discard()));
             }
         }
-        self.iscsi_next(token, task, Work { then, steps, cdb });
+        self.iscsi_next(token, task, Work { then, steps, cdb }, false);
     }
 
     /// Carries out at once what need not wait, from and to where the data lie; false if it has to
@@ -457,8 +495,8 @@ impl Loop {
         self.mark(token);
     }
 
-    /// Begins a command's next step, or answers it if there is none.
-    fn iscsi_next(&mut self, token: Token, task: u32, mut work: Work) {
+    /// Begins a command's next step, or answers it if there is none. `later`: it is not the first.
+    fn iscsi_next(&mut self, token: Token, task: u32, mut work: Work, later: bool) {
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Iscsi(found) = &mut conn.protocol else { return };
         let Some(volume) = found.volume else { return };
@@ -477,6 +515,8 @@ impl Loop {
         op.volume = volume;
         op.fua = fua;
         op.begun = self.now;
+        // What is reserved may have changed since the last.
+        op.vouched = later.then_some(self.now);
         op.data = match kind {
             Kind::Write => Buffer::from(brought),
             Kind::Read => self.buffers.take(extent.bytes() as usize),
@@ -495,13 +535,18 @@ impl Loop {
         conn.inflight -= 1;
         conn.inflight_bytes -= op.data.len() as u64;
         let Some(work) = found.work.remove(&task) else { return };
-        if let Err(fail) = result {
+        if found.session.is_aborted(task) {
+            self.iscsi_answer(token, task, Status::default(), &[]);
+        } else if result == Err(Fail::Conflict) {
+            self.iscsi_conflict(token, task);
+        } else if let Err(fail) = result {
             self.iscsi_fail(token, task, failure(fail, op.kind));
         } else if !work.steps.is_empty() {
-            self.iscsi_next(token, task, work);
+            self.iscsi_next(token, task, work, true);
         } else {
             match work.then {
                 Then::Nothing => self.iscsi_answer(token, task, Status::default(), &[]),
+                Then::Reserve => self.iscsi_outcome(token, task, &op),
                 Then::Data => match found.session.head(task, op.data.len()) {
                     Some(head) => {
                         conn.out.append(|out| out.extend_from_slice(head.bytes()));
@@ -535,13 +580,13 @@ impl Loop {
         self.buffers.give(std::mem::take(&mut op.data));
     }
 
-    fn iscsi_fail(&mut self, token: Token, task: u32, sense: Sense) {
+    pub fn iscsi_fail(&mut self, token: Token, task: u32, sense: Sense) {
         let sense = sense.fixed();
         let status = Status { code: code::CHECK_CONDITION, sense: &sense };
         self.iscsi_answer(token, task, status, &[]);
     }
 
-    fn iscsi_answer(&mut self, token: Token, task: u32, status: Status<'_>, data: &[u8]) {
+    pub fn iscsi_answer(&mut self, token: Token, task: u32, status: Status<'_>, data: &[u8]) {
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Iscsi(found) = &mut conn.protocol else { return };
         conn.out.append(|out| found.session.answer(task, status, data, out));

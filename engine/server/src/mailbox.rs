@@ -11,6 +11,7 @@ use crate::control::Lost;
 use crate::handover::{Basket, Handed};
 use crate::metrics::{LoopMetrics, Transport};
 use crate::op::Fail;
+use crate::reserve::Ask;
 use crate::slab::Token;
 use crate::socket::Stream;
 
@@ -21,6 +22,8 @@ pub enum SubData {
     Bytes(Vec<u8>),
     /// Block status: (length, flags).
     Status(Vec<(u64, u32)>),
+    /// Of kinds that tell something.
+    Answer(Vec<u8>),
 }
 
 /// Parts that wait for a commit: (operation, its part).
@@ -80,6 +83,14 @@ pub enum Message {
         waiter: (usize, Token),
     },
     IscsiEnded(Token),
+    /// Something is asked of the volume's reservations, for the loop that keeps them.
+    Ask(Box<Ask>),
+    /// Somebody wants to know this volume's reservations.
+    Want(String),
+    /// The volume's reservations are others, or known again: the round of this.
+    Reserved(String, u64),
+    /// A loop has nothing more under way that it began before that round.
+    Drained(String, u64),
     Metrics(Sender<LoopMetrics>),
     /// Go on with a session that another process has handed over.
     Take(Box<Handed>),
@@ -104,6 +115,10 @@ impl Message {
                 | Message::Observe(_)
                 | Message::EndPeer { .. }
                 | Message::PeerEnded(_)
+                | Message::Ask(_)
+                | Message::Want(_)
+                | Message::Reserved(..)
+                | Message::Drained(..)
                 | Message::Metrics(_)
         )
     }
@@ -164,6 +179,7 @@ pub fn fail(error: &DeviceError) -> Fail {
     match error.kind {
         K::NoSpace => Fail::NoSpace,
         K::Invalid => Fail::Invalid,
+        K::Stale => Fail::Stale,
         _ => Fail::Io,
     }
 }

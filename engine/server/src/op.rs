@@ -27,6 +27,8 @@ pub enum Fail {
     NotSupported,
     /// The volume is going away.
     Shutdown,
+    /// A reservation forbids it.
+    Conflict,
 }
 
 impl Fail {
@@ -37,6 +39,7 @@ impl Fail {
             Fail::Invalid => errno::EINVAL,
             Fail::NotSupported => errno::ENOTSUP,
             Fail::Shutdown => errno::ESHUTDOWN,
+            Fail::Conflict => errno::EPERM,
         }
     }
 
@@ -47,7 +50,7 @@ impl Fail {
             // The peer's request has not failed: another SP, or a later tree, will serve it.
             Fail::NotFound | Fail::Shutdown => peer::Status::NotFound,
             Fail::NoSpace => peer::Status::NoSpace,
-            Fail::Invalid => peer::Status::Invalid,
+            Fail::Invalid | Fail::Conflict => peer::Status::Invalid,
             Fail::NotSupported => peer::Status::NotSupported,
         }
     }
@@ -81,6 +84,7 @@ impl Fail {
             Fail::Invalid => "invalid",
             Fail::NotSupported => "not_supported",
             Fail::Shutdown => "shutdown",
+            Fail::Conflict => "reservation_conflict",
         }
     }
 }
@@ -103,6 +107,14 @@ pub enum Kind {
     Clean {
         flushed: bool,
     },
+    /// What is kept with every T1 object: the volume's reservations.
+    Recall,
+    /// Keeps its data there; `offset` is their version.
+    Keep,
+    /// A change of the reservations, for the volume's owner.
+    Reserve,
+    /// A look at them, there.
+    View,
 }
 
 impl Kind {
@@ -114,8 +126,10 @@ impl Kind {
             Kind::Trim => OpName::Trim,
             Kind::Zero { .. } => OpName::WriteZeroes,
             // Looks at a map and changes of it are nobody's requests, and counted nowhere.
-            Kind::Status | Kind::Dirty => OpName::BlockStatus,
-            Kind::Clean { .. } => OpName::Flush,
+            Kind::Status | Kind::Dirty | Kind::Recall | Kind::Reserve | Kind::View => {
+                OpName::BlockStatus
+            }
+            Kind::Clean { .. } | Kind::Keep => OpName::Flush,
         }
     }
 
@@ -125,6 +139,26 @@ impl Kind {
             Kind::Clean { flushed: false } => Kind::Flush,
             other => other,
         }
+    }
+
+    /// True if every T1 object is asked as a whole.
+    pub fn of_objects(self) -> bool {
+        matches!(self.of_leaf(), Kind::Flush | Kind::Recall | Kind::Keep)
+    }
+
+    /// True if it is the owner who answers it, without looking at what is stored.
+    pub fn asks_owner(self) -> bool {
+        matches!(self, Kind::Reserve | Kind::View)
+    }
+
+    /// True if an answer of any length comes of it.
+    pub fn tells(self) -> bool {
+        self.asks_owner() || self == Kind::Recall
+    }
+
+    /// True if what it carries are reservations.
+    pub fn brings(self) -> bool {
+        self.asks_owner() || self == Kind::Keep
     }
 
     /// True if mirrors have to order it.
@@ -162,6 +196,13 @@ pub enum Source {
     Lease,
     /// The repair of what a leg could not read.
     Heal,
+    /// The owner's keeping of the reservations.
+    Keeper,
+    /// A look at the owner's reservations.
+    Viewer,
+    /// A change of them that follows from something else; the task management request that waits
+    /// for it, if one does.
+    Errand(Option<(Token, u32)>),
 }
 
 impl Source {
@@ -234,6 +275,8 @@ pub struct Op {
     pub data: Buffer,
     /// Block status as it comes in: (offset in the request, runs).
     pub status: Vec<(u64, Vec<(u64, u32)>)>,
+    /// Answers of kinds that tell something, each with its leaf, or `NO_LEAF`.
+    pub answers: Vec<(u32, Vec<u8>)>,
     pub parts: SmallVec<[Part; 3]>,
     pub pending: u32,
     /// Counts its runs, and wraps.
@@ -281,6 +324,7 @@ impl Op {
             length,
             data: Buffer::default(),
             status: Vec::new(),
+            answers: Vec::new(),
             parts: SmallVec::new(),
             pending: 0,
             run: 0,
@@ -335,6 +379,7 @@ impl Op {
     /// Forgets what a run left, for the next.
     pub fn rewind(&mut self) {
         self.status.clear();
+        self.answers.clear();
         self.parts.clear();
         self.run = (self.run + 1) & (u32::MAX >> INDEX_BITS);
         self.pending = 0;

@@ -24,10 +24,11 @@ impl Loop {
         op.vouched = Some(now);
         match op.source {
             Source::Nbd { conn, .. } | Source::Iscsi { conn, .. } => {
+                let checked = matches!(op.source, Source::Iscsi { .. });
                 // One that has said goodbye in order has what it asked for carried out.
                 let waits = |conn: &Conn| conn.farewell || !conn.stream.is_ended();
                 if self.conns.get(conn).is_some_and(waits) {
-                    return true;
+                    return !checked || self.still_allowed(token);
                 }
                 self.finish(token, Err(Fail::Shutdown));
                 self.close(conn);
@@ -55,9 +56,15 @@ impl Loop {
                 }
             }
             // The job looks at the next tree itself.
-            Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => {
+            Source::Copy { .. }
+            | Source::Sweep
+            | Source::Lease
+            | Source::Heal
+            | Source::Keeper
+            | Source::Viewer => {
                 return self.finish(token, Err(Fail::Stale));
             }
+            Source::Errand(_) => {}
             // Its sender has the same epoch, so it waits there: if it waited here, a sender
             // that becomes the owner could not drain before this SP has the next tree, which
             // comes only after.
@@ -67,8 +74,9 @@ impl Loop {
         match self.volumes.get_mut(op.volume) {
             // Nothing will run it here any more: its host asks again over another path.
             Some(volume) if volume.leaving => {
-                if let Some(conn) = op.source.host() {
-                    self.finish(token, Err(Fail::Shutdown));
+                let conn = op.source.host();
+                self.finish(token, Err(Fail::Shutdown));
+                if let Some(conn) = conn {
                     self.close(conn);
                 }
             }
@@ -89,7 +97,7 @@ impl Loop {
             Source::Nbd { conn: of, .. }
             | Source::Iscsi { conn: of, .. }
             | Source::Peer { conn: of, .. } => of == conn,
-            Source::Copy { .. } | Source::Sweep | Source::Lease | Source::Heal => false,
+            _ => false,
         };
         let mut parked = Vec::new();
         for token in self.volumes.tokens() {

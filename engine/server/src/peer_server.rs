@@ -267,13 +267,18 @@ impl Loop {
             peer::Op::Status => Kind::Status,
             peer::Op::Dirty => Kind::Dirty,
             peer::Op::Clean => Kind::Clean { flushed: true },
+            peer::Op::Recall => Kind::Recall,
+            peer::Op::Keep => Kind::Keep,
+            peer::Op::Reserve => Kind::Reserve,
+            peer::Op::View => Kind::View,
             _ => Kind::Zero {
                 no_hole: request.flags & peer::NO_HOLE != 0,
                 fast: request.flags & peer::FAST_ZERO != 0,
             },
         };
         let fua = request.flags & peer::FUA != 0;
-        let until = if kind.changes() { self.deadline(&request) } else { None };
+        let expires = kind.changes() || kind == Kind::Reserve;
+        let until = if expires { self.deadline(&request) } else { None };
         if until.is_some_and(|until| self.clock.now() > until) && !planted("late_write_taken") {
             return self.peer_answer(token, request.id, Status::NotFound);
         }
@@ -281,7 +286,9 @@ impl Loop {
         let Protocol::Peer(session) = &mut conn.protocol else { return };
         let (scope, volume) = match session.handles.get_mut(&request.handle) {
             None => return self.peer_answer(token, request.id, Status::NotFound),
-            Some(Handle::Volume(_)) if matches!(kind, Kind::Dirty | Kind::Clean { .. }) => {
+            Some(Handle::Volume(_))
+                if matches!(kind, Kind::Dirty | Kind::Clean { .. } | Kind::Recall | Kind::Keep) =>
+            {
                 return self.peer_answer(token, request.id, Status::Invalid);
             }
             Some(Handle::Volume(id)) => {
@@ -297,6 +304,9 @@ impl Loop {
                     return;
                 }
                 (Scope::Volume, volume)
+            }
+            Some(Handle::T1 { .. }) if kind.asks_owner() => {
+                return self.peer_answer(token, request.id, Status::Invalid);
             }
             Some(Handle::T1 { id, version, object }) => {
                 let now = self.shared.t1s.version();
@@ -332,6 +342,7 @@ impl Loop {
         op.begun = self.now;
         op.data = match kind {
             Kind::Write => self.buffers.copy(payload),
+            kind if kind.brings() => Buffer::from(payload.to_vec()),
             Kind::Read => self.buffers.take(request.length as usize),
             _ => Buffer::default(),
         };
@@ -450,7 +461,7 @@ impl Loop {
     }
 
     /// Answers an operation of a peer's.
-    pub fn peer_reply(&mut self, token: Token, id: u64, op: Op, result: Result<(), Fail>) {
+    pub fn peer_reply(&mut self, token: Token, id: u64, mut op: Op, result: Result<(), Fail>) {
         // If the session has ended meanwhile, its successor may wait for this.
         let Some(conn) = self.conns.get_mut(token) else { return self.orphan_ended(token) };
         conn.inflight -= 1;
@@ -458,6 +469,7 @@ impl Loop {
         let status = result.map_or_else(Fail::status, |()| Status::Ok);
         let payload = match (result, op.kind) {
             (Ok(()), Kind::Read) => op.data,
+            (Ok(()), kind) if kind.tells() => op.answers.pop().unwrap_or_default().1.into(),
             (Ok(()), Kind::Status | Kind::Dirty) => {
                 let runs = crate::status::compose(op.status, op.length, false);
                 let pairs = runs.iter().flat_map(|&(length, flags)| [length, u64::from(flags)]);

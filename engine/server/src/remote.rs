@@ -90,7 +90,7 @@ struct Receiving {
     id: u64,
     left: usize,
     got: usize,
-    /// Block status is gathered; data goes straight to the operation.
+    /// Block status and what is told are gathered; data goes straight to the operation.
     status: Option<Vec<u8>>,
 }
 
@@ -395,6 +395,15 @@ impl Loop {
             let status = receiving.status.take();
             remote.receiving = None;
             if let Some(status) = status {
+                if let Some(sent) = remote.sent.get(id)
+                    && sent.to.kind.tells()
+                    && let Some(op) = self.ops.get_mut(sent.to.op)
+                    && let Some(part) = op.expects(sent.piece)
+                {
+                    op.answers.push((part.leaf, status));
+                    self.remote_answered(token, id, None);
+                    return Ok(true);
+                }
                 let word = |at: usize| {
                     status.get(at..at + 8).map_or(0, |b| {
                         u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])
@@ -445,7 +454,8 @@ impl Loop {
         if kind == Kind::Read && payload as u64 != sent.to.length {
             return Err("answered a read with another length".into());
         }
-        let status = matches!(kind, Kind::Status | Kind::Dirty).then(Vec::new);
+        let gathers = matches!(kind, Kind::Status | Kind::Dirty) || kind.tells();
+        let status = gathers.then(Vec::new);
         remote.receiving = Some(Receiving { id, left: payload, got: 0, status });
         Ok(true)
     }

@@ -36,18 +36,19 @@ impl Remote {
         let Submit { kind, epoch, offset, length, at, intent, .. } = sent.to;
         let data = match kind {
             Kind::Write => &op.data[at as usize..(at + length) as usize],
+            kind if kind.brings() => &op.data[..],
             _ => &[],
         };
         // What goes to one of several legs holds the range lock until it ends: nothing newer is
         // written there meanwhile, but by an owner that has fenced this one.
-        let expires = kind.changes() && object != Object::Device && !intent;
+        let expires =
+            (kind.changes() || kind == Kind::Reserve) && object != Object::Device && !intent;
         let until = if expires { self.until(op.vouched.unwrap_or(op.begun), shared) } else { 0 };
         let Remote { key, handles, next_handle, out, .. } = self;
         out.append(|tail| {
             if let (RemoteKey::Nbd(_), Object::Device) = (&*key, &object) {
                 let (command, flags) = match kind {
                     // Block status of NBD devices is not asked for: see `device_part`.
-                    Kind::Read | Kind::Status | Kind::Dirty => (command::READ, 0),
                     Kind::Write => (command::WRITE, 0),
                     Kind::Flush | Kind::Clean { .. } => (command::FLUSH, 0),
                     // A trim may leave anything behind, and all legs have to read alike.
@@ -55,6 +56,7 @@ impl Remote {
                     Kind::Zero { no_hole, .. } => {
                         (command::WRITE_ZEROES, if no_hole { command_flag::NO_HOLE } else { 0 })
                     }
+                    _ => (command::READ, 0),
                 };
                 let request = NbdRequest { flags, command, cookie: id, offset, length };
                 encode_request(&request, false, tail);
@@ -94,6 +96,10 @@ impl Remote {
                     Kind::Status => peer::Op::Status,
                     Kind::Dirty => peer::Op::Dirty,
                     Kind::Clean { .. } => peer::Op::Clean,
+                    Kind::Recall => peer::Op::Recall,
+                    Kind::Keep => peer::Op::Keep,
+                    Kind::Reserve => peer::Op::Reserve,
+                    Kind::View => peer::Op::View,
                     Kind::Zero { no_hole, fast } => {
                         flags |= if no_hole { peer::NO_HOLE } else { 0 };
                         flags |= if fast { peer::FAST_ZERO } else { 0 };

@@ -25,6 +25,8 @@ impl Loop {
         };
         let Some(volume) = self.volumes.get_mut(token) else { return };
         volume.held = true;
+        self.stop_keeper(token);
+        let Some(volume) = self.volumes.get_mut(token) else { return };
         if volume.inflight == 0 {
             let _ = ack.send(());
             return;
@@ -40,6 +42,7 @@ impl Loop {
     /// Takes the volume's current tree into use and runs what was parked.
     pub fn adopt(&mut self, shared: &Arc<Volume>, ack: &Sender<()>) {
         let active = shared.active();
+        let new = !self.volume_by_id.contains_key(&shared.id);
         let token = match self.volume_by_id.get(&shared.id) {
             Some(&token) => token,
             None => {
@@ -56,13 +59,16 @@ impl Loop {
                     lease: Lease::default(),
                     sweep: Sweep::default(),
                     heals: Heals::default(),
+                    reserve: crate::reserve::Local::default(),
                 });
                 self.volume_by_id.insert(shared.id.clone(), token);
                 token
             }
         };
         let Some(volume) = self.volumes.get_mut(token) else { return };
-        if volume.active.epoch != active.epoch {
+        let moved = volume.active.epoch != active.epoch;
+        let passed = volume.active.tree.spec().owner != active.tree.spec().owner;
+        if moved {
             volume.lease.until = None;
             volume.heals.forget();
         }
@@ -81,6 +87,10 @@ impl Loop {
             }
             self.run_op(op);
         }
+        if passed {
+            self.tell_moved(token);
+        }
+        self.start_keeper(token, new, moved);
         self.copy_kick(&shared.id);
         if Loop::copy_loop(&shared.id, self.shared.mailboxes.len()) == self.index {
             self.plan_sweep(&shared.id);

@@ -2,7 +2,7 @@
 
 use crate::{Take, WireError, prefix};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER02");
+const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER03");
 /// What all versions' HELLOs begin with.
 const FAMILY: &[u8; 6] = b"VSPEER";
 const REPLY_MAGIC: u64 = u64::from_le_bytes(*b"VSPEERok");
@@ -12,6 +12,8 @@ const MAX_NAME: usize = 255;
 pub const MAX_PAYLOAD: u32 = 64 << 20;
 /// Longest object id in an OPEN.
 pub const MAX_ID: u32 = 255;
+/// Most bytes of reservations in one request.
+pub const MAX_RECORD: u32 = 256 << 10;
 /// Bytes of one extent in a STATUS reply.
 pub const EXTENT_LEN: usize = 16;
 
@@ -60,6 +62,23 @@ pub enum Op {
     Dirty = 8,
     /// Takes regions within the range out of the map.
     Clean = 9,
+    /// What is kept with a T1 object: the reservations of its volume (`scsi::reserve::Record`), or
+    /// nothing.
+    Recall = 10,
+    /// Keeps the payload with a T1 object, in the place of what is older; `offset` is its version.
+    Keep = 11,
+    /// Has a volume's owner carry out a `scsi::reserve::Request`; answered with its `Outcome`.
+    Reserve = 12,
+    /// Asks a volume's owner for its reservations: `scsi::reserve::Look`, answered with `Shown`.
+    View = 13,
+}
+
+impl Op {
+    /// True if its payload is about reservations.
+    #[must_use]
+    pub fn reserves(self) -> bool {
+        matches!(self, Op::Keep | Op::Reserve | Op::View)
+    }
 }
 
 /// How a request ended.
@@ -230,6 +249,10 @@ impl Request {
             7 => Op::Close,
             8 => Op::Dirty,
             9 => Op::Clean,
+            10 => Op::Recall,
+            11 => Op::Keep,
+            12 => Op::Reserve,
+            13 => Op::View,
             _ => return Err(WireError::Malformed("unknown peer request")),
         };
         let mut take = Take(&input[4..]);
@@ -250,9 +273,15 @@ impl Request {
             }
             Op::Read => request.length <= u64::from(MAX_PAYLOAD) && request.payload == 0,
             Op::Open => request.payload <= MAX_ID,
-            Op::Flush | Op::Trim | Op::Zero | Op::Status | Op::Close | Op::Dirty | Op::Clean => {
-                request.payload == 0
-            }
+            Op::Keep | Op::Reserve | Op::View => request.payload <= MAX_RECORD,
+            Op::Flush
+            | Op::Trim
+            | Op::Zero
+            | Op::Status
+            | Op::Close
+            | Op::Dirty
+            | Op::Clean
+            | Op::Recall => request.payload == 0,
         };
         let aimless = request.flags & EXPIRES == 0 && request.until != 0;
         if !sound || aimless || input[2..4] != [0; 2] {

@@ -548,7 +548,12 @@ proptest! {
             | Action::Verify { extent, .. }
             | Action::Status(extent) => prop_assert!(within(&extent), "{extent:?}"),
             Action::Unmap(extents) => prop_assert!(extents.iter().all(within)),
-            Action::Reply(_) | Action::ConditionMet | Action::Fail(_) | Action::Flush => {}
+            Action::Reply(_)
+            | Action::ConditionMet
+            | Action::Fail(_)
+            | Action::Flush
+            | Action::Reservation
+            | Action::Reserve => {}
         }
         let none = matches!(decide(None, &cdb, &data), Action::Reply(_) | Action::Fail(_));
         prop_assert!(none && needs(&cdb) <= 16 << 20);

@@ -10,6 +10,10 @@ use super::login::Agreed;
 use super::pdu::{self, Broken, Digests, Frame, HEADER, Header};
 use super::{MAX_BURST, NONE, opcode, text};
 
+mod manage;
+
+use manage::Abort;
+
 /// Commands that an initiator may have under way.
 pub const WINDOW: u32 = 128;
 /// Bytes of data that commands under way may have brought or been asked for, with which no more is
@@ -21,6 +25,9 @@ const ROOM: u64 = 32 << 20;
 pub enum Event {
     /// It is dealt with, or not all there yet.
     Nothing,
+    /// What others have under way is to end too: `reset_done` says that it has. `clears`: of the
+    /// task set alone.
+    Reset { task: u32, clears: bool },
     /// A command that can be carried out.
     Command(Command),
     /// All of it is said: the connection is closed when that is sent.
@@ -86,13 +93,6 @@ struct Task {
     /// It is being carried out; nobody waits for its answer.
     running: bool,
     aborted: bool,
-}
-
-/// A task management request that waits for tasks to end.
-#[derive(Debug)]
-struct Abort {
-    task: u32,
-    waits: Vec<u32>,
 }
 
 /// A session of one connection.
@@ -171,7 +171,7 @@ impl Session {
             opcode::NOP_OUT => self.nop(header, data, out),
             opcode::COMMAND => return self.command(input, frame, needs, out),
             opcode::DATA_OUT => return self.data_out(header, data, out),
-            opcode::TASK => self.manage(header, out),
+            opcode::TASK => return Ok(self.manage(header, out)),
             opcode::TEXT => self.text(header, data, targets, out)?,
             opcode::LOGOUT => return Ok(self.logout(header, out)),
             opcode::LOGIN => return Err(Broken::Protocol("a login after the login")),
@@ -363,42 +363,6 @@ impl Session {
         Ok(self.go_on(number, out))
     }
 
-    fn manage(&mut self, header: &Header, out: &mut Vec<u8>) {
-        let all = || self.tasks.keys().copied().collect::<Vec<u32>>();
-        let (waits, answer) = match header.0[1] & 0x7f {
-            1 if self.tasks.contains_key(&header.get(20)) => (vec![header.get(20)], 0),
-            1 => (Vec::new(), 1),
-            2 | 4 | 5 | 6 => (all(), 0),
-            8 => (Vec::new(), 4),
-            _ => (Vec::new(), 5),
-        };
-        let mut left = Vec::new();
-        for number in waits {
-            let Some(task) = self.tasks.get_mut(&number) else { continue };
-            if task.running {
-                task.aborted = true;
-                left.push(number);
-            } else {
-                self.forget(number);
-            }
-        }
-        if left.is_empty() {
-            return self.managed(header.task(), answer, out);
-        }
-        if self.aborts.len() >= WINDOW as usize {
-            return self.managed(header.task(), 255, out);
-        }
-        self.aborts.push(Abort { task: header.task(), waits: left });
-    }
-
-    fn managed(&mut self, task: u32, answer: u8, out: &mut Vec<u8>) {
-        let mut header = Header::new(opcode::TASK_RESPONSE, 0, task);
-        header.0[2] = answer;
-        self.count(&mut header, true);
-        pdu::emit(out, &header, &[], self.digests());
-        self.ask(out);
-    }
-
     /// Takes a task off; what it was asked for comes no more.
     fn forget(&mut self, number: u32) -> Option<Task> {
         let task = self.tasks.remove(&number)?;
@@ -570,16 +534,7 @@ impl Session {
 
     /// Tells those who wait for its end.
     fn ended(&mut self, number: u32, out: &mut Vec<u8>) {
-        for abort in &mut self.aborts {
-            abort.waits.retain(|waited| *waited != number);
-        }
-        let (done, open) = std::mem::take(&mut self.aborts)
-            .into_iter()
-            .partition::<Vec<_>, _>(|abort| abort.waits.is_empty());
-        self.aborts = open;
-        for abort in done {
-            self.managed(abort.task, 0, out);
-        }
+        self.task_ended(number, out);
         self.ask(out);
     }
 }

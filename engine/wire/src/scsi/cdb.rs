@@ -9,6 +9,8 @@ pub mod op {
     pub const WRITE_6: u8 = 0x0a;
     pub const INQUIRY: u8 = 0x12;
     pub const MODE_SELECT_6: u8 = 0x15;
+    pub const RESERVE_6: u8 = 0x16;
+    pub const RELEASE_6: u8 = 0x17;
     pub const MODE_SENSE_6: u8 = 0x1a;
     pub const START_STOP_UNIT: u8 = 0x1b;
     pub const READ_CAPACITY_10: u8 = 0x25;
@@ -21,7 +23,11 @@ pub mod op {
     pub const WRITE_SAME_10: u8 = 0x41;
     pub const UNMAP: u8 = 0x42;
     pub const MODE_SELECT_10: u8 = 0x55;
+    pub const RESERVE_10: u8 = 0x56;
+    pub const RELEASE_10: u8 = 0x57;
     pub const MODE_SENSE_10: u8 = 0x5a;
+    pub const PERSISTENT_RESERVE_IN: u8 = 0x5e;
+    pub const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
     pub const READ_16: u8 = 0x88;
     pub const WRITE_16: u8 = 0x8a;
     pub const WRITE_AND_VERIFY_16: u8 = 0x8e;
@@ -42,10 +48,35 @@ pub mod op {
 pub mod action {
     pub const READ_CAPACITY_16: u8 = 0x10;
     pub const GET_LBA_STATUS: u8 = 0x12;
+    pub const REPORT_PORT_GROUPS: u8 = 0x0a;
     pub const REPORT_SUPPORTED: u8 = 0x0c;
 }
 
+/// Service actions of PERSISTENT RESERVE IN.
+pub mod reserve_in {
+    pub const READ_KEYS: u8 = 0x00;
+    pub const READ_RESERVATION: u8 = 0x01;
+    pub const REPORT_CAPABILITIES: u8 = 0x02;
+    pub const READ_FULL_STATUS: u8 = 0x03;
+}
+
+/// Service actions of PERSISTENT RESERVE OUT.
+pub mod reserve_out {
+    pub const REGISTER: u8 = 0x00;
+    pub const RESERVE: u8 = 0x01;
+    pub const RELEASE: u8 = 0x02;
+    pub const CLEAR: u8 = 0x03;
+    pub const PREEMPT: u8 = 0x04;
+    pub const PREEMPT_AND_ABORT: u8 = 0x05;
+    /// REGISTER AND IGNORE EXISTING KEY.
+    pub const REGISTER_ANY: u8 = 0x06;
+    pub const REGISTER_AND_MOVE: u8 = 0x07;
+}
+
 pub type Cdb = [u8; 16];
+
+/// Most bytes that parameters of PERSISTENT RESERVE OUT are looked at; more are of no use to it.
+const MOST_PARAMETERS: u64 = 4096;
 
 #[must_use]
 pub fn be16(cdb: &Cdb, at: usize) -> u16 {
@@ -124,6 +155,7 @@ pub fn needs(cdb: &Cdb) -> u64 {
         op::WRITE_SAME_16 if cdb[1] & 1 == 0 => BLOCK,
         op::UNMAP | op::MODE_SELECT_10 => u64::from(be16(cdb, 7)),
         op::MODE_SELECT_6 => u64::from(cdb[4]),
+        op::PERSISTENT_RESERVE_OUT => u64::from(be32(cdb, 5)).min(MOST_PARAMETERS),
         _ => 0,
     }
 }

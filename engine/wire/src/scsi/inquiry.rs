@@ -3,7 +3,7 @@
 use super::cdb::{Cdb, be16};
 use super::sense::{INVALID_FIELD, Sense};
 use super::unit::Unit;
-use super::{MOST, PHYSICAL};
+use super::{MOST, PHYSICAL, ports};
 
 const VENDOR: &[u8; 8] = b"VSWITCHD";
 const PRODUCT: &[u8; 16] = b"VIRTUAL-DISK    ";
@@ -36,6 +36,7 @@ fn standard(unit: Option<&Unit>) -> Vec<u8> {
     data[2] = 0x06; // SPC-4
     data[3] = 0x02;
     data[4] = 96 - 5;
+    data[5] = 0x10; // implicit asymmetric access (SPC-4, 5.16)
     data[7] = 0x02; // command queuing
     data[8..16].copy_from_slice(VENDOR);
     data[16..32].copy_from_slice(PRODUCT);
@@ -48,9 +49,11 @@ fn standard(unit: Option<&Unit>) -> Vec<u8> {
 
 fn vital(unit: &Unit, page: u8) -> Result<Vec<u8>, Sense> {
     let body = match page {
-        0x00 => vec![0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2],
+        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0x88, 0xb0, 0xb1, 0xb2],
         0x80 => unit.serial.as_bytes().to_vec(),
         0x83 => names(unit),
+        0x86 => extended(),
+        0x88 => ports::listed(unit),
         0xb0 => limits(),
         // Not rotating (SBC-3, 6.5.2).
         0xb1 => {
@@ -80,17 +83,21 @@ fn names(unit: &Unit) -> Vec<u8> {
     let mut own = VENDOR.to_vec();
     own.extend_from_slice(unit.serial.as_bytes());
     put(0x02, 0x01, &own);
-    let padded = |text: &str| {
-        let mut name = text.as_bytes().to_vec();
-        name.resize((name.len() + 1).next_multiple_of(4), 0);
-        name
-    };
     let [high, low] = unit.tag.to_be_bytes();
     put(0x51, 0x94, &[0, 0, high, low]);
     put(0x51, 0x95, &[0, 0, high, low]);
-    put(0x53, 0x98, &padded(&format!("{},t,0x{:04x}", unit.target, unit.tag)));
-    put(0x53, 0xa8, &padded(&unit.target));
+    put(0x53, 0x98, &ports::name(&unit.target, unit.tag));
+    put(0x53, 0xa8, &ports::padded(&unit.target));
     data
+}
+
+/// Extended INQUIRY data (SPC-4, 7.8.7): simple, ordered and head-of-queue tasks; a nexus' unit
+/// attentions are cleared by REPORT LUNS for none but itself.
+fn extended() -> Vec<u8> {
+    let mut body = vec![0; 60];
+    body[1] = 0x07;
+    body[2] = 0x01; // V_SUP: the cache is volatile
+    body
 }
 
 /// Block limits (SBC-3, 6.5.3).

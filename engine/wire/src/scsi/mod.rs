@@ -3,6 +3,8 @@
 pub mod cdb;
 pub mod data;
 pub mod inquiry;
+pub mod ports;
+pub mod reserve;
 pub mod sense;
 pub mod support;
 pub mod unit;
@@ -21,4 +23,6 @@ pub mod status {
     pub const GOOD: u8 = 0x00;
     pub const CHECK_CONDITION: u8 = 0x02;
     pub const CONDITION_MET: u8 = 0x04;
+    pub const BUSY: u8 = 0x08;
+    pub const RESERVATION_CONFLICT: u8 = 0x18;
 }

@@ -9,6 +9,12 @@ pub struct Sense {
     pub information: Option<u32>,
 }
 
+/// A unit attention of that code.
+#[must_use]
+pub const fn attention(code: u16) -> Sense {
+    sense(0x6, code)
+}
+
 const fn sense(key: u8, code: u16) -> Sense {
     Sense { key, code, information: None }
 }
@@ -22,9 +28,18 @@ pub const OUT_OF_RANGE: Sense = sense(0x5, 0x2100);
 pub const INVALID_FIELD: Sense = sense(0x5, 0x2400);
 pub const NO_UNIT: Sense = sense(0x5, 0x2500);
 pub const INVALID_PARAMETER: Sense = sense(0x5, 0x2600);
+pub const INVALID_RELEASE: Sense = sense(0x5, 0x2604);
+pub const REGISTRATION_RESOURCES: Sense = sense(0x5, 0x5504);
 pub const PARAMETER_LENGTH: Sense = sense(0x5, 0x1a00);
 pub const POWER_ON: Sense = sense(0x6, 0x2900);
+pub const RESET: Sense = sense(0x6, 0x2903);
+pub const RESERVATIONS_PREEMPTED: Sense = sense(0x6, 0x2a03);
+pub const RELEASED: Sense = sense(0x6, 0x2a04);
+pub const REGISTRATIONS_PREEMPTED: Sense = sense(0x6, 0x2a05);
+pub const ACCESS_CHANGED: Sense = sense(0x6, 0x2a06);
 pub const CAPACITY_CHANGED: Sense = sense(0x6, 0x2a09);
+/// Commands were cleared by another initiator.
+pub const CLEARED: Sense = sense(0x6, 0x2f00);
 pub const SPACE: Sense = sense(0x7, 0x2707);
 pub const TOO_LITTLE_DATA: Sense = sense(0xb, 0x4b00);
 pub const INTERNAL: Sense = sense(0x4, 0x4400);

@@ -19,6 +19,14 @@ const fn serviced(code: u8, action: u8, usage: &'static [u8]) -> Known {
     Known { code, action: Some(action), usage }
 }
 
+const fn reads_keys(usage: &'static [u8]) -> Known {
+    serviced(op::PERSISTENT_RESERVE_IN, usage[1], usage)
+}
+
+const fn reserves(usage: &'static [u8]) -> Known {
+    serviced(op::PERSISTENT_RESERVE_OUT, usage[1], usage)
+}
+
 const F: u8 = 0xff;
 
 const KNOWN: &[Known] = &[
@@ -28,6 +36,8 @@ const KNOWN: &[Known] = &[
     plain(op::WRITE_6, &[0x0a, 0x1f, F, F, F, 0x07]),
     plain(op::INQUIRY, &[0x12, 0x01, F, F, F, 0x07]),
     plain(op::MODE_SELECT_6, &[0x15, 0x11, 0, 0, F, 0x07]),
+    plain(op::RESERVE_6, &[0x16, 0, 0, 0, 0, 0x07]),
+    plain(op::RELEASE_6, &[0x17, 0, 0, 0, 0, 0x07]),
     plain(op::MODE_SENSE_6, &[0x1a, 0x08, F, F, F, 0x07]),
     plain(op::START_STOP_UNIT, &[0x1b, 0x01, 0, 0x0f, 0xf7, 0x07]),
     plain(op::READ_CAPACITY_10, &[0x25, 0, F, F, F, F, 0, 0, 0x01, 0x07]),
@@ -41,6 +51,20 @@ const KNOWN: &[Known] = &[
     plain(op::UNMAP, &[0x42, 0x01, 0, 0, 0, 0, 0, F, F, 0x07]),
     plain(op::MODE_SELECT_10, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, 0x07]),
     plain(op::MODE_SENSE_10, &[0x5a, 0x18, F, F, 0, 0, 0, F, F, 0x07]),
+    plain(op::RESERVE_10, &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0x07]),
+    plain(op::RELEASE_10, &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0x07]),
+    reads_keys(&[0x5e, 0x00, 0, 0, 0, 0, 0, F, F, 0x07]),
+    reads_keys(&[0x5e, 0x01, 0, 0, 0, 0, 0, F, F, 0x07]),
+    reads_keys(&[0x5e, 0x02, 0, 0, 0, 0, 0, F, F, 0x07]),
+    reads_keys(&[0x5e, 0x03, 0, 0, 0, 0, 0, F, F, 0x07]),
+    reserves(&[0x5f, 0x00, F, 0, 0, F, F, F, F, 0x07]),
+    reserves(&[0x5f, 0x01, F, 0, 0, F, F, F, F, 0x07]),
+    reserves(&[0x5f, 0x02, F, 0, 0, F, F, F, F, 0x07]),
+    reserves(&[0x5f, 0x03, F, 0, 0, F, F, F, F, 0x07]),
+    reserves(&[0x5f, 0x04, F, 0, 0, F, F, F, F, 0x07]),
+    reserves(&[0x5f, 0x05, F, 0, 0, F, F, F, F, 0x07]),
+    reserves(&[0x5f, 0x06, F, 0, 0, F, F, F, F, 0x07]),
+    reserves(&[0x5f, 0x07, F, 0, 0, F, F, F, F, 0x07]),
     plain(op::READ_16, &[0x88, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
     plain(op::WRITE_16, &[0x8a, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
     plain(op::WRITE_AND_VERIFY_16, &[0x8e, 0xf6, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
@@ -59,6 +83,11 @@ const KNOWN: &[Known] = &[
         &[0x9e, 0x12, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07],
     ),
     plain(op::REPORT_LUNS, &[0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, 0x07]),
+    serviced(
+        op::MAINTENANCE_IN,
+        action::REPORT_PORT_GROUPS,
+        &[0xa3, 0xea, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
     serviced(
         op::MAINTENANCE_IN,
         action::REPORT_SUPPORTED,

@@ -1,8 +1,9 @@
 //! A logical unit: what each command leads to.
 
 use super::cdb::{Cdb, Extent, action, be16, be32, compares, op};
+use super::ports::Port;
 use super::sense::{self, Sense};
-use super::{BLOCK, MOST, data, inquiry, support};
+use super::{BLOCK, MOST, data, inquiry, ports, support};
 
 /// What stands still of a logical unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Unit {
     /// The target's iSCSI name, and the tag of the portal group it was reached by.
     pub target: String,
     pub tag: u16,
+    /// All ports that it can be reached by, as far as is known.
+    pub ports: Vec<Port>,
 }
 
 /// What has to be done for a command.
@@ -47,6 +50,9 @@ pub enum Action {
         compares: bool,
     },
     Status(Extent),
+    /// It is about reservations: PERSISTENT RESERVE IN, and what changes them.
+    Reservation,
+    Reserve,
 }
 
 impl Unit {
@@ -96,7 +102,13 @@ fn request_sense(cdb: &Cdb, sense: Sense) -> Action {
 
 fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
     if !support::is_known(cdb) {
-        let actions = matches!(cdb[0], op::SERVICE_ACTION_IN_16 | op::MAINTENANCE_IN);
+        let actions = matches!(
+            cdb[0],
+            op::SERVICE_ACTION_IN_16
+                | op::MAINTENANCE_IN
+                | op::PERSISTENT_RESERVE_IN
+                | op::PERSISTENT_RESERVE_OUT
+        );
         return Err(if actions { sense::INVALID_FIELD } else { sense::INVALID_OPCODE });
     }
     if !support::is_plain(cdb) {
@@ -133,7 +145,16 @@ fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
             }
             Ok(Action::Status(Extent { lba, blocks: (blocks - lba).min(u64::from(u32::MAX)) }))
         }
+        op::MAINTENANCE_IN if cdb[1] & 0x1f == action::REPORT_PORT_GROUPS => {
+            reply(ports::groups(&unit.ports, cdb))
+        }
         op::MAINTENANCE_IN => reply(support::report(cdb)),
+        op::PERSISTENT_RESERVE_IN => Ok(Action::Reservation),
+        op::PERSISTENT_RESERVE_OUT
+        | op::RESERVE_6
+        | op::RESERVE_10
+        | op::RELEASE_6
+        | op::RELEASE_10 => Ok(Action::Reserve),
         _ if protected => Err(sense::INVALID_FIELD),
         op::READ_6 | op::READ_10 | op::READ_12 | op::READ_16 => {
             unit.extent(cdb, MOST).map(Action::Read)

@@ -1,0 +1,208 @@
+//! A small iSCSI initiator: one command at a time, or several sent ahead.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::SOON;
+
+pub const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
+const GOOD: u8 = 0;
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Good(Vec<u8>),
+    /// Sense key, additional code.
+    Check(u8, u16),
+    /// Another status.
+    Status(u8),
+}
+
+pub const CONFLICT: Ended = Ended::Status(0x18);
+
+impl Ended {
+    pub fn data(self) -> Vec<u8> {
+        match self {
+            Ended::Good(data) => data,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub struct Initiator {
+    stream: TcpStream,
+    command: u32,
+    task: u32,
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+}
+
+impl Initiator {
+    /// Logs in at the target of "vol" as the initiator of that name.
+    pub fn login(address: &str, name: &str) -> Initiator {
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(SOON)).expect("a time-out");
+        let mut host = Initiator { stream, command: 1, task: 0 };
+        let keys = format!(
+            "InitiatorName=iqn.2026-11.test:{name}\0TargetName={PREFIX}vol\0SessionType=Normal\0\
+             InitialR2T=Yes\0ImmediateData=Yes\0"
+        );
+        let mut header = [0; 48];
+        header[0] = 0x43;
+        header[1] = 0x87;
+        header[8] = 0x80;
+        header[11] = 1;
+        header[24..28].copy_from_slice(&1u32.to_be_bytes());
+        host.send(&mut header, keys.as_bytes());
+        let (answer, _) = host.receive().expect("an answer");
+        assert_eq!(&answer[36..38], &[0, 0], "the login was refused");
+        host
+    }
+
+    /// The same, past what it is told first.
+    pub fn new(address: &str, name: &str) -> Initiator {
+        let mut host = Initiator::login(address, name);
+        while let Ended::Check(6, _) = host.run(&[0; 6], 0, &[]) {}
+        host
+    }
+
+    fn send(&mut self, header: &mut [u8; 48], data: &[u8]) {
+        header[4..8].copy_from_slice(&(data.len() as u32).to_be_bytes());
+        let mut all = header.to_vec();
+        all.extend_from_slice(data);
+        all.resize(all.len().next_multiple_of(4), 0);
+        self.stream.write_all(&all).expect("it is sent");
+    }
+
+    fn receive(&mut self) -> Option<([u8; 48], Vec<u8>)> {
+        let mut header = [0; 48];
+        self.stream.read_exact(&mut header).ok()?;
+        let length = number(&header[5..8]) as usize;
+        let mut data = vec![0; length.next_multiple_of(4)];
+        self.stream.read_exact(&mut data).ok()?;
+        data.truncate(length);
+        Some((header, data))
+    }
+
+    /// Sends a command, with data of up to 8 KiB; gives its task.
+    pub fn begin(&mut self, cdb: &[u8], expected: u32, data: &[u8]) -> u32 {
+        self.task += 1;
+        let mut header = [0; 48];
+        header[0] = 0x01;
+        header[1] = 0x80;
+        header[1] |= if expected > 0 { 0x40 } else { 0 } | if data.is_empty() { 0 } else { 0x20 };
+        header[9] = 1;
+        header[16..20].copy_from_slice(&self.task.to_be_bytes());
+        let expected = expected.max(data.len() as u32);
+        header[20..24].copy_from_slice(&expected.to_be_bytes());
+        header[24..28].copy_from_slice(&self.command.to_be_bytes());
+        header[32..32 + cdb.len()].copy_from_slice(cdb);
+        self.command += 1;
+        self.send(&mut header, data);
+        self.task
+    }
+
+    /// The answer that comes next, with its task; None when the connection ends.
+    pub fn next(&mut self) -> Option<(u32, Ended)> {
+        let mut found = Vec::new();
+        loop {
+            let (header, data) = self.receive()?;
+            let task = number(&header[16..20]);
+            match header[0] & 0x3f {
+                0x25 => {
+                    found.extend_from_slice(&data);
+                    if header[1] & 1 == 1 {
+                        return Some((task, Ended::Good(found)));
+                    }
+                }
+                0x21 => {
+                    return Some((
+                        task,
+                        match header[3] {
+                            GOOD => Ended::Good(found),
+                            2 => Ended::Check(data[4] & 15, number(&data[14..16]) as u16),
+                            status => Ended::Status(status),
+                        },
+                    ));
+                }
+                // A task management response: its answer.
+                0x22 => return Some((task, Ended::Status(header[2]))),
+                // An asynchronous message: its event.
+                0x32 => return Some((task, Ended::Check(0xff, u16::from(header[36])))),
+                other => panic!("opcode {other:#x}"),
+            }
+        }
+    }
+
+    pub fn run(&mut self, cdb: &[u8], expected: u32, data: &[u8]) -> Ended {
+        let task = self.begin(cdb, expected, data);
+        let (answered, ended) = self.next().expect("an answer");
+        assert_eq!(answered, task);
+        ended
+    }
+
+    /// Task management.
+    pub fn manage(&mut self, function: u8) -> u8 {
+        self.task += 1;
+        let mut header = [0; 48];
+        header[0] = 0x42;
+        header[1] = 0x80 | function;
+        header[9] = 1;
+        header[16..20].copy_from_slice(&self.task.to_be_bytes());
+        header[20..24].fill(0xff);
+        header[24..28].copy_from_slice(&self.command.to_be_bytes());
+        self.send(&mut header, &[]);
+        match self.next() {
+            Some((task, Ended::Status(answer))) if task == self.task => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn ready(&mut self) -> Ended {
+        self.run(&[0; 6], 0, &[])
+    }
+
+    /// One block.
+    pub fn write(&mut self, block: u8, byte: u8) -> Ended {
+        self.run(&[0x2a, 0, 0, 0, 0, block, 0, 0, 1, 0], 0, &[byte; 512])
+    }
+
+    pub fn read(&mut self, block: u8) -> Ended {
+        self.run(&[0x28, 0, 0, 0, 0, block, 0, 0, 1, 0], 512, &[])
+    }
+
+    /// PERSISTENT RESERVE OUT.
+    pub fn out(&mut self, action: u8, kind: u8, key: u64, other: u64) -> Ended {
+        let mut data = [0; 24];
+        data[..8].copy_from_slice(&key.to_be_bytes());
+        data[8..16].copy_from_slice(&other.to_be_bytes());
+        self.run(&[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], 0, &data)
+    }
+
+    /// PERSISTENT RESERVE IN.
+    pub fn tell(&mut self, action: u8) -> Vec<u8> {
+        self.run(&[0x5e, action, 0, 0, 0, 0, 0, 4, 0, 0], 1024, &[]).data()
+    }
+
+    pub fn keys(&mut self) -> Vec<u64> {
+        let data = self.tell(0);
+        data[8..]
+            .chunks(8)
+            .map(|key| key.iter().fold(0, |sum, b| sum << 8 | u64::from(*b)))
+            .collect()
+    }
+
+    /// The type of the reservation; 0: there is none.
+    pub fn held(&mut self) -> u8 {
+        self.tell(1).get(21).copied().unwrap_or(0)
+    }
+
+    /// (tag, is optimized) of the portal groups.
+    pub fn groups(&mut self) -> Vec<(u16, bool)> {
+        let data = self.run(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0], 1024, &[]).data();
+        let group = |group: &[u8]| (number(&group[2..4]) as u16, group[0] & 0x0f == 0);
+        data[4..].chunks(12).map(group).collect()
+    }
+}
