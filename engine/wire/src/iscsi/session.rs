@@ -185,6 +185,13 @@ impl Session {
         self.tasks.len()
     }
 
+    /// Bytes that are held for the initiator: data that commands have brought, and texts.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let data: usize = self.tasks.values().map(|task| task.command.data.len()).sum();
+        (data + self.text.len() + self.partial.len()) as u64
+    }
+
     /// Asks whether the initiator is there. False if it has not answered the last time.
     pub fn ping(&mut self, out: &mut Vec<u8>) -> bool {
         if std::mem::replace(&mut self.pinged, true) {
