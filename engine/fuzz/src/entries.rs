@@ -1,6 +1,7 @@
 //! Where hosts' bytes come in, each with what must hold whatever they are. None of them may panic;
 //! what else is asked stands beside it.
 
+use vs_wire::change::Change;
 use vs_wire::iscsi::login::{Agreed, Login, Outcome};
 use vs_wire::iscsi::pdu::{Digests, HEADER, Header, emit, frame};
 use vs_wire::iscsi::session::{Event, Session, Status, WINDOW};
@@ -114,6 +115,11 @@ fn decided(unit: Option<&Unit>, cdb: &Cdb, brought: &[u8]) -> Action {
         Action::Reply(data) => assert!(data.len() <= 64 << 10),
         Action::ConditionMet | Action::Fail(_) | Action::Flush => {}
         Action::Read(extent) | Action::Same(extent) => within(unit, *extent, MOST),
+        Action::Change { change, extent, .. } => {
+            within(unit, *extent, MOST);
+            assert_eq!(brought.len() as u64, change.gives(extent.bytes()));
+            assert!(*change == Change::Or || extent.blocks <= 1);
+        }
         Action::Write { extent, .. } | Action::Verify { extent, .. } => {
             within(unit, *extent, MOST);
         }

@@ -7,6 +7,7 @@ pub mod device;
 pub mod direct;
 pub mod error;
 pub mod file;
+mod gate;
 pub mod guard;
 pub mod label;
 pub mod nbd;

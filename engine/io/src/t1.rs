@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use crate::alloc;
 use crate::device::{Device, Kind};
 use crate::error::{DeviceError, ErrorKind};
+use crate::gate::Gate;
 use crate::label::{Entry, T1Spec};
 use crate::planted::planted;
 
@@ -18,33 +19,6 @@ struct Run {
     device: Arc<Device>,
     offset: u64,
     length: u64,
-}
-
-/// What requests on an object pass through. An extension makes a new `T1Object` with the
-/// same gate, so that a fence reaches whoever still holds the old one.
-#[derive(Debug, Default)]
-struct Gate {
-    epoch: AtomicU64,
-    /// The lowest that is served: that one, or none at all while the object is in doubt.
-    served: AtomicU64,
-    /// Requests that are not carried out inline: pool jobs, NBD sessions.
-    pending: AtomicU64,
-}
-
-impl Gate {
-    /// Serves no lower epoch from now on. A higher one than any before is somebody's decision
-    /// about it, and ends a doubt.
-    fn raise(&self, epoch: u64) {
-        let before = self.epoch.fetch_max(epoch, Ordering::SeqCst);
-        if epoch > before {
-            self.served.store(epoch, Ordering::SeqCst);
-        }
-    }
-
-    fn shut(&self) {
-        self.epoch.store(u64::MAX, Ordering::SeqCst);
-        self.served.store(u64::MAX, Ordering::SeqCst);
-    }
 }
 
 /// A T1 object in service: its physical blocks and the lowest epoch it answers.
@@ -68,20 +42,20 @@ impl T1Object {
 
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.gate.epoch.load(Ordering::SeqCst)
+        self.gate.epoch()
     }
 
     /// True if a request of that epoch may be carried out.
     #[must_use]
     pub fn serves(&self, epoch: u64) -> bool {
-        epoch >= self.gate.served.load(Ordering::SeqCst) || planted("no_fence")
+        self.gate.serves(epoch)
     }
 
     /// Power was lost under it, and with that writes to several legs that were acknowledged and
     /// not flushed, if there are any: it serves nobody until it is fenced anew.
     pub fn doubt(&self) {
         if self.dirty() > 0 && !planted("power_loss_ignored") {
-            self.gate.served.store(u64::MAX, Ordering::SeqCst);
+            self.gate.doubt();
         }
     }
 
@@ -95,23 +69,35 @@ impl T1Object {
 
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
-        let gate = &self.gate;
-        let served = gate.served.load(Ordering::SeqCst);
-        served == u64::MAX && gate.epoch.load(Ordering::SeqCst) != u64::MAX
+        self.gate.is_doubtful()
     }
 
-    /// Counts a request that ends later than its call; `end` must follow.
-    pub fn begin(&self) {
-        self.gate.pending.fetch_add(1, Ordering::SeqCst);
+    /// Counts a request that ends later than its call; `end` must follow, with what this says.
+    #[must_use]
+    pub fn begin(&self) -> usize {
+        self.gate.begin()
     }
 
-    pub fn end(&self) {
-        self.gate.pending.fetch_sub(1, Ordering::SeqCst);
+    pub fn end(&self, side: usize) {
+        self.gate.end(side);
     }
 
     #[must_use]
     pub fn pending(&self) -> u64 {
-        self.gate.pending.load(Ordering::SeqCst)
+        self.gate.pending()
+    }
+
+    /// Has what begins from now on counted on the other side, so that the end of what began before can be
+    /// waited for however much goes on: the side whose count (`pending_on`) will be 0 then. None
+    /// while something from before the last time is still under way. One caller at a time.
+    #[must_use]
+    pub fn turn(&self) -> Option<usize> {
+        self.gate.turn()
+    }
+
+    #[must_use]
+    pub fn pending_on(&self, side: usize) -> u64 {
+        self.gate.on(side)
     }
 
     /// True if it lies in files and block devices alone.

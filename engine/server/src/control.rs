@@ -25,6 +25,7 @@ use crate::shapes::{
     DeviceMetrics, MetricsShape, PeerMetrics, T2Shape, TroubleShape, VolumeMetrics,
 };
 use crate::socket::Listener;
+use crate::turns::Turns;
 
 /// A leg that failed so long ago, and not since, does not fail any more: it is tried ten times a
 /// second if it refuses, and looked at once a second if it keeps somebody waiting.
@@ -130,6 +131,7 @@ impl Engine {
             registry: Mutex::default(),
             listeners: Mutex::default(),
             iscsi: Sessions::default(),
+            turns: Turns::default(),
             connections: AtomicUsize::new(0),
             began: Instant::now(),
             residency,

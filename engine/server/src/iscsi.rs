@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use vs_wire::change;
 use vs_wire::iscsi::login::{Agreed, Outcome};
 use vs_wire::iscsi::pdu::{Digests, frame};
 use vs_wire::iscsi::session::{Command, Event, Session, Status};
@@ -128,6 +129,7 @@ fn failure(fail: Fail, kind: Kind) -> Sense {
     match fail {
         Fail::Stale | Fail::NotFound | Fail::Shutdown => sense::NOT_READY,
         Fail::NoSpace => sense::SPACE,
+        Fail::Unsure => sense::UNSURE,
         Fail::Invalid => sense::OUT_OF_RANGE,
         Fail::NotSupported => sense::INVALID_OPCODE,
         Fail::Io if kind.changes() || kind == Kind::Flush => sense::MEDIUM_WRITE,
@@ -355,6 +357,20 @@ impl Loop {
                 }
                 steps.push((Kind::Write, extent, fua, brought));
             }
+            Action::Change { change, extent, fua } => {
+                // Each within what one SP can change at once; a COMPARE AND WRITE is no longer.
+                let size = change::UNIT / BLOCK;
+                let mut lba = extent.lba;
+                let mut rest = brought.as_slice();
+                while lba < extent.lba + extent.blocks {
+                    let end = (lba / size + 1) * size;
+                    let part = Extent { lba, blocks: end.min(extent.lba + extent.blocks) - lba };
+                    let (given, more) = rest.split_at(change.gives(part.bytes()) as usize);
+                    steps.push((Kind::Change(change), part, fua, given.to_vec()));
+                    (lba, rest) = (end, more);
+                }
+                steps.reverse();
+            }
             Action::Same(extent) => {
                 let all = brought.repeat(extent.blocks as usize);
                 steps.push((Kind::Write, extent, false, all));
@@ -453,7 +469,7 @@ impl Loop {
         op.fua = fua;
         op.begun = self.now;
         op.data = match kind {
-            Kind::Write => Buffer::from(brought),
+            Kind::Write | Kind::Change(_) => Buffer::from(brought),
             Kind::Read => self.buffers.take(extent.bytes() as usize),
             _ => Buffer::default(),
         };
@@ -472,6 +488,8 @@ impl Loop {
         let Some(work) = found.work.remove(&task) else { return };
         if let Err(fail) = result {
             self.iscsi_fail(token, task, failure(fail, op.kind));
+        } else if let Some(at) = op.differs {
+            self.iscsi_fail(token, task, Sense { information: Some(at), ..sense::MISCOMPARE });
         } else if !work.steps.is_empty() {
             self.iscsi_next(token, task, work);
         } else {

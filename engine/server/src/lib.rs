@@ -3,6 +3,7 @@
 
 mod active;
 mod buffers;
+mod change;
 mod clock;
 mod compare;
 mod config;
@@ -45,6 +46,7 @@ mod spin;
 mod status;
 mod swap;
 mod sweep;
+mod turns;
 
 // For tests in here that use the rig of those in tests/.
 #[cfg(test)]

@@ -6,11 +6,13 @@ use std::time::Instant;
 use smallvec::SmallVec;
 use vs_io::{Device, T1Object, planted};
 use vs_tree::Tree;
+use vs_wire::change::Change;
 use vs_wire::nbd::errno;
 use vs_wire::nbd::transmission::Request;
 use vs_wire::peer;
 
 use crate::buffers::Buffer;
+use crate::change::{Blocked, Changing};
 use crate::metrics::OpName;
 use crate::slab::Token;
 
@@ -27,12 +29,14 @@ pub enum Fail {
     NotSupported,
     /// The volume is going away.
     Shutdown,
+    /// Of a COMPARE AND WRITE: it may have been carried out, or not.
+    Unsure,
 }
 
 impl Fail {
     pub fn errno(self) -> u32 {
         match self {
-            Fail::Stale | Fail::NotFound | Fail::Io => errno::EIO,
+            Fail::Stale | Fail::NotFound | Fail::Io | Fail::Unsure => errno::EIO,
             Fail::NoSpace => errno::ENOSPC,
             Fail::Invalid => errno::EINVAL,
             Fail::NotSupported => errno::ENOTSUP,
@@ -49,12 +53,15 @@ impl Fail {
             Fail::NoSpace => peer::Status::NoSpace,
             Fail::Invalid => peer::Status::Invalid,
             Fail::NotSupported => peer::Status::NotSupported,
+            Fail::Unsure => peer::Status::Unsure,
         }
     }
 
     pub fn from_status(status: peer::Status) -> Option<Fail> {
         match status {
-            peer::Status::Ok => None,
+            // What differs is told behind it.
+            peer::Status::Ok | peer::Status::Differs => None,
+            peer::Status::Unsure => Some(Fail::Unsure),
             peer::Status::Stale => Some(Fail::Stale),
             peer::Status::NotFound => Some(Fail::NotFound),
             peer::Status::Io | peer::Status::Busy => Some(Fail::Io),
@@ -81,6 +88,7 @@ impl Fail {
             Fail::Invalid => "invalid",
             Fail::NotSupported => "not_supported",
             Fail::Shutdown => "shutdown",
+            Fail::Unsure => "unsure",
         }
     }
 }
@@ -97,6 +105,8 @@ pub enum Kind {
         fast: bool,
     },
     Status,
+    /// Depends on what is there (`change.rs`).
+    Change(Change),
     /// Which regions the write-intent maps of the legs have; answered as `Status` is.
     Dirty,
     /// Takes regions out of the maps, once all legs are flushed.
@@ -109,7 +119,7 @@ impl Kind {
     pub fn name(self) -> OpName {
         match self {
             Kind::Read => OpName::Read,
-            Kind::Write => OpName::Write,
+            Kind::Write | Kind::Change(_) => OpName::Write,
             Kind::Flush => OpName::Flush,
             Kind::Trim => OpName::Trim,
             Kind::Zero { .. } => OpName::WriteZeroes,
@@ -129,7 +139,7 @@ impl Kind {
 
     /// True if mirrors have to order it.
     pub fn changes(self) -> bool {
-        matches!(self, Kind::Write | Kind::Trim | Kind::Zero { .. })
+        matches!(self, Kind::Write | Kind::Trim | Kind::Zero { .. } | Kind::Change(_))
     }
 }
 
@@ -245,6 +255,11 @@ pub struct Op {
     pub avoid: Vec<u32>,
     /// Of a comparison, what the legs read so far hold; None where one can't be read.
     pub legs: Vec<Option<Buffer>>,
+    /// Of a change: how far it is here; the first byte that was not as it should be.
+    pub changing: Option<Box<Changing>>,
+    pub differs: Option<u32>,
+    /// Parts that wait for the end of somebody's turn at their T1 objects.
+    pub blocked: Vec<Blocked>,
     /// Only these leaves are written: they get again what they could not give back.
     pub heals: Vec<u32>,
     /// Devices written to by a FUA request, to be flushed before the reply, each with a leaf on it.
@@ -289,6 +304,9 @@ impl Op {
             failed_leaves: Vec::new(),
             avoid: Vec::new(),
             legs: Vec::new(),
+            changing: None,
+            differs: None,
+            blocked: Vec::new(),
             heals: Vec::new(),
             touched: Vec::new(),
             locked: false,

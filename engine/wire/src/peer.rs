@@ -1,5 +1,6 @@
 //! The peer protocol between SPs (docs/engine.md). Little-endian, fixed-size headers.
 
+use crate::change::{self, Change};
 use crate::{Take, WireError, prefix};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER02");
@@ -60,6 +61,9 @@ pub enum Op {
     Dirty = 8,
     /// Takes regions within the range out of the map.
     Clean = 9,
+    /// `change::Change`s of the range, which is within one unit. Payload: what is given for it.
+    CompareWrite = 10,
+    Or = 11,
 }
 
 /// How a request ended.
@@ -76,7 +80,15 @@ pub enum Status {
     NotSupported = 6,
     /// Over a bound of the server's; nothing was done, and it may be sent again.
     Busy = 7,
+    /// Of a COMPARE AND WRITE: it was not as it should be, and nothing was written. Payload: the
+    /// first byte that was not (u32).
+    Differs = 8,
+    /// Of a COMPARE AND WRITE: it may have been carried out or not, and nobody will know.
+    Unsure = 9,
 }
+
+/// Bytes of a DIFFERS reply's payload.
+pub const DIFFERS_LEN: usize = 4;
 
 /// Request flags.
 pub const FUA: u8 = 1;
@@ -230,6 +242,8 @@ impl Request {
             7 => Op::Close,
             8 => Op::Dirty,
             9 => Op::Clean,
+            10 => Op::CompareWrite,
+            11 => Op::Or,
             _ => return Err(WireError::Malformed("unknown peer request")),
         };
         let mut take = Take(&input[4..]);
@@ -249,6 +263,11 @@ impl Request {
                 request.length == u64::from(request.payload) && request.payload <= MAX_PAYLOAD
             }
             Op::Read => request.length <= u64::from(MAX_PAYLOAD) && request.payload == 0,
+            Op::CompareWrite | Op::Or => {
+                let change = if request.op == Op::Or { Change::Or } else { Change::CompareWrite };
+                change::fits(request.offset, request.length)
+                    && u64::from(request.payload) == change.gives(request.length)
+            }
             Op::Open => request.payload <= MAX_ID,
             Op::Flush | Op::Trim | Op::Zero | Op::Status | Op::Close | Op::Dirty | Op::Clean => {
                 request.payload == 0
@@ -287,6 +306,8 @@ impl Reply {
             5 => Status::Invalid,
             6 => Status::NotSupported,
             7 => Status::Busy,
+            8 => Status::Differs,
+            9 => Status::Unsure,
             _ => return Err(WireError::Malformed("unknown peer status")),
         };
         let mut take = Take(&input[4..]);

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses its own part of this.
 
 pub mod gate;
+pub mod iscsi;
 pub mod nbd;
 pub mod proxy;
 

@@ -23,7 +23,9 @@ pub mod op {
     pub const MODE_SELECT_10: u8 = 0x55;
     pub const MODE_SENSE_10: u8 = 0x5a;
     pub const READ_16: u8 = 0x88;
+    pub const COMPARE_AND_WRITE: u8 = 0x89;
     pub const WRITE_16: u8 = 0x8a;
+    pub const ORWRITE_16: u8 = 0x8b;
     pub const WRITE_AND_VERIFY_16: u8 = 0x8e;
     pub const VERIFY_16: u8 = 0x8f;
     pub const PRE_FETCH_16: u8 = 0x90;
@@ -74,6 +76,7 @@ impl Extent {
     #[must_use]
     pub fn of(cdb: &Cdb) -> Extent {
         let (lba, blocks) = match cdb[0] >> 5 {
+            _ if cdb[0] == op::COMPARE_AND_WRITE => (be64(cdb, 2), u64::from(cdb[13])),
             0 => {
                 let blocks = if cdb[4] == 0 { 256 } else { u64::from(cdb[4]) };
                 (u64::from(be32(cdb, 0) & 0x1f_ffff), blocks)
@@ -113,7 +116,9 @@ pub fn needs(cdb: &Cdb) -> u64 {
         | op::WRITE_16
         | op::WRITE_AND_VERIFY_10
         | op::WRITE_AND_VERIFY_12
-        | op::WRITE_AND_VERIFY_16 => extent.blocks.min(MOST) * BLOCK,
+        | op::WRITE_AND_VERIFY_16
+        | op::ORWRITE_16 => extent.blocks.min(MOST) * BLOCK,
+        op::COMPARE_AND_WRITE => 2 * extent.blocks * BLOCK,
         op::VERIFY_10 | op::VERIFY_12 | op::VERIFY_16 => match compares(cdb) {
             1 => extent.blocks.min(MOST) * BLOCK,
             3 if extent.blocks > 0 => BLOCK,

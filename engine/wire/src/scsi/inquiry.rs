@@ -14,6 +14,10 @@ pub const RANGES: u32 = 256;
 /// Most blocks that one UNMAP is about.
 pub const AT_ONCE: u32 = 1 << 20;
 
+/// Most blocks of one COMPARE AND WRITE: with more, some would lie on several SPs, and none of these could
+/// carry it out alone.
+pub const COMPARED: u64 = 1;
+
 /// The answer, of which the allocation length cuts off the end.
 ///
 /// # Errors
@@ -96,6 +100,7 @@ fn names(unit: &Unit) -> Vec<u8> {
 /// Block limits (SBC-3, 6.5.3).
 fn limits() -> Vec<u8> {
     let mut body = vec![0; 60];
+    body[1] = COMPARED as u8;
     body[2..4].copy_from_slice(&(1u16 << PHYSICAL).to_be_bytes());
     body[4..8].copy_from_slice(&(MOST as u32).to_be_bytes());
     body[8..12].copy_from_slice(&2048u32.to_be_bytes());

@@ -27,6 +27,8 @@ pub const POWER_ON: Sense = sense(0x6, 0x2900);
 pub const CAPACITY_CHANGED: Sense = sense(0x6, 0x2a09);
 pub const SPACE: Sense = sense(0x7, 0x2707);
 pub const TOO_LITTLE_DATA: Sense = sense(0xb, 0x4b00);
+/// Nobody knows whether it was carried out: communication with where it would be has failed.
+pub const UNSURE: Sense = sense(0xb, 0x0800);
 pub const INTERNAL: Sense = sense(0x4, 0x4400);
 pub const MISCOMPARE: Sense = sense(0xe, 0x1d00);
 

@@ -3,6 +3,7 @@
 use super::cdb::{Cdb, Extent, action, be16, be32, compares, op};
 use super::sense::{self, Sense};
 use super::{BLOCK, MOST, data, inquiry, support};
+use crate::change::Change;
 
 /// What stands still of a logical unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,12 @@ pub enum Action {
         extent: Extent,
         fua: bool,
         verifies: bool,
+    },
+    /// A change by what it brought, of what is there.
+    Change {
+        change: Change,
+        extent: Extent,
+        fua: bool,
     },
     /// The one block that it brought, over and over.
     Same(Extent),
@@ -143,6 +150,11 @@ fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
             let extent = unit.extent(cdb, MOST)?;
             Ok(Action::Write { extent, fua, verifies: false })
         }
+        op::COMPARE_AND_WRITE => {
+            let extent = unit.extent(cdb, inquiry::COMPARED)?;
+            changed(cdb, extent, Change::CompareWrite, brought)
+        }
+        op::ORWRITE_16 => changed(cdb, unit.extent(cdb, MOST)?, Change::Or, brought),
         op::WRITE_AND_VERIFY_10 | op::WRITE_AND_VERIFY_12 | op::WRITE_AND_VERIFY_16 => {
             let extent = unit.extent(cdb, MOST)?;
             Ok(Action::Write { extent, fua: true, verifies: true })
@@ -164,6 +176,14 @@ fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
         op::UNMAP => unmap(unit, cdb, brought),
         _ => Err(sense::INVALID_OPCODE),
     }
+}
+
+/// COMPARE AND WRITE and ORWRITE: nothing can be done with a part of what they should bring.
+fn changed(cdb: &Cdb, extent: Extent, change: Change, brought: &[u8]) -> Result<Action, Sense> {
+    if brought.len() as u64 != change.gives(extent.bytes()) {
+        return Err(sense::INVALID_FIELD);
+    }
+    Ok(Action::Change { change, extent, fua: cdb[1] & 0x08 != 0 })
 }
 
 /// SBC-3, 5.40 and 5.41.
