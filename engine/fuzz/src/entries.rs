@@ -8,7 +8,8 @@ use vs_wire::iscsi::session::{Event, Session, Status, WINDOW};
 use vs_wire::iscsi::{FIRST_BURST, MAX_BURST, MAX_RECEIVE, NONE, Targets, opcode, text};
 use vs_wire::scsi::cdb::{Cdb, Extent, needs};
 use vs_wire::scsi::unit::{Action, Unit, decide};
-use vs_wire::scsi::{BLOCK, LUN, MOST};
+use vs_wire::scsi::xcopy::{self, Progress};
+use vs_wire::scsi::{BLOCK, LUN, MOST, sense};
 
 /// Bytes that a session may hold: what came unasked in the window and for immediate commands, what
 /// was asked for, and texts.
@@ -124,6 +125,15 @@ fn decided(unit: Option<&Unit>, cdb: &Cdb, brought: &[u8]) -> Action {
             within(unit, *extent, MOST);
         }
         Action::Zero { extent, .. } => within(unit, *extent, MOST),
+        Action::Copy(list) => {
+            assert!(list.targets.len() <= xcopy::TARGETS && list.segments.len() <= xcopy::SEGMENTS);
+            assert!(brought.len() as u64 == needs(cdb));
+        }
+        Action::Copied { list, question, most } => {
+            let failed = (*list & 1 == 0).then_some(sense::COPY_FAILED);
+            let progress = Progress { running: false, segments: 1, bytes: 1 << 40, failed };
+            assert!(xcopy::answer(*question, &progress).len() <= 78 || *most == 0);
+        }
         Action::Unmap(extents) => {
             extents.iter().for_each(|extent| within(unit, *extent, u64::MAX));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -14,6 +14,7 @@ use vs_wire::iscsi::{MAX_RECEIVE, Targets};
 use vs_wire::scsi::cdb::{Extent, needs, op};
 use vs_wire::scsi::sense::{self, Sense};
 use vs_wire::scsi::unit::{Action, Unit, decide};
+use vs_wire::scsi::xcopy::Progress;
 use vs_wire::scsi::{BLOCK, LUN, data, status as code};
 
 use crate::buffers::Buffer;
@@ -26,6 +27,7 @@ use crate::metrics::{OpName, Transport};
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::{Slab, Token};
 use crate::status;
+use crate::xcopy::Copying;
 
 /// What comes before a volume's name in its target's.
 const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
@@ -46,38 +48,43 @@ pub struct Sessions {
     /// Where initiators reach it; empty: where they have reached it.
     pub advertised: Mutex<String>,
     next: AtomicU16,
+    /// EXTENDED COPYs that are being carried out.
+    pub copies: AtomicUsize,
     /// By loop and connection.
     open: Mutex<HashMap<Nexus, (usize, Token)>>,
 }
 
 /// A session in the full feature phase.
 pub struct IscsiSession {
-    session: Session,
+    pub session: Session,
     /// None: discovery.
     pub volume: Option<Token>,
     unit: Unit,
     /// What the next command is told in place of being carried out.
     attention: Option<Sense>,
     work: FxHashMap<u32, Work>,
+    /// EXTENDED COPYs by their lists' identifiers.
+    pub copies: Vec<(u8, Progress)>,
     /// An older session of the same nexus has still to end.
     pub waits: bool,
     heard: Instant,
 }
 
 /// A command that is being carried out.
-struct Work {
-    then: Then,
+pub struct Work {
+    pub then: Then,
     /// What is to be done after this, the last of it first.
-    steps: Vec<(Kind, Extent, bool, Vec<u8>)>,
-    cdb: [u8; 16],
+    pub steps: Vec<(Kind, Extent, bool, Vec<u8>)>,
+    pub cdb: [u8; 16],
 }
 
 /// What its last step's result is for.
-enum Then {
+pub enum Then {
     Nothing,
     Data,
     Compare(Vec<u8>),
     Status(u64),
+    Copy(Box<Copying>),
 }
 
 struct Offered<'a> {
@@ -110,7 +117,7 @@ impl Targets for Offered<'_> {
 }
 
 /// Who a volume is to initiators, from whichever SP serves it.
-fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
+pub fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
     let digits = id.bytes().filter(u8::is_ascii_hexdigit);
     let number = digits
         .take(15)
@@ -125,7 +132,7 @@ fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
     }
 }
 
-fn failure(fail: Fail, kind: Kind) -> Sense {
+pub fn failure(fail: Fail, kind: Kind) -> Sense {
     match fail {
         Fail::Stale | Fail::NotFound | Fail::Shutdown => sense::NOT_READY,
         Fail::NoSpace => sense::SPACE,
@@ -231,6 +238,7 @@ impl Loop {
             unit,
             attention: Some(sense::POWER_ON),
             work: FxHashMap::default(),
+            copies: Vec::new(),
             waits,
             heard: self.now,
         }));
@@ -307,8 +315,8 @@ impl Loop {
         if is_broken {
             return self.iscsi_fail(token, task, sense::TOO_LITTLE_DATA);
         }
-        // One block, and nothing else (SBC-3, 5.40).
-        let same = matches!(cdb[0], op::WRITE_SAME_10 | op::WRITE_SAME_16);
+        // So much, and nothing else (SBC-3, 5.2 and 5.40).
+        let same = matches!(cdb[0], op::WRITE_SAME_10 | op::WRITE_SAME_16 | op::COMPARE_AND_WRITE);
         if same && u64::from(expected) != needs(&cdb) {
             return self.iscsi_fail(token, task, sense::INVALID_FIELD);
         }
@@ -383,6 +391,10 @@ impl Loop {
                 // As zeroes, which is what unmapped blocks are promised to read as.
                 let kind = Kind::Zero { no_hole: false, fast: false };
                 steps.extend(extents.into_iter().rev().map(|e| (kind, e, false, discard())));
+            }
+            Action::Copy(list) => return self.iscsi_copy(token, task, cdb, list),
+            Action::Copied { list, question, most } => {
+                return self.iscsi_copied(token, task, list, question, most);
             }
             Action::Flush => {
                 steps.push((Kind::Flush, Extent { lba: 0, blocks: 0 }, false, discard()));
@@ -467,12 +479,19 @@ impl Loop {
         let mut op = Op::new(source, Scope::Volume, kind, extent.offset(), extent.bytes());
         op.volume = volume;
         op.fua = fua;
-        op.begun = self.now;
         op.data = match kind {
             Kind::Write | Kind::Change(_) => Buffer::from(brought),
             Kind::Read => self.buffers.take(extent.bytes() as usize),
             _ => Buffer::default(),
         };
+        self.iscsi_submit(token, task, work, op);
+    }
+
+    /// Sends a command's step on its way.
+    pub fn iscsi_submit(&mut self, token: Token, task: u32, work: Work, mut op: Op) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Iscsi(found) = &mut conn.protocol else { return };
+        op.begun = self.now;
         conn.inflight += 1;
         conn.inflight_bytes += op.data.len() as u64;
         found.work.insert(task, work);
@@ -486,7 +505,9 @@ impl Loop {
         conn.inflight -= 1;
         conn.inflight_bytes -= op.data.len() as u64;
         let Some(work) = found.work.remove(&task) else { return };
-        if let Err(fail) = result {
+        if matches!(work.then, Then::Copy(_)) {
+            self.copy_piece_done(token, task, work, &mut op, result);
+        } else if let Err(fail) = result {
             self.iscsi_fail(token, task, failure(fail, op.kind));
         } else if let Some(at) = op.differs {
             self.iscsi_fail(token, task, Sense { information: Some(at), ..sense::MISCOMPARE });
@@ -523,18 +544,19 @@ impl Loop {
                     let told = data::lba_status(lba, &runs, &work.cdb);
                     self.iscsi_answer(token, task, Status::default(), &told);
                 }
+                Then::Copy(_) => {}
             }
         }
         self.buffers.give(std::mem::take(&mut op.data));
     }
 
-    fn iscsi_fail(&mut self, token: Token, task: u32, sense: Sense) {
+    pub fn iscsi_fail(&mut self, token: Token, task: u32, sense: Sense) {
         let sense = sense.fixed();
         let status = Status { code: code::CHECK_CONDITION, sense: &sense };
         self.iscsi_answer(token, task, status, &[]);
     }
 
-    fn iscsi_answer(&mut self, token: Token, task: u32, status: Status<'_>, data: &[u8]) {
+    pub fn iscsi_answer(&mut self, token: Token, task: u32, status: Status<'_>, data: &[u8]) {
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Iscsi(found) = &mut conn.protocol else { return };
         conn.out.append(|out| found.session.answer(task, status, data, out));

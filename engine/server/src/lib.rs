@@ -47,6 +47,7 @@ mod status;
 mod swap;
 mod sweep;
 mod turns;
+mod xcopy;
 
 // For tests in here that use the rig of those in tests/.
 #[cfg(test)]

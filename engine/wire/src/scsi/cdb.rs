@@ -1,6 +1,6 @@
 //! What the bytes of a CDB say (SBC-3, 5; SPC-4, 6).
 
-use super::{BLOCK, MOST};
+use super::{BLOCK, MOST, xcopy};
 
 pub mod op {
     pub const TEST_UNIT_READY: u8 = 0x00;
@@ -22,6 +22,8 @@ pub mod op {
     pub const UNMAP: u8 = 0x42;
     pub const MODE_SELECT_10: u8 = 0x55;
     pub const MODE_SENSE_10: u8 = 0x5a;
+    pub const EXTENDED_COPY: u8 = 0x83;
+    pub const RECEIVE_COPY_RESULTS: u8 = 0x84;
     pub const READ_16: u8 = 0x88;
     pub const COMPARE_AND_WRITE: u8 = 0x89;
     pub const WRITE_16: u8 = 0x8a;
@@ -40,11 +42,15 @@ pub mod op {
     pub const VERIFY_12: u8 = 0xaf;
 }
 
-/// Service actions of SERVICE ACTION IN(16) and MAINTENANCE IN.
+/// Service actions.
 pub mod action {
     pub const READ_CAPACITY_16: u8 = 0x10;
     pub const GET_LBA_STATUS: u8 = 0x12;
     pub const REPORT_SUPPORTED: u8 = 0x0c;
+    pub const EXTENDED_COPY_LID1: u8 = 0x00;
+    pub const COPY_STATUS: u8 = 0x00;
+    pub const OPERATING_PARAMETERS: u8 = 0x03;
+    pub const FAILED_SEGMENT: u8 = 0x04;
 }
 
 pub type Cdb = [u8; 16];
@@ -128,6 +134,7 @@ pub fn needs(cdb: &Cdb) -> u64 {
         // NDOB: no data is brought.
         op::WRITE_SAME_16 if cdb[1] & 1 == 0 => BLOCK,
         op::UNMAP | op::MODE_SELECT_10 => u64::from(be16(cdb, 7)),
+        op::EXTENDED_COPY => xcopy::needs(cdb),
         op::MODE_SELECT_6 => u64::from(cdb[4]),
         _ => 0,
     }

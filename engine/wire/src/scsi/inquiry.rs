@@ -3,7 +3,7 @@
 use super::cdb::{Cdb, be16};
 use super::sense::{INVALID_FIELD, Sense};
 use super::unit::Unit;
-use super::{MOST, PHYSICAL};
+use super::{MOST, PHYSICAL, xcopy};
 
 const VENDOR: &[u8; 8] = b"VSWITCHD";
 const PRODUCT: &[u8; 16] = b"VIRTUAL-DISK    ";
@@ -40,6 +40,7 @@ fn standard(unit: Option<&Unit>) -> Vec<u8> {
     data[2] = 0x06; // SPC-4
     data[3] = 0x02;
     data[4] = 96 - 5;
+    data[5] = 0x08; // third-party copy
     data[7] = 0x02; // command queuing
     data[8..16].copy_from_slice(VENDOR);
     data[16..32].copy_from_slice(PRODUCT);
@@ -52,9 +53,17 @@ fn standard(unit: Option<&Unit>) -> Vec<u8> {
 
 fn vital(unit: &Unit, page: u8) -> Result<Vec<u8>, Sense> {
     let body = match page {
-        0x00 => vec![0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2],
+        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2],
         0x80 => unit.serial.as_bytes().to_vec(),
         0x83 => names(unit),
+        // Simple tasks; a volatile cache (SPC-4, 7.8.7).
+        0x86 => {
+            let mut body = vec![0; 60];
+            body[1] = 0x01;
+            body[2] = 0x01;
+            body
+        }
+        0x8f => xcopy::vital(),
         0xb0 => limits(),
         // Not rotating (SBC-3, 6.5.2).
         0xb1 => {
@@ -72,6 +81,11 @@ fn vital(unit: &Unit, page: u8) -> Result<Vec<u8>, Sense> {
     Ok(data)
 }
 
+/// The unit's name with its vendor.
+pub(super) fn vendor_name(unit: &Unit) -> Vec<u8> {
+    [VENDOR, unit.serial.as_bytes()].concat()
+}
+
 /// Designators (SPC-4, 7.8.5): of the unit, and of the port and target that it was reached by.
 fn names(unit: &Unit) -> Vec<u8> {
     let mut data = Vec::new();
@@ -81,9 +95,7 @@ fn names(unit: &Unit) -> Vec<u8> {
     };
     // A NAA that was registered with nobody: locally assigned.
     put(0x01, 0x03, &unit.naa);
-    let mut own = VENDOR.to_vec();
-    own.extend_from_slice(unit.serial.as_bytes());
-    put(0x02, 0x01, &own);
+    put(0x02, 0x01, &vendor_name(unit));
     let padded = |text: &str| {
         let mut name = text.as_bytes().to_vec();
         name.resize((name.len() + 1).next_multiple_of(4), 0);

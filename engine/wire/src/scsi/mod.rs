@@ -6,6 +6,7 @@ pub mod inquiry;
 pub mod sense;
 pub mod support;
 pub mod unit;
+pub mod xcopy;
 
 /// Bytes of a logical block.
 pub const BLOCK: u64 = 512;
@@ -21,4 +22,5 @@ pub mod status {
     pub const GOOD: u8 = 0x00;
     pub const CHECK_CONDITION: u8 = 0x02;
     pub const CONDITION_MET: u8 = 0x04;
+    pub const BUSY: u8 = 0x08;
 }

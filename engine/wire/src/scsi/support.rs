@@ -41,6 +41,26 @@ const KNOWN: &[Known] = &[
     plain(op::UNMAP, &[0x42, 0x01, 0, 0, 0, 0, 0, F, F, 0x07]),
     plain(op::MODE_SELECT_10, &[0x55, 0x11, 0, 0, 0, 0, 0, F, F, 0x07]),
     plain(op::MODE_SENSE_10, &[0x5a, 0x18, F, F, 0, 0, 0, F, F, 0x07]),
+    serviced(
+        op::EXTENDED_COPY,
+        action::EXTENDED_COPY_LID1,
+        &[0x83, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
+    serviced(
+        op::RECEIVE_COPY_RESULTS,
+        action::COPY_STATUS,
+        &[0x84, 0x1f, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
+    serviced(
+        op::RECEIVE_COPY_RESULTS,
+        action::OPERATING_PARAMETERS,
+        &[0x84, 0x1f, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
+    serviced(
+        op::RECEIVE_COPY_RESULTS,
+        action::FAILED_SEGMENT,
+        &[0x84, 0x1f, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
     plain(op::READ_16, &[0x88, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
     plain(op::COMPARE_AND_WRITE, &[0x89, 0xf8, F, F, F, F, F, F, F, F, 0, 0, 0, F, 0, 0x07]),
     plain(op::WRITE_16, &[0x8a, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
@@ -94,6 +114,12 @@ pub fn is_plain(cdb: &Cdb) -> bool {
     })
 }
 
+/// True if service actions belong to the code.
+#[must_use]
+pub fn has_actions(code: u8) -> bool {
+    KNOWN.iter().any(|known| known.code == code && known.action.is_some())
+}
+
 /// The answer, of which the allocation length cuts off the end.
 ///
 /// # Errors
@@ -101,7 +127,7 @@ pub fn is_plain(cdb: &Cdb) -> bool {
 pub fn report(cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     let timed = cdb[2] & 0x80 != 0;
     let (code, action) = (cdb[3], be16(cdb, 4));
-    let has_actions = KNOWN.iter().any(|known| known.code == code && known.action.is_some());
+    let has_actions = has_actions(code);
     let action = u8::try_from(action).ok();
     let mut data = match cdb[2] & 7 {
         0 => all(timed),

@@ -2,7 +2,8 @@
 
 use super::cdb::{Cdb, Extent, action, be16, be32, compares, op};
 use super::sense::{self, Sense};
-use super::{BLOCK, MOST, data, inquiry, support};
+use super::xcopy::{List, Question};
+use super::{BLOCK, MOST, data, inquiry, support, xcopy};
 use crate::change::Change;
 
 /// What stands still of a logical unit.
@@ -54,6 +55,14 @@ pub enum Action {
         compares: bool,
     },
     Status(Extent),
+    /// From blocks to blocks, of units that the list names.
+    Copy(List),
+    /// How such a list went, in at most so many bytes.
+    Copied {
+        list: u8,
+        question: Question,
+        most: usize,
+    },
 }
 
 impl Unit {
@@ -103,7 +112,7 @@ fn request_sense(cdb: &Cdb, sense: Sense) -> Action {
 
 fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
     if !support::is_known(cdb) {
-        let actions = matches!(cdb[0], op::SERVICE_ACTION_IN_16 | op::MAINTENANCE_IN);
+        let actions = support::has_actions(cdb[0]);
         return Err(if actions { sense::INVALID_FIELD } else { sense::INVALID_OPCODE });
     }
     if !support::is_plain(cdb) {
@@ -141,6 +150,19 @@ fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
             Ok(Action::Status(Extent { lba, blocks: (blocks - lba).min(u64::from(u32::MAX)) }))
         }
         op::MAINTENANCE_IN => reply(support::report(cdb)),
+        op::EXTENDED_COPY => Ok(match xcopy::list(cdb, brought)? {
+            Some(list) => Action::Copy(list),
+            None => Action::Reply(Vec::new()),
+        }),
+        op::RECEIVE_COPY_RESULTS if cdb[1] & 0x1f == action::OPERATING_PARAMETERS => {
+            let mut data = xcopy::parameters();
+            data.truncate(xcopy::allocation(cdb));
+            Ok(Action::Reply(data))
+        }
+        op::RECEIVE_COPY_RESULTS => {
+            let (list, question) = xcopy::question(cdb)?;
+            Ok(Action::Copied { list, question, most: xcopy::allocation(cdb) })
+        }
         _ if protected => Err(sense::INVALID_FIELD),
         op::READ_6 | op::READ_10 | op::READ_12 | op::READ_16 => {
             unit.extent(cdb, MOST).map(Action::Read)
