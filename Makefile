@@ -39,8 +39,8 @@ proto: deps ## generate the gRPC stubs from proto/
 proto-check: deps
 	$(PY) proto/generate.py --check
 
-bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server
-	scripts/need.sh nbd-server:nbd-server
+bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server, and over iSCSI beside tgt
+	scripts/need.sh nbd-server:nbd-server tgtd:tgt
 	$(PY) -m tests.bench $(BENCH)
 
 ROUNDS ?= 500

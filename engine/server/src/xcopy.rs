@@ -87,8 +87,7 @@ impl Loop {
         let served: Vec<_> = served
             .map(|(at, volume)| (at, unit(&volume.volume.id, "", 0, volume.active.tree.size())))
             .collect();
-        let volume = |target: &Option<xcopy::Target>| {
-            let target = target.as_ref()?;
+        let volume = |target: &xcopy::Target| {
             served.iter().find(|(_, unit)| target.is(unit)).map(|(at, _)| *at)
         };
         let volumes = list.targets.iter().map(volume).collect();
@@ -146,10 +145,8 @@ impl Loop {
     fn copy_sides(&self, copying: &Copying, segment: &Segment) -> Result<(Token, Token), Sense> {
         let side = |index: u16, lba: u64| {
             let index = usize::from(index);
-            if copying.list.targets.get(index).is_none_or(Option::is_none) {
-                return Err(sense::NO_SUCH_TARGET);
-            }
-            let token = copying.volumes[index].ok_or(sense::TARGET_AWAY)?;
+            let found = copying.volumes.get(index).ok_or(sense::NO_SUCH_TARGET)?;
+            let token = found.ok_or(sense::TARGET_AWAY)?;
             let volume = self.volumes.get(token).filter(|volume| !volume.leaving);
             let blocks = volume.ok_or(sense::TARGET_AWAY)?.active.tree.size() / BLOCK;
             let end = lba.checked_add(segment.blocks).filter(|end| *end <= blocks);

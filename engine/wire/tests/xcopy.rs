@@ -10,17 +10,10 @@ fn unit() -> Unit {
     Unit { size: 1 << 20, naa: [0x3a; 8], serial: "s-1".into(), ..Unit::default() }
 }
 
-fn target(target: Option<&Target>) -> [u8; 32] {
+fn target(Target { kind, name }: &Target) -> [u8; 32] {
     let mut out = [0; 32];
-    out[0] = 0xe4;
-    out[30] = 2;
-    match target {
-        Some(Target { kind, name }) => {
-            (out[4], out[5], out[7]) = (1, *kind, name.len() as u8);
-            out[8..8 + name.len()].copy_from_slice(name);
-        }
-        None => out[1] = 0x20,
-    }
+    (out[0], out[4], out[5], out[7], out[30]) = (0xe4, 1, *kind, name.len() as u8, 2);
+    out[8..8 + name.len()].copy_from_slice(name);
     out
 }
 
@@ -37,7 +30,7 @@ fn segment(segment: &Segment) -> [u8; 28] {
 
 /// A list with its header.
 fn encoded(list: &List) -> Vec<u8> {
-    let targets: Vec<u8> = list.targets.iter().flat_map(|one| target(one.as_ref())).collect();
+    let targets: Vec<u8> = list.targets.iter().flat_map(target).collect();
     let segments: Vec<u8> = list.segments.iter().flat_map(segment).collect();
     let mut out = vec![0; 16];
     (out[0], out[1]) = list.id.map_or((0, 0x18), |id| (id, 0));
@@ -66,13 +59,13 @@ fn run(data: &[u8]) -> Action {
 fn one() -> List {
     let name = Target { kind: 3, name: vec![0x3a; 8] };
     let segment = Segment { source: 0, destination: 0, blocks: 8, from: 0, to: 100 };
-    List { id: Some(1), targets: vec![Some(name)], segments: vec![segment] }
+    List { id: Some(1), targets: vec![name], segments: vec![segment] }
 }
 
-fn targets() -> impl Strategy<Value = Vec<Option<Target>>> {
+fn targets() -> impl Strategy<Value = Vec<Target>> {
     let name = prop::collection::vec(any::<u8>(), 0..=20);
     let target = (0u8..16, name).prop_map(|(kind, name)| Target { kind, name });
-    prop::collection::vec(prop::option::of(target), 0..TARGETS + 2)
+    prop::collection::vec(target, 0..TARGETS + 2)
 }
 
 fn segments() -> impl Strategy<Value = Vec<Segment>> {
@@ -140,7 +133,7 @@ fn what_is_not_there_is_told() {
     fails(16, 0xe0, sense::TARGET_TYPE);
     fails(48, 0x03, sense::SEGMENT_TYPE);
     fails(51, 25, sense::INVALID_PARAMETER);
-    fails(17, 0xc0, sense::INVALID_PARAMETER);
+    fails(17, 0x01, sense::INVALID_PARAMETER);
     fails(46, 0x10, sense::INVALID_PARAMETER);
     fails(15, 1, sense::INLINE_DATA);
     // An identifier that is not to be used.

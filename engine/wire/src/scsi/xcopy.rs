@@ -58,8 +58,7 @@ pub struct Segment {
 pub struct List {
     /// By what it can be asked for later; None: it can't.
     pub id: Option<u8>,
-    /// None: a null device, which nothing can be copied from or to.
-    pub targets: Vec<Option<Target>>,
+    pub targets: Vec<Target>,
     pub segments: Vec<Segment>,
 }
 
@@ -140,16 +139,13 @@ pub fn list(cdb: &Cdb, brought: &[u8]) -> Result<Option<List>, Sense> {
     Ok(Some(list))
 }
 
-fn target(bytes: &[u8]) -> Result<Option<Target>, Sense> {
+fn target(bytes: &[u8]) -> Result<Target, Sense> {
     if bytes[0] != IDENTIFICATION {
         return Err(sense::TARGET_TYPE);
     }
-    // Logical unit numbers, proxies and what is reserved name nothing here; nor do devices of other types.
-    if bytes[1] >> 6 != 0 || bytes[1] & 0x1f != 0 {
+    // A disk, as all are here. The bits above say nothing of one that is named by a designator.
+    if bytes[1] & 0x1f != 0 {
         return Err(INVALID_PARAMETER);
-    }
-    if bytes[1] & 0x20 != 0 {
-        return Ok(None);
     }
     let length = usize::from(bytes[7]);
     let block = u32::from_be_bytes([0, bytes[29], bytes[30], bytes[31]]);
@@ -157,7 +153,7 @@ fn target(bytes: &[u8]) -> Result<Option<Target>, Sense> {
     if length > 20 || u64::from(block) != BLOCK && block != 0 || bytes[5] >> 4 & 3 != 0 {
         return Err(INVALID_PARAMETER);
     }
-    Ok(Some(Target { kind: bytes[5] & 0x0f, name: bytes[8..8 + length].to_vec() }))
+    Ok(Target { kind: bytes[5] & 0x0f, name: bytes[8..8 + length].to_vec() })
 }
 
 /// RECEIVE COPY RESULTS: operating parameters.
