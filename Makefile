@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 JOBS ?= 2
 CARGO := cargo --config net.retry=5
 ENGINE := vswitchd/_engine.abi3.so
-RUST := $(shell find engine -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+RUST := $(shell find engine \( -name target -o -name fuzz \) -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
 DATA ?= run
 
 help: ## show this list
@@ -39,8 +39,8 @@ proto: deps ## generate the gRPC stubs from proto/
 proto-check: deps
 	$(PY) proto/generate.py --check
 
-bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server
-	scripts/need.sh nbd-server:nbd-server
+bench: engine deps-test ## measure beside nbdkit, qemu-nbd and nbd-server, and over iSCSI beside tgt
+	scripts/need.sh nbd-server:nbd-server tgtd:tgt
 	$(PY) -m tests.bench $(BENCH)
 
 ROUNDS ?= 500
@@ -54,6 +54,10 @@ soak: engine deps-test ## the large state-space searches, the simulation for SEC
 	VSWITCHD_SOAK=1 $(PY) -m pytest tests/controller/test_interruption.py --timeout 0
 	VSWITCHD_KILL_ROUNDS=$(ROUNDS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_kill.py --timeout 0
 	VSWITCHD_FAULTS=$(FAULTS) VSWITCHD_CUTS=$(CUTS) $(if $(SEED),VSWITCHD_SEED=$(SEED)) $(PY) -m pytest tests/e2e/test_faults.py --timeout 0
+
+fuzz: deps ## what reads hosts' bytes, by coverage: each target for SECONDS seconds, JOBS at once (TARGETS="login cdb": these)
+	scripts/need.sh c++:g++
+	scripts/fuzz.sh $(SECONDS) $(JOBS) $(TARGETS)
 
 lock: deps ## resolve pyproject.toml anew into requirements.lock
 	$(PY) -m uv pip compile pyproject.toml --extra dev --generate-hashes --upgrade --quiet --universal \
@@ -79,6 +83,6 @@ $(ENGINE): $(RUST) $(VENV)/.locked pyproject.toml
 	touch $@
 
 clean: ## remove what was built; data in DATA stays
-	rm -rf engine/target $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf engine/target engine/fuzz/target engine/fuzz/work $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help run test lint format engine proto proto-check bench soak lock deps deps-test clean
+.PHONY: help run test lint format engine proto proto-check bench soak fuzz lock deps deps-test clean

@@ -13,12 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.bench import fio, growth, idle, ours, peers, report
+from tests.bench import fio, growth, idle, ours, peers, report, tgt
 from tests.bench.targets import verdicts
 from tests.bench.work import (
     COMPARED,
     FRONT_GETS,
     LAYOUTS,
+    OVER_ISCSI,
     PEERS_GET,
     Figures,
     Load,
@@ -62,6 +63,10 @@ def _start(
             found.append(peers.start(peer, root, size, ends))
         except (OSError, AssertionError, subprocess.SubprocessError) as error:
             missing[peer.name] = str(error)
+    try:
+        found.append(tgt.start(root, size, ends))
+    except (OSError, AssertionError, subprocess.SubprocessError) as error:
+        missing[tgt.NAME] = str(error)
     if options.peers_only:
         return found, [], missing
     cluster = ends.enter_context(Cluster(root / "cluster"))
@@ -75,7 +80,10 @@ def _start(
 
 def _targets(work: Work, compared: list[Target], layouts: list[Target]) -> list[Target]:
     """Who gets a workload: our plain volume and the reference all of them."""
+    if work.iscsi:
+        return [target for target in compared if target.name in (ours.PLAIN, tgt.NAME)]
     always = (ours.PLAIN, peers.REFERENCE)
+    compared = [target for target in compared if target.name != tgt.NAME]
     found = [
         target
         for target in compared
@@ -134,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         everybody = [*compared, *layouts]
         for target in everybody:
             load.fill(target)
-        works = [work for work in COMPARED if options.only in work.key]
+        works = [work for work in [*COMPARED, *OVER_ISCSI] if options.only in work.key]
         print(f"set up in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for number in range(options.rounds):
             for work in works:

@@ -1,14 +1,14 @@
-/* An NBD load generator that costs little, so that a run measures the server and not its client.
+/* A load generator that costs little, so that a run measures the server and not its client: over NBD
+ * (simple replies), or over iSCSI where ADDRESS begins with `iscsi:`.
  *
- * One thread keeps DEPTH requests outstanding on each of CONNS connections (simple replies, any
- * order) and prints one JSON object: rates, latency percentiles, and the CPU time per request of
+ * One thread keeps DEPTH requests outstanding on each of CONNS connections (answers in any order) and prints one JSON object: rates, latency percentiles, and the CPU time per request of
  * itself and of the given server processes with all their descendants (/proc/PID/stat).
  *
  *   load -a ADDRESS -e EXPORT [-c CONNS] [-d DEPTH] [-b BYTES] [-m rr|rw|sr|sw] [-f N] [-n SPAN]
  *        [-t SECONDS] [-w WARMUP] [-p PID,PID..]
  *   load -a ADDRESS -e EXPORT -b BYTES -n SPAN -1      write the span once
  *
- * ADDRESS is HOST:PORT (numeric) or a path. -f N: every N-th write carries FUA.
+ * ADDRESS is HOST:PORT (numeric) or a path; over iSCSI EXPORT is the target's name and /LUN. -f N: every N-th write carries FUA.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -27,25 +27,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, FLAG_FUA = 1 };
-enum { MAX_CONNS = 256, MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18 };
-#define REQUEST_MAGIC 0x25609513u
-#define REPLY_MAGIC 0x67446698u
-struct request {
-    uint32_t magic;
-    uint16_t flags, type;
-    uint64_t cookie, offset;
-    uint32_t length;
-} __attribute__((packed));
+enum { MAX_PIDS = 16, BATCH = 64, RECEIVE = 1 << 18 };
 
-struct reply {
-    uint32_t magic, error;
-    uint64_t cookie;
-} __attribute__((packed));
-
-/* A slot is one request's place; its index in the connection is the cookie. */
+/* A slot is one request's place; its index in the connection is its name on the wire. */
 struct slot {
-    struct request request;
+    uint8_t request[MAX_HEADER];
     uint64_t started;
 };
 
@@ -55,16 +41,13 @@ struct conn {
     unsigned *queue;          /* ring of slots not yet wholly sent */
     unsigned head, queued;
     size_t sent;              /* bytes of the queue's first slot that are out */
-    union {
-        struct reply reply;
-        uint8_t bytes[sizeof(struct reply)];
-    } in;
+    uint8_t in[MAX_HEADER];
     size_t have;              /* bytes of `in` */
-    size_t payload;           /* bytes of a read's answer still to come */
-    unsigned reading;         /* the slot that they belong to */
+    struct answer answer;     /* what it says; its payload counts down */
     uint64_t next;            /* where a sequential run goes on */
 };
 
+static const struct protocol *protocol = &nbd;
 static struct conn conns[MAX_CONNS];
 static unsigned nconns = 1, depth = 32, fua_every, npids;
 static size_t block = 4096;
@@ -132,10 +115,7 @@ static void issue(struct conn *c, unsigned at) {
     }
     bool fua = writing && fua_every && ++writes % fua_every == 0;
     struct slot *slot = &c->slots[at];
-    slot->request = (struct request){
-        htobe32(REQUEST_MAGIC), htobe16(fua ? FLAG_FUA : 0), htobe16(writing ? CMD_WRITE : CMD_READ),
-        at, htobe64(offset), htobe32((uint32_t)block),
-    };
+    protocol->request((unsigned)(c - conns), slot->request, at, writing, fua, offset, (uint32_t)block);
     slot->started = now;
     c->queue[(c->head + c->queued++) % depth] = at;
     outstanding++;
@@ -143,15 +123,14 @@ static void issue(struct conn *c, unsigned at) {
 
 /* Sends what is queued, as much as the socket takes. */
 static void push(struct conn *c) {
-    size_t body = writing ? block : 0, whole = sizeof(struct request) + body;
+    size_t body = writing ? block : 0, header = protocol->request_length, whole = header + body;
     while (c->queued) {
         struct iovec parts[2 * BATCH];
         size_t n = 0, skip = c->sent, total = 0;
         for (unsigned k = 0; k < c->queued && k < BATCH; k++) {
             struct slot *slot = &c->slots[c->queue[(c->head + k) % depth]];
-            size_t header = sizeof slot->request;
             if (skip < header)
-                parts[n++] = (struct iovec){(uint8_t *)&slot->request + skip, header - skip};
+                parts[n++] = (struct iovec){slot->request + skip, header - skip};
             skip = skip < header ? 0 : skip - header;
             if (body) parts[n++] = (struct iovec){data + skip, body - skip};
             skip = 0;
@@ -178,26 +157,25 @@ static void answered(struct conn *c, unsigned at) {
 }
 
 static void digest(struct conn *c, const uint8_t *bytes, size_t length) {
+    size_t header = protocol->answer_length;
     while (length) {
         size_t take;
-        if (c->payload) {
-            take = length < c->payload ? length : c->payload;
-            c->payload -= take;
-            if (!c->payload) answered(c, c->reading);
+        if (c->have == header) {
+            take = length < c->answer.payload ? length : c->answer.payload;
+            c->answer.payload -= take;
         } else {
-            take = sizeof c->in - c->have;
+            take = header - c->have;
             if (take > length) take = length;
-            memcpy(c->in.bytes + c->have, bytes, take);
+            memcpy(c->in + c->have, bytes, take);
             c->have += take;
-            if (c->have == sizeof c->in) {
-                c->have = 0;
-                if (be32toh(c->in.reply.magic) != REPLY_MAGIC) die("not a simple reply");
-                if (c->in.reply.error) die("the server says error %u", be32toh(c->in.reply.error));
-                if (c->in.reply.cookie >= depth) die("a reply to no request");
-                c->reading = (unsigned)c->in.reply.cookie;
-                if (writing) answered(c, c->reading);
-                else c->payload = block;
+            if (c->have == header) {
+                c->answer = protocol->answer((unsigned)(c - conns), c->in, writing, block);
+                if (c->answer.ends && c->answer.slot >= depth) die("an answer to no request");
             }
+        }
+        if (c->have == header && !c->answer.payload) {
+            c->have = 0;
+            if (c->answer.ends) answered(c, c->answer.slot);
         }
         bytes += take;
         length -= take;
@@ -232,9 +210,8 @@ static void turn(void) {
 }
 
 static void farewell(void) {
-    struct request request = {htobe32(REQUEST_MAGIC), 0, htobe16(CMD_DISC), 0, 0, 0};
     for (unsigned i = 0; i < nconns; i++) {
-        put(conns[i].fd, &request, sizeof request);
+        protocol->farewell(i, conns[i].fd);
         close(conns[i].fd);
     }
 }
@@ -261,6 +238,7 @@ int main(int argc, char **argv) {
             break;
         default: return 2;
     }
+    if (!strncmp(address, "iscsi:", 6)) protocol = &iscsi, address += 6;
     if (once) mode = "sw", nconns = 1;
     if (!nconns || nconns > MAX_CONNS || !depth || !block || strlen(mode) != 2) die("bad options");
     sequential = mode[0] == 's';
@@ -273,7 +251,7 @@ int main(int argc, char **argv) {
     for (unsigned i = 0; i < nconns; i++) {
         struct conn *c = &conns[i];
         c->fd = dial(address);
-        uint64_t size = negotiate(c->fd, export);
+        uint64_t size = protocol->negotiate(i, c->fd, export, block);
         if (size < span) span = size;
         if (span < block) die("export '%s' has only %lu bytes", export, (unsigned long)size);
         c->slots = calloc(depth, sizeof *c->slots);

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.bench.work import Target
 from tests.e2e.cluster import MIB, Cluster
+from tests.e2e.iscsi import PREFIX
 from tests.e2e.process import wait_for
 
 PLAIN = "vswitchd"
@@ -79,6 +80,8 @@ def create(cluster: Cluster, shape: Shape, size: int) -> Target:
         shape.volume,
         tuple(cluster.sps[sp].pid for sp in shape.sps),
         tuple(cluster.devices / f"{device}.img" for device in shape.devices),
+        iscsi=f"iscsi:{cluster.sps['sp-a'].addresses['--iscsi']}",
+        unit=f"{PREFIX}{shape.volume}/1",
     )
 
 

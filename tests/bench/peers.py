@@ -115,7 +115,8 @@ PEERS = [
 ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody has at the moment."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         port = listener.getsockname()[1]
@@ -143,7 +144,7 @@ def start(peer: Peer, root: Path, size: int, ends: ExitStack) -> Target:
     """Starts a peer over a new file; `ends` ends its processes."""
     directory = root / peer.name.replace(" ", "-")
     directory.mkdir()
-    place = Place(directory, _free_port(), _free_port())
+    place = Place(directory, free_port(), free_port())
     with place.file.open("wb") as file:
         file.truncate(size)
     pids = []
@@ -158,7 +159,7 @@ def start(peer: Peer, root: Path, size: int, ends: ExitStack) -> Target:
             ends.callback(_end_daemon, pids[-1])
         else:
             pids.append(process.pid)
-            ends.callback(_end, process)
+            ends.callback(end, process)
     wait_for(f"{peer.name} at its socket", lambda: _answers(str(place.socket)), 10)
     wait_for(f"{peer.name} at its port", lambda: _answers((HOST, place.port)), 10)
     return Target(
@@ -175,10 +176,11 @@ def _pid(file: Path) -> int:
     return int(file.read_text())
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes], patience: float = 5) -> None:
+    """Ends a server, after so many seconds by force."""
     process.terminate()
     try:
-        process.wait(5)
+        process.wait(patience)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

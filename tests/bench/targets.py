@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tests.bench.ours import MAPPED, NO_MAP, PLAIN
 from tests.bench.peers import FRONT, REFERENCE
 from tests.bench.report import Results, Verdict
+from tests.bench.tgt import NAME as TGT
 
 #: Of the reference: (workload, IOPS at least, CPU per I/O at most).
 PLAIN_ROWS: list[tuple[str, float, float | None]] = [
@@ -40,6 +41,13 @@ LAYOUT_ROWS = [
     ("all remote", "4k read qd32 unix", 0.5),
     ("all remote", "4k read qd32 tcp", 0.5),
 ]
+#: Over iSCSI, of tgt: (workload, IOPS at least, CPU per I/O at most).
+ISCSI_ROWS: list[tuple[str, float, float | None]] = [
+    ("4k read qd32 iscsi", 2.5, 0.35),
+    ("4k write qd32 iscsi", 2.5, 0.35),
+    ("128k seq read qd8 iscsi", 1.5, None),
+    ("128k seq write qd8 iscsi", 1.5, None),
+]
 #: Those whose 99th percentile is to be below the reference's.
 PROMPT = [
     f"4k {way} qd32 {by}{many}"
@@ -56,6 +64,11 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         if cpu is not None:
             found = results.ratio(key, PLAIN, REFERENCE, "server_cpu_us")
             yield Verdict(f"{key}, CPU per I/O", cpu, found, at_most=True)
+    for key, iops, cpu in ISCSI_ROWS:
+        yield Verdict(f"{key}, of {TGT}", iops, results.ratio(key, PLAIN, TGT, "iops"))
+        if cpu is not None:
+            found = results.ratio(key, PLAIN, TGT, "server_cpu_us")
+            yield Verdict(f"{key}, CPU per I/O, of {TGT}", cpu, found, at_most=True)
     for layout, key, least in LAYOUT_ROWS:
         found = results.ratio(key, layout, PLAIN, "iops")
         yield Verdict(f"{key}: {layout}, of {PLAIN}", least, found)

@@ -26,12 +26,14 @@ class Work:
     tcp: bool = False
     block: int = 4096
     fua: int = 0
+    iscsi: bool = False
 
     @property
     def key(self) -> str:
         """Its name with the way it comes in."""
         conns = f" x{self.conns}" if self.conns > 1 else ""
-        return f"{self.name} {'tcp' if self.tcp else 'unix'}{conns}"
+        way = "iscsi" if self.iscsi else "tcp" if self.tcp else "unix"
+        return f"{self.name} {way}{conns}"
 
 
 def _random(tcp: bool, conns: int) -> list[Work]:
@@ -51,6 +53,13 @@ def _sequential(tcp: bool) -> list[Work]:
     ]
 
 
+#: What our plain volume and tgt get.
+OVER_ISCSI = [
+    Work("4k read qd32", "rr", iscsi=True),
+    Work("4k write qd32", "rw", iscsi=True),
+    Work("128k seq read qd8", "sr", depth=8, block=128 << 10, iscsi=True),
+    Work("128k seq write qd8", "sw", depth=8, block=128 << 10, iscsi=True),
+]
 #: What our plain volume and nbdkit file get.
 COMPARED = [
     Work("4k write FUA", "rw", fua=1),
@@ -87,7 +96,9 @@ def build(into: Path) -> Path:
 
 @dataclass(frozen=True)
 class Target:
-    """A server's export as the generator reaches it. `files`: what holds its bytes."""
+    """A server's export as the generator reaches it. `files`: what holds its bytes. `iscsi` and
+    `unit`: where and as what it is served over iSCSI.
+    """
 
     name: str
     unix: str
@@ -95,6 +106,8 @@ class Target:
     export: str
     pids: tuple[int, ...]
     files: tuple[Path, ...]
+    iscsi: str = ""
+    unit: str = ""
 
 
 class Load:
@@ -109,7 +122,7 @@ class Load:
     def fill(self, target: Target) -> None:
         """Writes every page of the span once, singly: the page cache keeps what it was first given
         in one piece together, and small writes into large pieces measure ext4."""
-        self._run(target, target.unix, "-1", "-b", "4096", "-d", "32")
+        self._run(target, target.unix or target.iscsi, "-1", "-b", "4096", "-d", "32")
 
     def prepare(self, target: Target, work: Work, everybody: Sequence[Target]) -> None:
         """The same state for everybody: nothing waits for the disk, so that nobody pays for
@@ -124,12 +137,14 @@ class Load:
         argv += ["-b", str(work.block), "-f", str(work.fua)]
         argv += ["-t", str(self.seconds), "-w", str(self.warmup)]
         argv += ["-p", ",".join(map(str, target.pids))]
-        found = json.loads(self._run(target, target.tcp if work.tcp else target.unix, *argv))
+        address = target.iscsi if work.iscsi else target.tcp if work.tcp else target.unix
+        found = json.loads(self._run(target, address, *argv))
         assert isinstance(found, dict)
         return found
 
     def _run(self, target: Target, address: str, *argv: str) -> str:
-        common = ["-a", address, "-e", target.export, "-n", str(self.span)]
+        export = target.unit if address == target.iscsi else target.export
+        common = ["-a", address, "-e", export, "-n", str(self.span)]
         done = subprocess.run(
             guarded(str(self.binary), *common, *argv),
             stdin=subprocess.DEVNULL,

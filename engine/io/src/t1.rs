@@ -42,20 +42,20 @@ impl T1Object {
 
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.gate.epoch.load(Ordering::SeqCst)
+        self.gate.epoch()
     }
 
     /// True if a request of that epoch may be carried out.
     #[must_use]
     pub fn serves(&self, epoch: u64) -> bool {
-        epoch >= self.gate.served.load(Ordering::SeqCst) || planted("no_fence")
+        self.gate.serves(epoch)
     }
 
     /// Power was lost under it, and with that writes to several legs that were acknowledged and
     /// not flushed, if there are any: it serves nobody until it is fenced anew.
     pub fn doubt(&self) {
         if self.dirty() > 0 && !planted("power_loss_ignored") {
-            self.gate.served.store(u64::MAX, Ordering::SeqCst);
+            self.gate.doubt();
         }
     }
 
@@ -69,23 +69,35 @@ impl T1Object {
 
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
-        let gate = &self.gate;
-        let served = gate.served.load(Ordering::SeqCst);
-        served == u64::MAX && gate.epoch.load(Ordering::SeqCst) != u64::MAX
+        self.gate.is_doubtful()
     }
 
-    /// Counts a request that ends later than its call; `end` must follow.
-    pub fn begin(&self) {
-        self.gate.pending.fetch_add(1, Ordering::SeqCst);
+    /// Counts a request that ends later than its call; `end` must follow, with what this says.
+    #[must_use]
+    pub fn begin(&self) -> usize {
+        self.gate.begin()
     }
 
-    pub fn end(&self) {
-        self.gate.pending.fetch_sub(1, Ordering::SeqCst);
+    pub fn end(&self, side: usize) {
+        self.gate.end(side);
     }
 
     #[must_use]
     pub fn pending(&self) -> u64 {
-        self.gate.pending.load(Ordering::SeqCst)
+        self.gate.pending()
+    }
+
+    /// Has what begins from now on counted on the other side, so that the end of what began before can be
+    /// waited for however much goes on: the side whose count (`pending_on`) will be 0 then. None
+    /// while something from before the last time is still under way. One caller at a time.
+    #[must_use]
+    pub fn turn(&self) -> Option<usize> {
+        self.gate.turn()
+    }
+
+    #[must_use]
+    pub fn pending_on(&self, side: usize) -> u64 {
+        self.gate.on(side)
     }
 
     /// True if it lies in files and block devices alone.

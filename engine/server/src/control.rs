@@ -26,6 +26,7 @@ use crate::shapes::{
     DeviceMetrics, MetricsShape, PeerMetrics, T2Shape, TroubleShape, VolumeMetrics,
 };
 use crate::socket::Listener;
+use crate::turns::Turns;
 
 /// A leg that failed so long ago, and not since, does not fail any more: it is tried ten times a
 /// second if it refuses, and looked at once a second if it keeps somebody waiting.
@@ -132,6 +133,7 @@ impl Engine {
             listeners: Mutex::default(),
             iscsi: Sessions::default(),
             access: Accesses::default(),
+            turns: Turns::default(),
             connections: AtomicUsize::new(0),
             began: Instant::now(),
             residency,

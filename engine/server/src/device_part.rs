@@ -126,7 +126,11 @@ impl Loop {
                     done.map(|()| SubData::None).map_err(|e| fail(&e))
                 });
             }
-            _ => Ok(()),
+            // It has become a read or a write by now.
+            Kind::Change(_) => Err(Fail::Invalid),
+            Kind::Flush | Kind::Dirty | Kind::Clean { .. } => Ok(()),
+            // Not of a device.
+            Kind::Recall | Kind::Keep | Kind::Reserve | Kind::View => Ok(()),
         };
         counters.done(name, count, done.is_ok());
         match done {
@@ -173,10 +177,10 @@ impl Loop {
         job: impl FnOnce(&Device) -> Result<SubData, Fail> + Send + 'static,
     ) {
         let (gate, on, mailbox) = (Arc::clone(t1), Arc::clone(device), self.mailbox.clone());
-        t1.begin();
+        let side = t1.begin();
         let taken = device.pool.submit(move || {
             let result = job(&on);
-            gate.end();
+            gate.end(side);
             mailbox.post(Message::SubDone { op, piece, result });
         });
         let Some(op) = self.ops.get_mut(op) else { return };
@@ -184,7 +188,7 @@ impl Loop {
             // Its end comes through the mailbox, which this loop reads later.
             Ok(()) => op.pending += 1,
             Err(Full) => {
-                t1.end();
+                t1.end(side);
                 op.end_part(piece);
                 op.note(Fail::NotFound, NO_LEAF);
             }

@@ -28,6 +28,7 @@ use crate::slab::{Slab, Token};
 use crate::socket::{Epoll, IN, Listener};
 use crate::spin::Spin;
 use crate::sweep::Sweep;
+use crate::turns::Turns;
 
 const TAG_MAILBOX: u64 = 0;
 pub const TAG_CONN: u64 = 1;
@@ -50,6 +51,7 @@ pub struct Shared {
     pub listeners: Mutex<Vec<(Arc<Listener>, Transport)>>,
     pub iscsi: crate::iscsi_sessions::Sessions,
     pub access: crate::access::Accesses,
+    pub turns: Turns,
     pub connections: std::sync::atomic::AtomicUsize,
     /// When this process began: its clock for peers counts from there.
     pub began: Instant,
@@ -124,6 +126,9 @@ pub struct Loop {
     /// Closed peer sessions whose operations still run, with how many.
     pub orphans: HashMap<Token, (u32, PeerSession)>,
     pub granted: Vec<Token>,
+    /// Operations whose turn waits for what devices did before, and how many turns were taken here.
+    pub turns_waiting: Vec<Token>,
+    pub serial: u64,
     pub pieces: Vec<Piece>,
     pub now: Instant,
     pub clock: Clock,
@@ -176,6 +181,8 @@ impl Loop {
             dirty_remotes: Vec::new(),
             orphans: HashMap::new(),
             granted: Vec::new(),
+            turns_waiting: Vec::new(),
+            serial: 0,
             pieces: Vec::new(),
             now: Instant::now(),
             clock: Clock::new(),
@@ -355,6 +362,7 @@ impl Loop {
                 }
             }
         }
+        self.tick_turns();
         self.tick_iscsi();
         self.tick_sweeps();
         self.tick_reserve();
@@ -411,6 +419,14 @@ impl Loop {
                 Message::SubDone { op, piece, result } => self.sub_done(op, piece, result),
                 Message::Committed(done) => self.committed(done),
                 Message::Granted(op) => self.granted.push(op),
+                Message::Turn(op, serial) => self.turn_has_come(op, serial),
+                Message::Pass { from, op, serial } => {
+                    // They may have been let go a moment ago, by a message before this one.
+                    self.write_durably();
+                    self.shared.mailboxes[from].post(Message::Passed { op, serial });
+                }
+                Message::Passed { op, serial } => self.turn_passed(op, serial),
+                Message::Unblocked(op, serial) => self.unblocked(op, serial),
                 Message::Leave(volume, ack) => self.leave(&volume, ack),
                 Message::Readmit(volume, ack) => self.readmit(&volume, &ack),
                 Message::Quiesce(volume, lost, ack) => self.quiesce(&volume, &lost, ack),

@@ -32,6 +32,8 @@ impl Loop {
         }
         let Some(op) = self.ops.get_mut(token) else { return };
         op.rewind();
+        op.unchange();
+        op.differs = None;
         if std::mem::take(&mut op.settles) {
             op.kind = Kind::Read;
         }
@@ -131,6 +133,7 @@ impl Loop {
         };
         let active = Arc::clone(&volume.active);
         let access = match op.kind {
+            Kind::Read | Kind::Status | Kind::Flush | Kind::Change(_) => Access::Read,
             Kind::Write | Kind::Dirty => Access::Write,
             Kind::Trim | Kind::Zero { .. } | Kind::Clean { .. } => Access::Span,
             _ => Access::Read,
@@ -194,6 +197,20 @@ impl Loop {
                     pieces.truncate(STATUS_PARTS);
                     op.length = pieces.last().map_or(0, |last| last.at + last.length);
                 }
+                if matches!(op.kind, Kind::Change(_)) {
+                    let under = |piece: &Piece| match piece.target {
+                        Target::Leaf(leaf) => tree.leaves()[leaf as usize].mirrored,
+                        Target::Owner => false,
+                    };
+                    if pieces.len() != 1 {
+                        self.pieces = pieces;
+                        return self.finish(token, Err(Fail::NotSupported));
+                    }
+                    if host && pieces.iter().all(under) {
+                        self.change_mirror(token);
+                    }
+                }
+                let Some(op) = self.ops.get_mut(token) else { return };
                 // One more than the parts, so that it can't end before all have begun.
                 op.pending = 1;
                 op.routed = self.now;
@@ -330,6 +347,31 @@ impl Loop {
         if offset.checked_add(length).is_none_or(|end| end > t1.size()) {
             return self.note(token, Fail::Invalid, leaf);
         }
+        if matches!(op.kind, Kind::Change(_)) {
+            return self.change_t1(token, t1, epoch, leaf, offset, length);
+        }
+        if op.kind.changes() && self.waits_for_turn(token, t1, epoch, leaf, offset, length, at) {
+            return;
+        }
+        self.leaf_parts(token, t1, epoch, leaf, offset, length, at);
+    }
+
+    /// The parts of a T1 object's range by its devices.
+    #[allow(clippy::too_many_arguments)]
+    pub fn leaf_parts(
+        &mut self,
+        token: Token,
+        t1: &Arc<T1Object>,
+        epoch: u64,
+        leaf: u32,
+        offset: u64,
+        length: u64,
+        at: u64,
+    ) {
+        if !t1.serves(epoch) {
+            self.fencing_rejections += 1;
+            return self.note(token, Fail::Stale, NO_LEAF);
+        }
         let _: Result<(), ()> = t1.map(offset, length, |device, start, count, done| {
             self.device_part(token, t1, device, leaf, start, count, at + done);
             Ok(())
@@ -388,6 +430,9 @@ impl Loop {
             && changes
             && self.blame_failed(token)
         {
+            if self.ops.get(token).is_some_and(Op::is_unsure) {
+                return self.finish(token, Err(Fail::Unsure));
+            }
             return self.park(token, Fail::NotFound);
         }
         if copy && self.compared_leg(token) {
@@ -395,6 +440,9 @@ impl Loop {
         }
         let Some(op) = self.ops.get_mut(token) else { return };
         match op.fail {
+            Some(Fail::Stale | Fail::NotFound) if op.is_unsure() => {
+                return self.finish(token, Err(Fail::Unsure));
+            }
             Some(why @ (Fail::Stale | Fail::NotFound)) if !direct => {
                 return self.park(token, why);
             }
@@ -421,6 +469,12 @@ impl Loop {
             _ => {}
         }
         let result = op.fail.map_or(Ok(()), Err);
+        if op.changing.is_some() {
+            if result.is_err() || !self.change_goes_on(token) {
+                self.finish(token, result);
+            }
+            return;
+        }
         if matches!(op.source, Source::Heal) {
             match (result, op.kind) {
                 (Ok(()), Kind::Read) => return self.heal_write(token),
@@ -491,6 +545,7 @@ impl Loop {
 
     /// Takes the operation out of the volume's requests in flight.
     pub fn stop(&mut self, token: Token) {
+        self.give_up_turn(token);
         self.unlock(token);
         let Some(op) = self.ops.get_mut(token) else { return };
         let of = op.volume;
@@ -520,6 +575,7 @@ impl Loop {
         }
         self.stop(token);
         let Some(mut op) = self.ops.remove(token) else { return };
+        op.unchange();
         let name = op.kind.name();
         if result.is_err() && op.wrote && matches!(op.scope, Scope::Volume) {
             self.suspect(op.volume);

@@ -1,7 +1,7 @@
 //! Parts of operations that are waited for no longer.
 
 use crate::event_loop::Loop;
-use crate::op::{Fail, Op, Scope};
+use crate::op::{Fail, Kind, Op, Scope};
 use crate::remote::{Object, Sent, State};
 use crate::slab::Token;
 
@@ -43,6 +43,9 @@ impl Loop {
     /// Ends a part that has not been answered: it may have been carried out all the same.
     fn end_sent(&mut self, token: Token, id: u64, how: Fail) {
         let sent = self.remotes.get(token).and_then(|remote| remote.sent.get(id));
+        // What may not be begun anew is if it has not been on its way.
+        let unsent = |sent: &Sent| !sent.tried && matches!(sent.to.kind, Kind::Change(_));
+        let sent = sent.filter(|sent| !unsent(sent));
         if let Some(op) = sent.and_then(|sent| self.ops.get_mut(sent.to.op)) {
             op.unsure();
         }

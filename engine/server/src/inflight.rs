@@ -32,6 +32,11 @@ impl<T> InFlight<T> {
         if tag != 0 { None } else { self.entries.get(token).map(|entry| &entry.value) }
     }
 
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut T> {
+        let (tag, token) = Token::unpack(id);
+        if tag != 0 { None } else { self.entries.get_mut(token).map(|entry| &mut entry.value) }
+    }
+
     pub fn remove(&mut self, id: u64) -> Option<T> {
         let (tag, token) = Token::unpack(id);
         if tag != 0 { None } else { self.entries.remove(token).map(|entry| entry.value) }

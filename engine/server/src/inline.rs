@@ -14,6 +14,7 @@ use crate::metrics::{DeviceTable, OpName};
 use crate::op::Fail;
 use crate::out::Out;
 use crate::slab::Token;
+use crate::turns::Turns;
 
 /// Longest read that is copied from the page cache at once; resident pages are sent from where
 /// they are, however many.
@@ -124,7 +125,10 @@ fn append(
 }
 
 /// True if a write to the range can be expected not to wait.
-fn is_quick(t1: &T1Object, offset: u64, length: u64) -> bool {
+fn is_quick(t1: &T1Object, turns: &Turns, offset: u64, length: u64) -> bool {
+    if turns.blocks(&t1.spec.id, offset, length) {
+        return false;
+    }
     let quick = t1.map(offset, length, |device, _, _, _| match &device.kind {
         DeviceKind::File(file) if !file.is_slow() => Ok(()),
         _ => Err(()),
@@ -246,7 +250,7 @@ impl Loop {
             && pieces.iter().all(|piece| {
                 t1_of(piece.target).is_some_and(|t1| {
                     check(t1, active.epoch, piece.offset, piece.length).is_ok()
-                        && is_quick(t1, piece.offset, piece.length)
+                        && is_quick(t1, &shared.turns, piece.offset, piece.length)
                 })
             })
             && Loop::noted(active, pieces);
@@ -324,7 +328,9 @@ impl Loop {
             self.fencing_rejections += u64::from(error == Fail::Stale);
             return Inline::Failed(error);
         }
-        if !is_quick(t1, offset, length) || (intent && !t1.intends(offset, length)) {
+        if !is_quick(t1, &self.shared.turns, offset, length)
+            || (intent && !t1.intends(offset, length))
+        {
             return Inline::No;
         }
         match write_t1(&mut self.devices, t1, offset, data) {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use vs_wire::change;
 use vs_wire::iscsi::access::{Door, Nonce, Targets};
 use vs_wire::iscsi::login::{Agreed, Outcome};
 use vs_wire::iscsi::pdu::{Digests, frame};
@@ -13,6 +14,7 @@ use vs_wire::scsi::cdb::{Extent, needs, op};
 use vs_wire::scsi::reserve::Nexus as Port;
 use vs_wire::scsi::sense::{self, Sense};
 use vs_wire::scsi::unit::{Action, Unit, decide};
+use vs_wire::scsi::xcopy::Progress;
 use vs_wire::scsi::{BLOCK, LUN, data, status as code};
 
 use crate::access::Accesses;
@@ -26,6 +28,7 @@ use crate::metrics::{OpName, Transport};
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::{Slab, Token};
 use crate::status;
+use crate::xcopy::Copying;
 
 /// What comes before a volume's name in its target's.
 pub const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
@@ -51,6 +54,8 @@ pub struct IscsiSession {
     /// It has reserved the unit, or tried to.
     pub reserves: bool,
     pub work: FxHashMap<u32, Work>,
+    /// EXTENDED COPYs by their lists' identifiers.
+    pub copies: Vec<(u8, Progress)>,
     /// An older session of the same nexus has still to end.
     pub waits: bool,
     heard: Instant,
@@ -72,6 +77,7 @@ pub enum Then {
     Status(u64),
     /// How a change of the reservations has ended.
     Reserve,
+    Copy(Box<Copying>),
 }
 
 impl IscsiSession {
@@ -135,7 +141,7 @@ impl Targets for Offered<'_> {
 }
 
 /// Who a volume is to initiators, from whichever SP serves it.
-fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
+pub fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
     let digits = id.bytes().filter(u8::is_ascii_hexdigit);
     let number = digits
         .take(15)
@@ -151,10 +157,11 @@ fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
     }
 }
 
-fn failure(fail: Fail, kind: Kind) -> Sense {
+pub fn failure(fail: Fail, kind: Kind) -> Sense {
     match fail {
         Fail::Stale | Fail::NotFound | Fail::Shutdown => sense::NOT_READY,
         Fail::NoSpace => sense::SPACE,
+        Fail::Unsure => sense::UNSURE,
         Fail::Invalid | Fail::Conflict => sense::OUT_OF_RANGE,
         Fail::NotSupported => sense::INVALID_OPCODE,
         Fail::Io if kind.changes() || kind == Kind::Flush => sense::MEDIUM_WRITE,
@@ -286,6 +293,7 @@ impl Loop {
             told,
             reserves: false,
             work: FxHashMap::default(),
+            copies: Vec::new(),
             waits,
             heard: self.now,
         }));
@@ -365,8 +373,8 @@ impl Loop {
         if is_broken {
             return self.iscsi_fail(token, task, sense::TOO_LITTLE_DATA);
         }
-        // One block, and nothing else (SBC-3, 5.40).
-        let same = matches!(cdb[0], op::WRITE_SAME_10 | op::WRITE_SAME_16);
+        // So much, and nothing else (SBC-3, 5.2 and 5.40).
+        let same = matches!(cdb[0], op::WRITE_SAME_10 | op::WRITE_SAME_16 | op::COMPARE_AND_WRITE);
         if same && u64::from(expected) != needs(&cdb) {
             return self.iscsi_fail(token, task, sense::INVALID_FIELD);
         }
@@ -418,6 +426,20 @@ impl Loop {
                 }
                 steps.push((Kind::Write, extent, fua, brought));
             }
+            Action::Change { change, extent, fua } => {
+                // Each within what one SP can change at once; a COMPARE AND WRITE is no longer.
+                let size = change::UNIT / BLOCK;
+                let mut lba = extent.lba;
+                let mut rest = brought.as_slice();
+                while lba < extent.lba + extent.blocks {
+                    let end = (lba / size + 1) * size;
+                    let part = Extent { lba, blocks: end.min(extent.lba + extent.blocks) - lba };
+                    let (given, more) = rest.split_at(change.gives(part.bytes()) as usize);
+                    steps.push((Kind::Change(change), part, fua, given.to_vec()));
+                    (lba, rest) = (end, more);
+                }
+                steps.reverse();
+            }
             Action::Same(extent) => {
                 let all = brought.repeat(extent.blocks as usize);
                 steps.push((Kind::Write, extent, false, all));
@@ -430,6 +452,10 @@ impl Loop {
                 // As zeroes, which is what unmapped blocks are promised to read as.
                 let kind = Kind::Zero { no_hole: false, fast: false };
                 steps.extend(extents.into_iter().rev().map(|e| (kind, e, false, discard())));
+            }
+            Action::Copy(list) => return self.iscsi_copy(token, task, cdb, list),
+            Action::Copied { list, question, most } => {
+                return self.iscsi_copied(token, task, list, question, most);
             }
             Action::Flush => {
                 steps.push((Kind::Flush, Extent { lba: 0, blocks: 0 }, false, discard()));
@@ -518,10 +544,18 @@ impl Loop {
         // What is reserved may have changed since the last.
         op.vouched = later.then_some(self.now);
         op.data = match kind {
-            Kind::Write => Buffer::from(brought),
+            Kind::Write | Kind::Change(_) => Buffer::from(brought),
             Kind::Read => self.buffers.take(extent.bytes() as usize),
             _ => Buffer::default(),
         };
+        self.iscsi_submit(token, task, work, op);
+    }
+
+    /// Sends a command's step on its way.
+    pub fn iscsi_submit(&mut self, token: Token, task: u32, work: Work, mut op: Op) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let Protocol::Iscsi(found) = &mut conn.protocol else { return };
+        op.begun = self.now;
         conn.inflight += 1;
         conn.inflight_bytes += op.data.len() as u64;
         found.work.insert(task, work);
@@ -535,12 +569,16 @@ impl Loop {
         conn.inflight -= 1;
         conn.inflight_bytes -= op.data.len() as u64;
         let Some(work) = found.work.remove(&task) else { return };
-        if found.session.is_aborted(task) {
+        if matches!(work.then, Then::Copy(_)) {
+            self.copy_piece_done(token, task, work, &mut op, result);
+        } else if found.session.is_aborted(task) {
             self.iscsi_answer(token, task, Status::default(), &[]);
         } else if result == Err(Fail::Conflict) {
             self.iscsi_conflict(token, task);
         } else if let Err(fail) = result {
             self.iscsi_fail(token, task, failure(fail, op.kind));
+        } else if let Some(at) = op.differs {
+            self.iscsi_fail(token, task, Sense { information: Some(at), ..sense::MISCOMPARE });
         } else if !work.steps.is_empty() {
             self.iscsi_next(token, task, work, true);
         } else {
@@ -575,6 +613,7 @@ impl Loop {
                     let told = data::lba_status(lba, &runs, &work.cdb);
                     self.iscsi_answer(token, task, Status::default(), &told);
                 }
+                Then::Copy(_) => {}
             }
         }
         self.buffers.give(std::mem::take(&mut op.data));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
 
 use vs_wire::scsi::reserve::Nexus;
 
@@ -27,6 +27,8 @@ pub struct Sessions {
     pub process: u64,
     pub requests: AtomicU64,
     pub next: AtomicU16,
+    /// EXTENDED COPYs that are being carried out.
+    pub copies: AtomicUsize,
     /// By loop and connection.
     pub open: Mutex<HashMap<Ends, (usize, Token)>>,
 }
@@ -41,6 +43,7 @@ impl Default for Sessions {
             process: RandomState::new().build_hasher().finish(),
             requests: AtomicU64::new(0),
             next: AtomicU16::new(0),
+            copies: AtomicUsize::new(0),
             open: Mutex::default(),
         }
     }

@@ -4,6 +4,7 @@
 mod access;
 mod active;
 mod buffers;
+mod change;
 mod clock;
 mod compare;
 mod config;
@@ -49,6 +50,8 @@ mod spin;
 mod status;
 mod swap;
 mod sweep;
+mod turns;
+mod xcopy;
 
 // For tests in here that use the rig of those in tests/.
 #[cfg(test)]

@@ -50,6 +50,20 @@ pub enum Message {
     Committed(Committed),
     /// The range lock is this operation's now.
     Granted(Token),
+    /// It is this operation's turn at its T1 object.
+    Turn(Token, u64),
+    /// Say when all writes that were begun before have been done, or are counted at their T1 objects.
+    Pass {
+        from: usize,
+        op: Token,
+        serial: u64,
+    },
+    Passed {
+        op: Token,
+        serial: u64,
+    },
+    /// The turn that this operation's writes have met is over.
+    Unblocked(Token, u64),
     /// End the volume's sessions; answer when none is left.
     Leave(String, Sender<()>),
     /// End those of the volume's sessions that its access does not admit, then answer.
@@ -111,6 +125,10 @@ impl Message {
                 | Message::SubDone { .. }
                 | Message::Committed(_)
                 | Message::Granted(_)
+                | Message::Turn(..)
+                | Message::Pass { .. }
+                | Message::Passed { .. }
+                | Message::Unblocked(..)
                 | Message::Copy(_)
                 | Message::Observe(_)
                 | Message::EndPeer { .. }

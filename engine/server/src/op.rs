@@ -6,11 +6,13 @@ use std::time::Instant;
 use smallvec::SmallVec;
 use vs_io::{Device, T1Object, planted};
 use vs_tree::Tree;
+use vs_wire::change::Change;
 use vs_wire::nbd::errno;
 use vs_wire::nbd::transmission::Request;
 use vs_wire::peer;
 
 use crate::buffers::Buffer;
+use crate::change::{Blocked, Changing};
 use crate::metrics::OpName;
 use crate::slab::Token;
 
@@ -29,12 +31,14 @@ pub enum Fail {
     Shutdown,
     /// A reservation forbids it.
     Conflict,
+    /// Of a COMPARE AND WRITE: it may have been carried out, or not.
+    Unsure,
 }
 
 impl Fail {
     pub fn errno(self) -> u32 {
         match self {
-            Fail::Stale | Fail::NotFound | Fail::Io => errno::EIO,
+            Fail::Stale | Fail::NotFound | Fail::Io | Fail::Unsure => errno::EIO,
             Fail::NoSpace => errno::ENOSPC,
             Fail::Invalid => errno::EINVAL,
             Fail::NotSupported => errno::ENOTSUP,
@@ -52,12 +56,15 @@ impl Fail {
             Fail::NoSpace => peer::Status::NoSpace,
             Fail::Invalid | Fail::Conflict => peer::Status::Invalid,
             Fail::NotSupported => peer::Status::NotSupported,
+            Fail::Unsure => peer::Status::Unsure,
         }
     }
 
     pub fn from_status(status: peer::Status) -> Option<Fail> {
         match status {
-            peer::Status::Ok => None,
+            // What differs is told behind it.
+            peer::Status::Ok | peer::Status::Differs => None,
+            peer::Status::Unsure => Some(Fail::Unsure),
             peer::Status::Stale => Some(Fail::Stale),
             peer::Status::NotFound => Some(Fail::NotFound),
             peer::Status::Io | peer::Status::Busy => Some(Fail::Io),
@@ -85,6 +92,7 @@ impl Fail {
             Fail::NotSupported => "not_supported",
             Fail::Shutdown => "shutdown",
             Fail::Conflict => "reservation_conflict",
+            Fail::Unsure => "unsure",
         }
     }
 }
@@ -101,6 +109,8 @@ pub enum Kind {
         fast: bool,
     },
     Status,
+    /// Depends on what is there (`change.rs`).
+    Change(Change),
     /// Which regions the write-intent maps of the legs have; answered as `Status` is.
     Dirty,
     /// Takes regions out of the maps, once all legs are flushed.
@@ -121,7 +131,7 @@ impl Kind {
     pub fn name(self) -> OpName {
         match self {
             Kind::Read => OpName::Read,
-            Kind::Write => OpName::Write,
+            Kind::Write | Kind::Change(_) => OpName::Write,
             Kind::Flush => OpName::Flush,
             Kind::Trim => OpName::Trim,
             Kind::Zero { .. } => OpName::WriteZeroes,
@@ -163,7 +173,7 @@ impl Kind {
 
     /// True if mirrors have to order it.
     pub fn changes(self) -> bool {
-        matches!(self, Kind::Write | Kind::Trim | Kind::Zero { .. })
+        matches!(self, Kind::Write | Kind::Trim | Kind::Zero { .. } | Kind::Change(_))
     }
 }
 
@@ -288,6 +298,11 @@ pub struct Op {
     pub avoid: Vec<u32>,
     /// Of a comparison, what the legs read so far hold; None where one can't be read.
     pub legs: Vec<Option<Buffer>>,
+    /// Of a change: how far it is here; the first byte that was not as it should be.
+    pub changing: Option<Box<Changing>>,
+    pub differs: Option<u32>,
+    /// Parts that wait for the end of somebody's turn at their T1 objects.
+    pub blocked: Vec<Blocked>,
     /// Only these leaves are written: they get again what they could not give back.
     pub heals: Vec<u32>,
     /// Devices written to by a FUA request, to be flushed before the reply, each with a leaf on it.
@@ -333,6 +348,9 @@ impl Op {
             failed_leaves: Vec::new(),
             avoid: Vec::new(),
             legs: Vec::new(),
+            changing: None,
+            differs: None,
+            blocked: Vec::new(),
             heals: Vec::new(),
             touched: Vec::new(),
             locked: false,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use vs_io::{T1Object, planted};
+use vs_wire::change::Change;
 use vs_wire::peer::{self, Hello, REQUEST_LEN, Reply, Request, Status, Welcome};
 
 use crate::buffers::Buffer;
@@ -271,6 +272,8 @@ impl Loop {
             peer::Op::Keep => Kind::Keep,
             peer::Op::Reserve => Kind::Reserve,
             peer::Op::View => Kind::View,
+            peer::Op::CompareWrite => Kind::Change(Change::CompareWrite),
+            peer::Op::Or => Kind::Change(Change::Or),
             _ => Kind::Zero {
                 no_hole: request.flags & peer::NO_HOLE != 0,
                 fast: request.flags & peer::FAST_ZERO != 0,
@@ -341,7 +344,7 @@ impl Loop {
         op.until = until;
         op.begun = self.now;
         op.data = match kind {
-            Kind::Write => self.buffers.copy(payload),
+            Kind::Write | Kind::Change(_) => self.buffers.copy(payload),
             kind if kind.brings() => Buffer::from(payload.to_vec()),
             Kind::Read => self.buffers.take(request.length as usize),
             _ => Buffer::default(),
@@ -466,8 +469,12 @@ impl Loop {
         let Some(conn) = self.conns.get_mut(token) else { return self.orphan_ended(token) };
         conn.inflight -= 1;
         conn.inflight_bytes -= op.data.len() as u64;
-        let status = result.map_or_else(Fail::status, |()| Status::Ok);
+        let mut status = result.map_or_else(Fail::status, |()| Status::Ok);
         let payload = match (result, op.kind) {
+            (Ok(()), Kind::Change(_)) => op.differs.map_or_else(Buffer::default, |at| {
+                status = Status::Differs;
+                at.to_le_bytes().to_vec().into()
+            }),
             (Ok(()), Kind::Read) => op.data,
             (Ok(()), kind) if kind.tells() => op.answers.pop().unwrap_or_default().1.into(),
             (Ok(()), Kind::Status | Kind::Dirty) => {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use vs_io::{T1Object, planted};
+use vs_wire::change::Change;
 use vs_wire::nbd::client::{self, Export};
 use vs_wire::nbd::command;
 use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
@@ -71,8 +72,10 @@ pub(crate) struct Sent {
     pub(crate) to: Submit,
     piece: u32,
     since: Instant,
-    /// Its fence has to wait for the answer.
-    t1: Option<Arc<T1Object>>,
+    /// Its fence has to wait for the answer; where it is counted there.
+    t1: Option<(Arc<T1Object>, usize)>,
+    /// It has been on its way, so that it may have been carried out.
+    pub(crate) tried: bool,
 }
 
 pub(crate) enum State {
@@ -141,11 +144,10 @@ impl Loop {
             let length = step.min(whole - done);
             op.pending += 1;
             let piece = op.part(to.at + done, to.leaf);
-            if let Some(t1) = &t1 {
-                t1.begin();
-            }
+            let counted = t1.as_ref().map(|t1| (Arc::clone(t1), t1.begin()));
             let to = Submit { offset: to.offset + done, length, at: to.at + done, ..to };
-            let sent = Sent { object: object.clone(), to, piece, since: now, t1: t1.clone() };
+            let object = object.clone();
+            let sent = Sent { object, to, piece, since: now, t1: counted, tried: false };
             let id = remote.sent.insert(sent);
             if matches!(remote.state, State::Ready) {
                 remote.encode(id, op, &self.shared);
@@ -358,9 +360,16 @@ impl Loop {
                 self.remote_answered(token, id, None);
                 continue;
             }
-            let Some(op) = sent.and_then(|sent| self.ops.get(sent.to.op)) else {
+            // Begun anew it would meet what it has done itself.
+            let once = Kind::Change(Change::CompareWrite);
+            let lost = sent.is_some_and(|sent| sent.tried && sent.to.kind == once);
+            let Some(op) = sent.and_then(|sent| self.ops.get(sent.to.op)).filter(|_| !lost) else {
                 // It was given up.
-                self.remote_answered(token, id, Some(Fail::NotFound));
+                self.remote_answered(
+                    token,
+                    id,
+                    Some(if lost { Fail::Unsure } else { Fail::NotFound }),
+                );
                 continue;
             };
             remote.encode(id, op, &self.shared);
@@ -404,6 +413,13 @@ impl Loop {
                     self.remote_answered(token, id, None);
                     return Ok(true);
                 }
+                if let Some(sent) = remote.sent.get(id)
+                    && let Some(op) = self.ops.get_mut(sent.to.op)
+                    && op.expects(sent.piece).is_some()
+                    && let (Kind::Change(_), Some(at)) = (sent.to.kind, status.first_chunk())
+                {
+                    op.differs = Some(u32::from_le_bytes(*at));
+                }
                 let word = |at: usize| {
                     status.get(at..at + 8).map_or(0, |b| {
                         u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])
@@ -427,6 +443,10 @@ impl Loop {
                 let Some(reply) = reply else { return Ok(false) };
                 remote.input.consume(peer::REPLY_LEN);
                 remote.learn(reply.clock, &self.shared);
+                let differs = reply.status == peer::Status::Differs;
+                if differs && reply.payload as usize != peer::DIFFERS_LEN {
+                    return Err("answered a comparison without what differs".into());
+                }
                 (reply.id, Fail::from_status(reply.status), reply.payload as usize)
             }
             RemoteKey::Nbd(_) => {
@@ -454,7 +474,7 @@ impl Loop {
         if kind == Kind::Read && payload as u64 != sent.to.length {
             return Err("answered a read with another length".into());
         }
-        let gathers = matches!(kind, Kind::Status | Kind::Dirty) || kind.tells();
+        let gathers = matches!(kind, Kind::Status | Kind::Dirty | Kind::Change(_)) || kind.tells();
         let status = gathers.then(Vec::new);
         remote.receiving = Some(Receiving { id, left: payload, got: 0, status });
         Ok(true)
@@ -465,8 +485,8 @@ impl Loop {
         let Some(remote) = self.remotes.get_mut(token) else { return };
         let Some(sent) = remote.sent.remove(id) else { return };
         remote.round_trip.add((now - sent.since).as_secs_f64(), 1);
-        if let Some(t1) = &sent.t1 {
-            t1.end();
+        if let Some((t1, side)) = &sent.t1 {
+            t1.end(*side);
         }
         let result = error.map_or(Ok(crate::mailbox::SubData::None), Err);
         self.sub_done(sent.to.op, sent.piece, result);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use vs_wire::change::Change;
 use vs_wire::nbd::transmission::{Request as NbdRequest, encode_request};
 use vs_wire::nbd::{command, command_flag};
 use vs_wire::peer;
@@ -31,12 +32,15 @@ impl Remote {
 
     /// Appends a request to the output, opening its object first if this session has not.
     pub fn encode(&mut self, id: u64, op: &crate::op::Op, shared: &Shared) {
-        let Some(sent) = self.sent.get(id) else { return };
+        let Some(sent) = self.sent.get_mut(id) else { return };
+        sent.tried = true;
         let object = sent.object.clone();
         let Submit { kind, epoch, offset, length, at, intent, .. } = sent.to;
         let data = match kind {
             Kind::Write => &op.data[at as usize..(at + length) as usize],
             kind if kind.brings() => &op.data[..],
+            // One part is all of it.
+            Kind::Change(_) => &op.data,
             _ => &[],
         };
         // What goes to one of several legs holds the range lock until it ends: nothing newer is
@@ -49,7 +53,8 @@ impl Remote {
             if let (RemoteKey::Nbd(_), Object::Device) = (&*key, &object) {
                 let (command, flags) = match kind {
                     // Block status of NBD devices is not asked for: see `device_part`.
-                    Kind::Write => (command::WRITE, 0),
+                    // A change is none by then, but what it reads or writes.
+                    Kind::Write | Kind::Change(_) => (command::WRITE, 0),
                     Kind::Flush | Kind::Clean { .. } => (command::FLUSH, 0),
                     // A trim may leave anything behind, and all legs have to read alike.
                     Kind::Trim => (command::WRITE_ZEROES, 0),
@@ -91,6 +96,8 @@ impl Remote {
                 let code = match kind {
                     Kind::Read => peer::Op::Read,
                     Kind::Write => peer::Op::Write,
+                    Kind::Change(Change::CompareWrite) => peer::Op::CompareWrite,
+                    Kind::Change(Change::Or) => peer::Op::Or,
                     Kind::Flush => peer::Op::Flush,
                     Kind::Trim => peer::Op::Trim,
                     Kind::Status => peer::Op::Status,

@@ -34,7 +34,7 @@ fn rig() -> Rig {
 /// An SP with its portal, and its tag.
 fn portal(sp: &Sp, tag: u16) -> String {
     sp.engine.set_portal_group(tag, "");
-    sp.engine.listen_iscsi("127.0.0.1:0").expect("a portal")
+    sp.iscsi()
 }
 
 struct Two {

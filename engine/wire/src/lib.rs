@@ -1,6 +1,7 @@
 //! Protocols as bytes <-> typed values, without sockets: NBD as server and client, and the
 //! peer protocol between SPs. Nothing here panics on any input.
 
+pub mod change;
 pub mod iscsi;
 pub mod nbd;
 pub mod peer;

@@ -1,5 +1,6 @@
 //! The peer protocol between SPs (docs/engine.md). Little-endian, fixed-size headers.
 
+use crate::change::{self, Change};
 use crate::{Take, WireError, prefix};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"VSPEER03");
@@ -71,6 +72,9 @@ pub enum Op {
     Reserve = 12,
     /// Asks a volume's owner for its reservations: `scsi::reserve::Look`, answered with `Shown`.
     View = 13,
+    /// `change::Change`s of the range, which is within one unit. Payload: what is given for it.
+    CompareWrite = 14,
+    Or = 15,
 }
 
 impl Op {
@@ -95,7 +99,15 @@ pub enum Status {
     NotSupported = 6,
     /// Over a bound of the server's; nothing was done, and it may be sent again.
     Busy = 7,
+    /// Of a COMPARE AND WRITE: it was not as it should be, and nothing was written. Payload: the
+    /// first byte that was not (u32).
+    Differs = 8,
+    /// Of a COMPARE AND WRITE: it may have been carried out or not, and nobody will know.
+    Unsure = 9,
 }
+
+/// Bytes of a DIFFERS reply's payload.
+pub const DIFFERS_LEN: usize = 4;
 
 /// Request flags.
 pub const FUA: u8 = 1;
@@ -253,6 +265,8 @@ impl Request {
             11 => Op::Keep,
             12 => Op::Reserve,
             13 => Op::View,
+            14 => Op::CompareWrite,
+            15 => Op::Or,
             _ => return Err(WireError::Malformed("unknown peer request")),
         };
         let mut take = Take(&input[4..]);
@@ -272,6 +286,11 @@ impl Request {
                 request.length == u64::from(request.payload) && request.payload <= MAX_PAYLOAD
             }
             Op::Read => request.length <= u64::from(MAX_PAYLOAD) && request.payload == 0,
+            Op::CompareWrite | Op::Or => {
+                let change = if request.op == Op::Or { Change::Or } else { Change::CompareWrite };
+                change::fits(request.offset, request.length)
+                    && u64::from(request.payload) == change.gives(request.length)
+            }
             Op::Open => request.payload <= MAX_ID,
             Op::Keep | Op::Reserve | Op::View => request.payload <= MAX_RECORD,
             Op::Flush
@@ -316,6 +335,8 @@ impl Reply {
             5 => Status::Invalid,
             6 => Status::NotSupported,
             7 => Status::Busy,
+            8 => Status::Differs,
+            9 => Status::Unsure,
             _ => return Err(WireError::Malformed("unknown peer status")),
         };
         let mut take = Take(&input[4..]);

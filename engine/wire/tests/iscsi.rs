@@ -521,7 +521,7 @@ proptest! {
         cdb: [u8; 16],
         known in prop::sample::select(vec![
             0x00u8, 0x03, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x25, 0x28, 0x2a, 0x2e, 0x2f, 0x34,
-            0x35, 0x41, 0x42, 0x55, 0x5a, 0x88, 0x8a, 0x8e, 0x8f, 0x90, 0x91, 0x93, 0x9e, 0xa0,
+            0x35, 0x41, 0x42, 0x55, 0x5a, 0x83, 0x84, 0x88, 0x89, 0x8a, 0x8b, 0x8e, 0x8f, 0x90, 0x91, 0x93, 0x9e, 0xa0,
             0xa3, 0xa8, 0xaa, 0xae, 0xaf,
         ]),
         small: bool,
@@ -544,6 +544,7 @@ proptest! {
             Action::Read(extent)
             | Action::Write { extent, .. }
             | Action::Same(extent)
+            | Action::Change { extent, .. }
             | Action::Zero { extent, .. }
             | Action::Verify { extent, .. }
             | Action::Status(extent) => prop_assert!(within(&extent), "{extent:?}"),
@@ -552,6 +553,8 @@ proptest! {
             | Action::ConditionMet
             | Action::Fail(_)
             | Action::Flush
+            | Action::Copy(_)
+            | Action::Copied { .. }
             | Action::Reservation
             | Action::Reserve => {}
         }

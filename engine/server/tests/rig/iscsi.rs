@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::SOON;
+use super::{SOON, Sp};
 
 pub const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
 const GOOD: u8 = 0;
@@ -33,6 +34,8 @@ pub struct Initiator {
     stream: TcpStream,
     command: u32,
     task: u32,
+    /// Of the last sense.
+    information: u32,
 }
 
 fn number(bytes: &[u8]) -> u32 {
@@ -42,18 +45,25 @@ fn number(bytes: &[u8]) -> u32 {
 impl Initiator {
     /// Logs in at the target of "vol" as the initiator of that name.
     pub fn login(address: &str, name: &str) -> Initiator {
+        Initiator::to(address, "vol", name, 1)
+    }
+
+    /// Logs in at a volume's target, as a port of that initiator.
+    fn to(address: &str, volume: &str, name: &str, port: u8) -> Initiator {
         let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(SOON)).expect("a time-out");
-        let mut host = Initiator { stream, command: 1, task: 0 };
+        let mut host = Initiator { stream, command: 1, task: 0, information: 0 };
         let keys = format!(
-            "InitiatorName=iqn.2026-11.test:{name}\0TargetName={PREFIX}vol\0SessionType=Normal\0\
-             InitialR2T=Yes\0ImmediateData=Yes\0"
+            "InitiatorName=iqn.2026-11.test:{name}\0TargetName={PREFIX}{volume}\0\
+             SessionType=Normal\0InitialR2T=Yes\0ImmediateData=Yes\0FirstBurstLength=131072\0\
+             MaxRecvDataSegmentLength=262144\0"
         );
         let mut header = [0; 48];
         header[0] = 0x43;
         header[1] = 0x87;
         header[8] = 0x80;
-        header[11] = 1;
+        header[11] = port;
         header[24..28].copy_from_slice(&1u32.to_be_bytes());
         host.send(&mut header, keys.as_bytes());
         let (answer, _) = host.receive().expect("an answer");
@@ -63,7 +73,11 @@ impl Initiator {
 
     /// The same, past what it is told first.
     pub fn new(address: &str, name: &str) -> Initiator {
-        let mut host = Initiator::login(address, name);
+        Initiator::login(address, name).attended()
+    }
+
+    fn attended(self) -> Initiator {
+        let mut host = self;
         while let Ended::Check(6, _) = host.run(&[0; 6], 0, &[]) {}
         host
     }
@@ -86,7 +100,7 @@ impl Initiator {
         Some((header, data))
     }
 
-    /// Sends a command, with data of up to 8 KiB; gives its task.
+    /// Sends a command, with its data; gives its task.
     pub fn begin(&mut self, cdb: &[u8], expected: u32, data: &[u8]) -> u32 {
         self.task += 1;
         let mut header = [0; 48];
@@ -122,7 +136,10 @@ impl Initiator {
                         task,
                         match header[3] {
                             GOOD => Ended::Good(found),
-                            2 => Ended::Check(data[4] & 15, number(&data[14..16]) as u16),
+                            2 => {
+                                self.information = number(&data[5..9]);
+                                Ended::Check(data[4] & 15, number(&data[14..16]) as u16)
+                            }
                             status => Ended::Status(status),
                         },
                     ));
@@ -204,5 +221,72 @@ impl Initiator {
         let data = self.run(&[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0], 1024, &[]).data();
         let group = |group: &[u8]| (number(&group[2..4]) as u16, group[0] & 0x0f == 0);
         data[4..].chunks(12).map(group).collect()
+    }
+}
+
+/// A session's own part of its identity.
+static PORT: AtomicU8 = AtomicU8::new(1);
+
+/// How a command has failed: its sense key, its additional code, its information.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sense(pub u8, pub u16, pub u32);
+
+/// One that asks for more than a block at a time.
+pub struct Iscsi(Initiator);
+
+impl Iscsi {
+    /// A session with the volume's target, past what it is told first.
+    pub fn connect(address: &str, volume: &str) -> Iscsi {
+        let port = PORT.fetch_add(1, Ordering::Relaxed);
+        Iscsi(Initiator::to(address, volume, "host", port).attended())
+    }
+
+    /// A command that gives `expected` bytes, or brings `data`. Sent again if it was told something
+    /// in place of being carried out.
+    pub fn run(&mut self, cdb: &[u8; 16], expected: u32, data: &[u8]) -> Result<Vec<u8>, Sense> {
+        loop {
+            match self.0.run(cdb, expected, data) {
+                Ended::Good(data) => return Ok(data),
+                Ended::Check(6, _) => {}
+                Ended::Check(key, code) => return Err(Sense(key, code, self.0.information)),
+                other @ Ended::Status(_) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub fn read(&mut self, lba: u64, blocks: u32) -> Result<Vec<u8>, Sense> {
+        self.run(&long(0x88, lba, blocks), blocks * 512, &[])
+    }
+
+    pub fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), Sense> {
+        self.run(&long(0x8a, lba, data.len() as u32 / 512), 0, data).map(drop)
+    }
+
+    pub fn or(&mut self, lba: u64, data: &[u8]) -> Result<(), Sense> {
+        self.run(&long(0x8b, lba, data.len() as u32 / 512), 0, data).map(drop)
+    }
+
+    /// COMPARE AND WRITE of one block.
+    pub fn swap(&mut self, lba: u64, found: &[u8], new: &[u8], fua: bool) -> Result<(), Sense> {
+        let mut cdb = long(0x89, lba, 0);
+        cdb[1] = if fua { 0x08 } else { 0 };
+        cdb[13] = 1;
+        self.run(&cdb, 0, &[found, new].concat()).map(drop)
+    }
+}
+
+/// A CDB of 16 bytes.
+pub fn long(code: u8, lba: u64, blocks: u32) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    cdb[0] = code;
+    cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+    cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+    cdb
+}
+
+impl Sp {
+    /// Serves iSCSI, too; where.
+    pub fn iscsi(&self) -> String {
+        self.engine.listen_iscsi("127.0.0.1:0").expect("a portal")
     }
 }

@@ -1,6 +1,6 @@
 //! What the bytes of a CDB say (SBC-3, 5; SPC-4, 6).
 
-use super::{BLOCK, MOST};
+use super::{BLOCK, MOST, xcopy};
 
 pub mod op {
     pub const TEST_UNIT_READY: u8 = 0x00;
@@ -28,8 +28,12 @@ pub mod op {
     pub const MODE_SENSE_10: u8 = 0x5a;
     pub const PERSISTENT_RESERVE_IN: u8 = 0x5e;
     pub const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
+    pub const EXTENDED_COPY: u8 = 0x83;
+    pub const RECEIVE_COPY_RESULTS: u8 = 0x84;
     pub const READ_16: u8 = 0x88;
+    pub const COMPARE_AND_WRITE: u8 = 0x89;
     pub const WRITE_16: u8 = 0x8a;
+    pub const ORWRITE_16: u8 = 0x8b;
     pub const WRITE_AND_VERIFY_16: u8 = 0x8e;
     pub const VERIFY_16: u8 = 0x8f;
     pub const PRE_FETCH_16: u8 = 0x90;
@@ -44,12 +48,16 @@ pub mod op {
     pub const VERIFY_12: u8 = 0xaf;
 }
 
-/// Service actions of SERVICE ACTION IN(16) and MAINTENANCE IN.
+/// Service actions.
 pub mod action {
     pub const READ_CAPACITY_16: u8 = 0x10;
     pub const GET_LBA_STATUS: u8 = 0x12;
     pub const REPORT_PORT_GROUPS: u8 = 0x0a;
     pub const REPORT_SUPPORTED: u8 = 0x0c;
+    pub const EXTENDED_COPY_LID1: u8 = 0x00;
+    pub const COPY_STATUS: u8 = 0x00;
+    pub const OPERATING_PARAMETERS: u8 = 0x03;
+    pub const FAILED_SEGMENT: u8 = 0x04;
 }
 
 /// Service actions of PERSISTENT RESERVE IN.
@@ -105,6 +113,7 @@ impl Extent {
     #[must_use]
     pub fn of(cdb: &Cdb) -> Extent {
         let (lba, blocks) = match cdb[0] >> 5 {
+            _ if cdb[0] == op::COMPARE_AND_WRITE => (be64(cdb, 2), u64::from(cdb[13])),
             0 => {
                 let blocks = if cdb[4] == 0 { 256 } else { u64::from(cdb[4]) };
                 (u64::from(be32(cdb, 0) & 0x1f_ffff), blocks)
@@ -144,7 +153,9 @@ pub fn needs(cdb: &Cdb) -> u64 {
         | op::WRITE_16
         | op::WRITE_AND_VERIFY_10
         | op::WRITE_AND_VERIFY_12
-        | op::WRITE_AND_VERIFY_16 => extent.blocks.min(MOST) * BLOCK,
+        | op::WRITE_AND_VERIFY_16
+        | op::ORWRITE_16 => extent.blocks.min(MOST) * BLOCK,
+        op::COMPARE_AND_WRITE => 2 * extent.blocks * BLOCK,
         op::VERIFY_10 | op::VERIFY_12 | op::VERIFY_16 => match compares(cdb) {
             1 => extent.blocks.min(MOST) * BLOCK,
             3 if extent.blocks > 0 => BLOCK,
@@ -154,6 +165,7 @@ pub fn needs(cdb: &Cdb) -> u64 {
         // NDOB: no data is brought.
         op::WRITE_SAME_16 if cdb[1] & 1 == 0 => BLOCK,
         op::UNMAP | op::MODE_SELECT_10 => u64::from(be16(cdb, 7)),
+        op::EXTENDED_COPY => xcopy::needs(cdb),
         op::MODE_SELECT_6 => u64::from(cdb[4]),
         op::PERSISTENT_RESERVE_OUT => u64::from(be32(cdb, 5)).min(MOST_PARAMETERS),
         _ => 0,

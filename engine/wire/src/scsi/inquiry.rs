@@ -3,7 +3,7 @@
 use super::cdb::{Cdb, be16};
 use super::sense::{INVALID_FIELD, Sense};
 use super::unit::Unit;
-use super::{MOST, PHYSICAL, ports};
+use super::{MOST, PHYSICAL, ports, xcopy};
 
 const VENDOR: &[u8; 8] = b"VSWITCHD";
 const PRODUCT: &[u8; 16] = b"VIRTUAL-DISK    ";
@@ -13,6 +13,10 @@ const CLAIMS: [u16; 4] = [0x00a0, 0x0960, 0x0460, 0x04c0];
 pub const RANGES: u32 = 256;
 /// Most blocks that one UNMAP is about.
 pub const AT_ONCE: u32 = 1 << 20;
+
+/// Most blocks of one COMPARE AND WRITE: with more, some would lie on several SPs, and none of these could
+/// carry it out alone.
+pub const COMPARED: u64 = 1;
 
 /// The answer, of which the allocation length cuts off the end.
 ///
@@ -36,7 +40,7 @@ fn standard(unit: Option<&Unit>) -> Vec<u8> {
     data[2] = 0x06; // SPC-4
     data[3] = 0x02;
     data[4] = 96 - 5;
-    data[5] = 0x10; // implicit asymmetric access (SPC-4, 5.16)
+    data[5] = 0x18; // implicit asymmetric access (SPC-4, 5.16), third-party copy
     data[7] = 0x02; // command queuing
     data[8..16].copy_from_slice(VENDOR);
     data[16..32].copy_from_slice(PRODUCT);
@@ -49,11 +53,12 @@ fn standard(unit: Option<&Unit>) -> Vec<u8> {
 
 fn vital(unit: &Unit, page: u8) -> Result<Vec<u8>, Sense> {
     let body = match page {
-        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0x88, 0xb0, 0xb1, 0xb2],
+        0x00 => vec![0x00, 0x80, 0x83, 0x86, 0x88, 0x8f, 0xb0, 0xb1, 0xb2],
         0x80 => unit.serial.as_bytes().to_vec(),
         0x83 => names(unit),
         0x86 => extended(),
         0x88 => ports::listed(unit),
+        0x8f => xcopy::vital(),
         0xb0 => limits(),
         // Not rotating (SBC-3, 6.5.2).
         0xb1 => {
@@ -71,6 +76,11 @@ fn vital(unit: &Unit, page: u8) -> Result<Vec<u8>, Sense> {
     Ok(data)
 }
 
+/// The unit's name with its vendor.
+pub(super) fn vendor_name(unit: &Unit) -> Vec<u8> {
+    [VENDOR, unit.serial.as_bytes()].concat()
+}
+
 /// Designators (SPC-4, 7.8.5): of the unit, and of the port and target that it was reached by.
 fn names(unit: &Unit) -> Vec<u8> {
     let mut data = Vec::new();
@@ -80,9 +90,7 @@ fn names(unit: &Unit) -> Vec<u8> {
     };
     // A NAA that was registered with nobody: locally assigned.
     put(0x01, 0x03, &unit.naa);
-    let mut own = VENDOR.to_vec();
-    own.extend_from_slice(unit.serial.as_bytes());
-    put(0x02, 0x01, &own);
+    put(0x02, 0x01, &vendor_name(unit));
     let [high, low] = unit.tag.to_be_bytes();
     put(0x51, 0x94, &[0, 0, high, low]);
     put(0x51, 0x95, &[0, 0, high, low]);
@@ -103,6 +111,7 @@ fn extended() -> Vec<u8> {
 /// Block limits (SBC-3, 6.5.3).
 fn limits() -> Vec<u8> {
     let mut body = vec![0; 60];
+    body[1] = COMPARED as u8;
     body[2..4].copy_from_slice(&(1u16 << PHYSICAL).to_be_bytes());
     body[4..8].copy_from_slice(&(MOST as u32).to_be_bytes());
     body[8..12].copy_from_slice(&2048u32.to_be_bytes());

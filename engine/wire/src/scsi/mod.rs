@@ -8,6 +8,7 @@ pub mod reserve;
 pub mod sense;
 pub mod support;
 pub mod unit;
+pub mod xcopy;
 
 /// Bytes of a logical block.
 pub const BLOCK: u64 = 512;

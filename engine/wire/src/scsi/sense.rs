@@ -42,6 +42,19 @@ pub const CAPACITY_CHANGED: Sense = sense(0x6, 0x2a09);
 pub const CLEARED: Sense = sense(0x6, 0x2f00);
 pub const SPACE: Sense = sense(0x7, 0x2707);
 pub const TOO_LITTLE_DATA: Sense = sense(0xb, 0x4b00);
+pub const TOO_MANY_TARGETS: Sense = sense(0x5, 0x2606);
+pub const TARGET_TYPE: Sense = sense(0x5, 0x2607);
+pub const TOO_MANY_SEGMENTS: Sense = sense(0x5, 0x2608);
+pub const SEGMENT_TYPE: Sense = sense(0x5, 0x2609);
+pub const INLINE_DATA: Sense = sense(0x5, 0x260b);
+/// A copy's list has the identifier of one that is being carried out.
+pub const COPY_UNDER_WAY: Sense = sense(0x5, 0x0016);
+/// COPY ABORTED, by why.
+pub const COPY_FAILED: Sense = sense(0xa, 0x0000);
+pub const NO_SUCH_TARGET: Sense = sense(0xa, 0x0804);
+pub const TARGET_AWAY: Sense = sense(0xa, 0x0d02);
+/// Nobody knows whether it was carried out: communication with where it would be has failed.
+pub const UNSURE: Sense = sense(0xb, 0x0800);
 pub const INTERNAL: Sense = sense(0x4, 0x4400);
 pub const MISCOMPARE: Sense = sense(0xe, 0x1d00);
 

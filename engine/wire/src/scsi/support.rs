@@ -65,8 +65,30 @@ const KNOWN: &[Known] = &[
     reserves(&[0x5f, 0x05, F, 0, 0, F, F, F, F, 0x07]),
     reserves(&[0x5f, 0x06, F, 0, 0, F, F, F, F, 0x07]),
     reserves(&[0x5f, 0x07, F, 0, 0, F, F, F, F, 0x07]),
+    serviced(
+        op::EXTENDED_COPY,
+        action::EXTENDED_COPY_LID1,
+        &[0x83, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
+    serviced(
+        op::RECEIVE_COPY_RESULTS,
+        action::COPY_STATUS,
+        &[0x84, 0x1f, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
+    serviced(
+        op::RECEIVE_COPY_RESULTS,
+        action::OPERATING_PARAMETERS,
+        &[0x84, 0x1f, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
+    serviced(
+        op::RECEIVE_COPY_RESULTS,
+        action::FAILED_SEGMENT,
+        &[0x84, 0x1f, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0x07],
+    ),
     plain(op::READ_16, &[0x88, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
+    plain(op::COMPARE_AND_WRITE, &[0x89, 0xf8, F, F, F, F, F, F, F, F, 0, 0, 0, F, 0, 0x07]),
     plain(op::WRITE_16, &[0x8a, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
+    plain(op::ORWRITE_16, &[0x8b, 0xf8, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
     plain(op::WRITE_AND_VERIFY_16, &[0x8e, 0xf6, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
     plain(op::VERIFY_16, &[0x8f, 0xf6, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0x07]),
     plain(op::PRE_FETCH_16, &[0x90, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0x1f, 0x07]),
@@ -121,6 +143,12 @@ pub fn is_plain(cdb: &Cdb) -> bool {
     })
 }
 
+/// True if service actions belong to the code.
+#[must_use]
+pub fn has_actions(code: u8) -> bool {
+    KNOWN.iter().any(|known| known.code == code && known.action.is_some())
+}
+
 /// The answer, of which the allocation length cuts off the end.
 ///
 /// # Errors
@@ -128,7 +156,7 @@ pub fn is_plain(cdb: &Cdb) -> bool {
 pub fn report(cdb: &Cdb) -> Result<Vec<u8>, Sense> {
     let timed = cdb[2] & 0x80 != 0;
     let (code, action) = (cdb[3], be16(cdb, 4));
-    let has_actions = KNOWN.iter().any(|known| known.code == code && known.action.is_some());
+    let has_actions = has_actions(code);
     let action = u8::try_from(action).ok();
     let mut data = match cdb[2] & 7 {
         0 => all(timed),

@@ -3,7 +3,9 @@
 use super::cdb::{Cdb, Extent, action, be16, be32, compares, op};
 use super::ports::Port;
 use super::sense::{self, Sense};
-use super::{BLOCK, MOST, data, inquiry, ports, support};
+use super::xcopy::{List, Question};
+use super::{BLOCK, MOST, data, inquiry, ports, support, xcopy};
+use crate::change::Change;
 
 /// What stands still of a logical unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,12 @@ pub enum Action {
         fua: bool,
         verifies: bool,
     },
+    /// A change by what it brought, of what is there.
+    Change {
+        change: Change,
+        extent: Extent,
+        fua: bool,
+    },
     /// The one block that it brought, over and over.
     Same(Extent),
     Zero {
@@ -53,6 +61,14 @@ pub enum Action {
     /// It is about reservations: PERSISTENT RESERVE IN, and what changes them.
     Reservation,
     Reserve,
+    /// From blocks to blocks, of units that the list names.
+    Copy(List),
+    /// How such a list went, in at most so many bytes.
+    Copied {
+        list: u8,
+        question: Question,
+        most: usize,
+    },
 }
 
 impl Unit {
@@ -102,13 +118,7 @@ fn request_sense(cdb: &Cdb, sense: Sense) -> Action {
 
 fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
     if !support::is_known(cdb) {
-        let actions = matches!(
-            cdb[0],
-            op::SERVICE_ACTION_IN_16
-                | op::MAINTENANCE_IN
-                | op::PERSISTENT_RESERVE_IN
-                | op::PERSISTENT_RESERVE_OUT
-        );
+        let actions = support::has_actions(cdb[0]);
         return Err(if actions { sense::INVALID_FIELD } else { sense::INVALID_OPCODE });
     }
     if !support::is_plain(cdb) {
@@ -155,6 +165,19 @@ fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
         | op::RESERVE_10
         | op::RELEASE_6
         | op::RELEASE_10 => Ok(Action::Reserve),
+        op::EXTENDED_COPY => Ok(match xcopy::list(cdb, brought)? {
+            Some(list) => Action::Copy(list),
+            None => Action::Reply(Vec::new()),
+        }),
+        op::RECEIVE_COPY_RESULTS if cdb[1] & 0x1f == action::OPERATING_PARAMETERS => {
+            let mut data = xcopy::parameters();
+            data.truncate(xcopy::allocation(cdb));
+            Ok(Action::Reply(data))
+        }
+        op::RECEIVE_COPY_RESULTS => {
+            let (list, question) = xcopy::question(cdb)?;
+            Ok(Action::Copied { list, question, most: xcopy::allocation(cdb) })
+        }
         _ if protected => Err(sense::INVALID_FIELD),
         op::READ_6 | op::READ_10 | op::READ_12 | op::READ_16 => {
             unit.extent(cdb, MOST).map(Action::Read)
@@ -164,6 +187,11 @@ fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
             let extent = unit.extent(cdb, MOST)?;
             Ok(Action::Write { extent, fua, verifies: false })
         }
+        op::COMPARE_AND_WRITE => {
+            let extent = unit.extent(cdb, inquiry::COMPARED)?;
+            changed(cdb, extent, Change::CompareWrite, brought)
+        }
+        op::ORWRITE_16 => changed(cdb, unit.extent(cdb, MOST)?, Change::Or, brought),
         op::WRITE_AND_VERIFY_10 | op::WRITE_AND_VERIFY_12 | op::WRITE_AND_VERIFY_16 => {
             let extent = unit.extent(cdb, MOST)?;
             Ok(Action::Write { extent, fua: true, verifies: true })
@@ -185,6 +213,14 @@ fn decided(unit: &Unit, cdb: &Cdb, brought: &[u8]) -> Result<Action, Sense> {
         op::UNMAP => unmap(unit, cdb, brought),
         _ => Err(sense::INVALID_OPCODE),
     }
+}
+
+/// COMPARE AND WRITE and ORWRITE: nothing can be done with a part of what they should bring.
+fn changed(cdb: &Cdb, extent: Extent, change: Change, brought: &[u8]) -> Result<Action, Sense> {
+    if brought.len() as u64 != change.gives(extent.bytes()) {
+        return Err(sense::INVALID_FIELD);
+    }
+    Ok(Action::Change { change, extent, fua: cdb[1] & 0x08 != 0 })
 }
 
 /// SBC-3, 5.40 and 5.41.

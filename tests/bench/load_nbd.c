@@ -1,64 +1,32 @@
-/* Connecting, and the handshake: blocking, in order. */
+/* NBD: the handshake, requests, simple replies. */
 #define _GNU_SOURCE
 #include "load.h"
 
-#include <arpa/inet.h>
 #include <endian.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 
 #define OPTION_MAGIC UINT64_C(0x49484156454f5054)
 #define GREETING_MAGIC UINT64_C(0x4e42444d41474943)
 #define OPTION_REPLY_MAGIC UINT64_C(0x3e889045565a9)
+#define REQUEST_MAGIC 0x25609513u
+#define REPLY_MAGIC 0x67446698u
 enum { OPT_GO = 7, REP_ACK = 1, REP_INFO = 3, INFO_EXPORT = 0 };
+enum { CMD_READ = 0, CMD_WRITE = 1, CMD_DISC = 2, FLAG_FUA = 1 };
 
-void put(int fd, const void *bytes, size_t length) {
-    if (send(fd, bytes, length, MSG_NOSIGNAL) != (ssize_t)length) die("send: %s", strerror(errno));
-}
+struct request {
+    uint32_t magic;
+    uint16_t flags, type;
+    uint64_t cookie, offset;
+    uint32_t length;
+} __attribute__((packed));
 
-static void get(int fd, void *bytes, size_t length) {
-    if (recv(fd, bytes, length, MSG_WAITALL) != (ssize_t)length)
-        die("the server closed the connection in the handshake");
-}
+struct reply {
+    uint32_t magic, error;
+    uint64_t cookie;
+} __attribute__((packed));
 
-int dial(const char *address) {
-    union {
-        struct sockaddr any;
-        struct sockaddr_un path;
-        struct sockaddr_in host;
-    } to = {0};
-    socklen_t length;
-    if (strchr(address, '/')) {
-        to.path.sun_family = AF_UNIX;
-        if (strlen(address) >= sizeof to.path.sun_path) die("%s: too long", address);
-        strcpy(to.path.sun_path, address);
-        length = sizeof to.path;
-    } else {
-        char host[64];
-        const char *colon = strrchr(address, ':');
-        if (!colon || (size_t)(colon - address) >= sizeof host) die("%s: not HOST:PORT", address);
-        memcpy(host, address, (size_t)(colon - address));
-        host[colon - address] = 0;
-        to.host.sin_family = AF_INET;
-        to.host.sin_port = htons((uint16_t)atoi(colon + 1));
-        if (inet_pton(AF_INET, host, &to.host.sin_addr) != 1) die("%s: not an address", host);
-        length = sizeof to.host;
-    }
-    int fd = socket(to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-    if (fd < 0 || connect(fd, &to.any, length)) die("%s: %s", address, strerror(errno));
-    if (to.any.sa_family == AF_INET) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    struct timeval limit = {STALL_MS / 1000, 0};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-    return fd;
-}
-
-uint64_t negotiate(int fd, const char *export) {
+static uint64_t negotiate(unsigned conn, int fd, const char *export, size_t block) {
+    (void)conn, (void)block;
     struct {
         uint64_t magic, option_magic;
         uint16_t flags;
@@ -100,3 +68,33 @@ uint64_t negotiate(int fd, const char *export) {
         }
     }
 }
+
+static void request(unsigned conn, uint8_t *header, unsigned slot, bool writes, bool fua,
+                    uint64_t offset, uint32_t length) {
+    (void)conn;
+    struct request request = {
+        htobe32(REQUEST_MAGIC), htobe16(fua ? FLAG_FUA : 0), htobe16(writes ? CMD_WRITE : CMD_READ),
+        slot, htobe64(offset), htobe32(length),
+    };
+    memcpy(header, &request, sizeof request);
+}
+
+static struct answer answer(unsigned conn, const uint8_t *header, bool writing, size_t block) {
+    (void)conn;
+    struct reply reply;
+    memcpy(&reply, header, sizeof reply);
+    if (be32toh(reply.magic) != REPLY_MAGIC) die("not a simple reply");
+    if (reply.error) die("the server says error %u", be32toh(reply.error));
+    if (reply.cookie > UINT32_MAX) die("an answer to no request");
+    return (struct answer){writing ? 0 : block, (unsigned)reply.cookie, true};
+}
+
+static void farewell(unsigned conn, int fd) {
+    (void)conn;
+    struct request request = {htobe32(REQUEST_MAGIC), 0, htobe16(CMD_DISC), 0, 0, 0};
+    put(fd, &request, sizeof request);
+}
+
+const struct protocol nbd = {
+    sizeof(struct request), sizeof(struct reply), negotiate, request, answer, farewell,
+};
