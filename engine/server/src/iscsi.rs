@@ -26,6 +26,7 @@ use crate::mailbox::Message;
 use crate::metrics::{OpName, Transport};
 use crate::op::{Fail, Kind, Op, Scope, Source};
 use crate::slab::{Slab, Token};
+use crate::socket::Stream;
 use crate::status;
 use crate::xcopy::Copying;
 
@@ -89,7 +90,9 @@ pub enum Then {
 
 struct Offered<'a> {
     volumes: &'a Slab<LoopVolume>,
-    portal: String,
+    sessions: &'a Sessions,
+    /// The connection by which the initiator has come.
+    stream: &'a Stream,
 }
 
 impl Offered<'_> {
@@ -101,11 +104,14 @@ impl Offered<'_> {
 
 impl Targets for Offered<'_> {
     fn all(&self) -> Vec<(String, Vec<String>)> {
+        let mut portal = lock(&self.sessions.advertised).clone();
+        if portal.is_empty() {
+            portal = self.stream.local();
+        }
+        let portal = format!("{portal},{}", self.sessions.tag.load(Ordering::Relaxed));
         let served = self.volumes.iter().filter(|(_, volume)| !volume.leaving);
         let mut names: Vec<_> = served
-            .map(|(_, volume)| {
-                (format!("{PREFIX}{}", volume.volume.name), vec![self.portal.clone()])
-            })
+            .map(|(_, volume)| (format!("{PREFIX}{}", volume.volume.name), vec![portal.clone()]))
             .collect();
         names.sort();
         names
@@ -163,12 +169,7 @@ impl Loop {
             Ok(None) => return false,
             Err(_) => return self.iscsi_broken(token),
         };
-        let tag = sessions.tag.load(Ordering::Relaxed);
-        let mut portal = lock(&sessions.advertised).clone();
-        if portal.is_empty() {
-            portal = conn.stream.local();
-        }
-        let offered = Offered { volumes: &self.volumes, portal: format!("{portal},{tag}") };
+        let offered = Offered { volumes: &self.volumes, sessions, stream: &conn.stream };
         let (input, out) = (&conn.input, &mut conn.out);
         match &mut conn.protocol {
             Protocol::IscsiLogin(login) => {
@@ -210,7 +211,9 @@ impl Loop {
     /// The login is over.
     fn iscsi_begin(&mut self, token: Token, agreed: Agreed) {
         let tag = self.shared.iscsi.tag.load(Ordering::Relaxed);
-        let offered = Offered { volumes: &self.volumes, portal: String::new() };
+        let Some(conn) = self.conns.get(token) else { return };
+        let sessions = &self.shared.iscsi;
+        let offered = Offered { volumes: &self.volumes, sessions, stream: &conn.stream };
         let found = agreed.target.as_deref().and_then(|target| offered.find(target));
         let volume = found.as_ref().map(|(volume, _)| *volume);
         let unit = found.map_or_else(Unit::default, |(_, volume)| {
