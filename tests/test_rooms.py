@@ -39,10 +39,16 @@ CARRIERS = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "sqlite3", 
 CLI_MAY = {"cli", "api.client", "api.host_client", "errors", "errors_text", "model.layout"}
 
 LINE_LIMIT = 600
-GENERATED = ("vswitchd/rpc/", "requirements.lock", "engine/Cargo.lock", "LICENSE")
+GENERATED = (
+    "vswitchd/rpc/",
+    "requirements.lock",
+    "engine/Cargo.lock",
+    "engine/fuzz/Cargo.lock",
+    "LICENSE",
+)
 
-#: Cargo names its registry in the lock file; that cannot be left out.
-MAY_NAME_HOSTS = {"engine/Cargo.lock"}
+#: Cargo names its registry in its lock files; that cannot be left out.
+MAY_NAME_HOSTS = {"engine/Cargo.lock", "engine/fuzz/Cargo.lock"}
 HOSTS = re.compile(
     r"\b(pypi|pythonhosted|npmjs|crates|debian|golang|rust-lang)\.(org|io)\b", re.IGNORECASE
 )

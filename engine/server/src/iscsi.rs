@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use vs_wire::change;
-use vs_wire::iscsi::access::{Door, Nonce, Targets};
 use vs_wire::iscsi::login::{Agreed, Outcome};
 use vs_wire::iscsi::pdu::{Digests, frame};
 use vs_wire::iscsi::session::{Command, Event, Session, Status};
@@ -17,21 +16,19 @@ use vs_wire::scsi::unit::{Action, Unit, decide};
 use vs_wire::scsi::xcopy::Progress;
 use vs_wire::scsi::{BLOCK, LUN, data, status as code};
 
-use crate::access::Accesses;
 use crate::buffers::Buffer;
 use crate::conn::Protocol;
 use crate::control::lock;
-use crate::event_loop::{Loop, LoopVolume};
+use crate::event_loop::Loop;
 use crate::inline::Inline;
+use crate::iscsi_targets::Offered;
 use crate::mailbox::Message;
 use crate::metrics::{OpName, Transport};
 use crate::op::{Fail, Kind, Op, Scope, Source};
-use crate::slab::{Slab, Token};
+use crate::slab::Token;
 use crate::status;
 use crate::xcopy::Copying;
 
-/// What comes before a volume's name in its target's.
-pub const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
 /// An initiator that says nothing is asked whether it is there; without an answer for as long
 /// again its connection is closed.
 const SILENT: Duration = Duration::from_secs(15);
@@ -94,52 +91,6 @@ impl IscsiSession {
     }
 }
 
-struct Offered<'a> {
-    volumes: &'a Slab<LoopVolume>,
-    access: &'a Accesses,
-    portal: String,
-}
-
-impl Offered<'_> {
-    fn find(&self, target: &str) -> Option<(Token, &LoopVolume)> {
-        let name = target.strip_prefix(PREFIX)?;
-        self.volumes.iter().find(|(_, v)| v.volume.name == name && !v.leaving)
-    }
-}
-
-impl Targets for Offered<'_> {
-    fn all(&self, initiator: &str) -> Vec<(String, Vec<String>)> {
-        let admits = |v: &LoopVolume| self.access.demand(&v.volume.id, initiator).is_some();
-        let served = self.volumes.iter().filter(|(_, v)| !v.leaving && admits(v));
-        let mut names: Vec<_> = served
-            .map(|(_, volume)| {
-                let mut portals = vec![self.portal.clone()];
-                let own = self.portal.rsplit(',').next().unwrap_or_default();
-                let known = volume.volume.guard.known();
-                let others = known
-                    .portals
-                    .iter()
-                    .filter(|portal| !portal.address.is_empty() && portal.tag.to_string() != own);
-                portals.extend(others.map(|other| format!("{},{}", other.address, other.tag)));
-                (format!("{PREFIX}{}", volume.volume.name), portals)
-            })
-            .collect();
-        names.sort();
-        names
-    }
-
-    fn door(&self, target: &str, initiator: &str) -> Door {
-        let Some((_, volume)) = self.find(target) else { return Door::Absent };
-        let demand = self.access.demand(&volume.volume.id, initiator);
-        demand.map_or(Door::Closed, Door::Open)
-    }
-
-    fn nonce(&self) -> Option<Nonce> {
-        let mut nonce = Nonce::from([0; 33]);
-        getrandom::fill(&mut nonce).ok().map(|()| nonce)
-    }
-}
-
 /// Who a volume is to initiators, from whichever SP serves it.
 pub fn unit(id: &str, target: &str, tag: u16, size: u64) -> Unit {
     let digits = id.bytes().filter(u8::is_ascii_hexdigit);
@@ -195,13 +146,8 @@ impl Loop {
             Ok(None) => return false,
             Err(_) => return self.iscsi_broken(token),
         };
-        let tag = sessions.tag.load(Ordering::Relaxed);
-        let mut portal = lock(&sessions.advertised).clone();
-        if portal.is_empty() {
-            portal = conn.stream.local();
-        }
-        let portal = format!("{portal},{tag}");
-        let offered = Offered { volumes: &self.volumes, access: &self.shared.access, portal };
+        let access = &self.shared.access;
+        let offered = Offered { volumes: &self.volumes, access, sessions, stream: &conn.stream };
         let (input, out) = (&conn.input, &mut conn.out);
         match &mut conn.protocol {
             Protocol::IscsiLogin(login) => {
@@ -253,8 +199,9 @@ impl Loop {
     /// The login is over.
     fn iscsi_begin(&mut self, token: Token, agreed: Agreed) {
         let tag = self.shared.iscsi.tag.load(Ordering::Relaxed);
-        let access = &self.shared.access;
-        let offered = Offered { volumes: &self.volumes, access, portal: String::new() };
+        let Some(conn) = self.conns.get(token) else { return };
+        let (sessions, access) = (&self.shared.iscsi, &self.shared.access);
+        let offered = Offered { volumes: &self.volumes, access, sessions, stream: &conn.stream };
         let found = agreed.target.as_deref().and_then(|target| offered.find(target));
         // It may have changed since the login began.
         let found = found.filter(|(_, volume)| access.admits(&volume.volume.id, &agreed));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
 use vs_wire::scsi::reserve::Nexus;
 
 use crate::control::lock;
-use crate::iscsi::PREFIX;
+use crate::iscsi_targets::PREFIX;
 use crate::slab::Token;
 
 /// An initiator's port with a target's (RFC 7143, 4.4.3): there is one session at a time between them.

@@ -27,6 +27,7 @@ mod inline;
 mod iscsi;
 mod iscsi_reserve;
 mod iscsi_sessions;
+mod iscsi_targets;
 mod lease;
 mod legs;
 mod mailbox;

@@ -5,6 +5,7 @@ mod rig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use rig::iscsi::{Iscsi, Sense};
 use rig::*;
@@ -200,7 +201,11 @@ fn plain_writes_are_not_undone(a: &Sp, b: &Sp) {
         })
         .collect();
     let mut writers: Vec<Iscsi> = portals.iter().map(|at| Iscsi::connect(at, "vol")).collect();
-    for round in 1..600u64 {
+    let deadline = Instant::now() + SOON;
+    let mut round = 0u64;
+    while round < 600 || swaps.load(Ordering::SeqCst) < 50 {
+        assert!(Instant::now() < deadline, "swaps: not in time");
+        round += 1;
         let host = &mut writers[round as usize % 2];
         let mut block = vec![0u8; 512];
         block[..8].copy_from_slice(&round.to_le_bytes());
@@ -208,7 +213,6 @@ fn plain_writes_are_not_undone(a: &Sp, b: &Sp) {
         let now = writers[(round as usize / 2) % 2].read(LBA, 1).expect("a read");
         assert_eq!(now[..8], round.to_le_bytes(), "round {round} was undone");
     }
-    until("swaps", || swaps.load(Ordering::SeqCst) > 50);
     stop.store(true, Ordering::SeqCst);
     swappers.into_iter().for_each(|host| host.join().expect("a host"));
 }
