@@ -425,11 +425,9 @@ impl Loop {
         let (fail, changes) = (op.fail, op.kind.changes() || op.kind == Kind::Flush || keeper);
         let hosts = Source::is_hosts;
         let host = (hosts(&op.source) || matches!(op.source, Source::Peer { .. })) && !direct;
-        if matches!(fail, Some(Fail::Io | Fail::NoSpace))
-            && (host || keeper)
-            && changes
-            && self.blame_failed(token)
-        {
+        // That its label is full is no fault of a leg.
+        let failed = matches!(fail, Some(Fail::Io)) || fail == Some(Fail::NoSpace) && !keeper;
+        if failed && (host || keeper) && changes && self.blame_failed(token) {
             if self.ops.get(token).is_some_and(Op::is_unsure) {
                 return self.finish(token, Err(Fail::Unsure));
             }

@@ -225,7 +225,8 @@ fn nothing_that_was_begun_before_comes_after_a_preemption() {
 
 #[test]
 fn a_view_that_can_not_be_renewed_ends() {
-    let rig = Rig { hold: 2.0, ..rig() };
+    let more = json!({"lease_seconds": 1.0, "forward_seconds": 0.3});
+    let rig = Rig { hold: 3.0, more, ..Rig::new() };
     let (a, b) = (rig.sp("sp-a"), rig.sp("sp-b"));
     let (at_a, at_b) = (portal(&a, 1), portal(&b, 2));
     a.leaf("a", SIZE);
@@ -240,13 +241,31 @@ fn a_view_that_can_not_be_renewed_ends() {
     let (mut one, mut two) = (Initiator::new(&at_a, "one"), Initiator::new(&at_b, "two"));
     assert_eq!(one.out(REGISTER, 0, 0, 1), GOOD);
     assert_eq!(two.write(0, 2), GOOD);
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&asked);
+    // It asks all the time; when its last question was begun that was answered well.
+    let asks = thread::spawn(move || {
+        let mut last = Instant::now();
+        loop {
+            let begun = Instant::now();
+            match two.ready() {
+                Ended::Good(_) => last = begun,
+                // What it could answer by itself waits, and is told to come again.
+                Ended::Status(0x08) => return (two, last),
+                other => panic!("{other:?}"),
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    until("questions", || asked.load(Ordering::SeqCst) > 100);
     link.hold();
     // The other SP can't be told: it is waited for until it goes by its view no longer.
     let begun = Instant::now();
     assert_eq!(one.out(RESERVE, ALL, 1, 0), GOOD);
-    assert!(begun.elapsed() < Duration::from_secs(2));
-    // Even what it could answer by itself waits there, and is told to come again.
-    assert_eq!(two.ready(), Ended::Status(0x08));
+    let reserved = Instant::now();
+    assert!(reserved - begun < Duration::from_secs(5));
+    let (mut two, last) = asks.join().expect("the questions");
+    assert!(last < reserved, "it went on by its view");
     link.open();
     assert_eq!(two.read(0), CONFLICT);
     a.stop();

@@ -261,6 +261,45 @@ fn what_was_aborted_is_answered_no_more_and_the_abort_waits_for_its_end() {
 }
 
 #[test]
+fn a_reset_is_answered_when_all_have_ended_here_and_elsewhere() {
+    let mut rig = Rig::new(&[]);
+    assert!(matches!(rig.command(1, 0xc0, 512, cdb(READ, 1), &[]).0, Event::Command(_)));
+    for (task, function, first) in [(2, 5, true), (3, 4, false), (4, 6, true)] {
+        let mut reset = request(opcode::TASK | 0x40, 0x80 | function, task, rig.number);
+        reset.put_lun(1 << 48);
+        let wanted = Event::Reset { task, clears: function == 4 };
+        assert_eq!(rig.send(&reset, &[]), (wanted, Vec::new()));
+        let mut out = Vec::new();
+        if first && task == 2 {
+            rig.session.reset_done(task, true, &mut out);
+            assert!(out.is_empty() && rig.session.is_aborted(1), "its own read is under way");
+            let told = rig.answer(1, &[0; 512]);
+            assert_eq!((told[0].0.opcode(), told[0].0.task(), told[0].0.0[2]), (0x22, 2, 0));
+            continue;
+        }
+        rig.session.reset_done(task, first, &mut out);
+        let told = sent(&out, Digests::default());
+        assert_eq!(told[0].0.0[2], if first { 0 } else { 255 });
+    }
+    let mut elsewhere = request(opcode::TASK | 0x40, 0x85, 9, rig.number);
+    elsewhere.put_lun(2 << 48);
+    assert_eq!(rig.send(&elsewhere, &[]).1[0].0.0[2], 2, "no such unit");
+}
+
+#[test]
+fn a_request_to_log_out_has_its_own_number() {
+    let mut rig = Rig::new(&[]);
+    let mut out = Vec::new();
+    rig.session.ask_logout(2, &mut out);
+    rig.session.ask_logout(2, &mut out);
+    let told = sent(&out, Digests::default());
+    let header = told[0].0;
+    assert_eq!((header.opcode(), header.task(), header.0[36]), (0x32, NONE, 1));
+    assert_eq!(header.get(40) & 0xffff, 2);
+    assert_eq!(told[1].0.get(24), header.get(24) + 1);
+}
+
+#[test]
 fn data_of_another_order_fail_the_command_alone() {
     let mut rig = Rig::new(&[("InitialR2T", "Yes"), ("ImmediateData", "No")]);
     let (event, told) = rig.command(1, 0xa0, 1024, cdb(WRITE, 2), &[]);

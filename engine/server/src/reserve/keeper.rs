@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use vs_io::planted;
 use vs_wire::scsi::reserve::{Look, Outcome, Portal, Record, Request, Shown, apply};
+use vs_wire::scsi::sense;
 
 use super::{Ask, FOREVER, Known};
 use crate::active::Active;
@@ -31,8 +32,8 @@ enum Phase {
     #[default]
     Unknown,
     Recalling,
-    /// All of them are to have this one.
-    Settling(Box<Record>),
+    /// All of them are to have this one; then this one is told that nothing has changed.
+    Settling(Box<Record>, Option<Ask>),
     Idle,
     Keeping(Box<Record>, Ask),
     /// What was begun under older records ends; then this one is answered.
@@ -203,7 +204,7 @@ impl Loop {
                         record.epoch = active.epoch;
                         let bytes = record.encode(false);
                         let version = record.version;
-                        keeper.phase = Phase::Settling(record.into());
+                        keeper.phase = Phase::Settling(record.into(), None);
                         return self.keeper_op(token, Kind::Keep, version, bytes);
                     }
                     Err(leaf) => {
@@ -211,7 +212,13 @@ impl Loop {
                         eprintln!("vswitchd engine: {t1}: its reservations can't be read");
                     }
                 },
-                (Phase::Settling(record), Kind::Keep) => return self.publish(token, *record, None),
+                (Phase::Settling(record, ask), Kind::Keep) => {
+                    if let Some(ask) = ask {
+                        let full = Outcome::Check(sense::REGISTRATION_RESOURCES);
+                        self.answer(&ask, Ok(full.encode().to_vec()));
+                    }
+                    return self.publish(token, *record, None);
+                }
                 (Phase::Keeping(record, ask), Kind::Keep) => {
                     return self.publish(token, *record, Some(ask));
                 }
@@ -220,9 +227,22 @@ impl Loop {
                     return;
                 }
             }
-        } else if let Phase::Keeping(_, ask) = phase {
-            // Some may have it by now: whoever asked asks again, and is told when that is known.
-            self.answer(&ask, Err(Fail::NotFound));
+        } else {
+            match phase {
+                Phase::Keeping(next, ask) if result == Err(Fail::NoSpace) => {
+                    // A label has no room for more. It has for what it had, which all get again.
+                    let (epoch, version) = (active.epoch, next.version + 1);
+                    let record = Record { epoch, version, ..keeper.record.clone() };
+                    let bytes = record.encode(false);
+                    keeper.phase = Phase::Settling(record.into(), Some(ask));
+                    return self.keeper_op(token, Kind::Keep, version, bytes);
+                }
+                // Some may have it by now: whoever asked asks again, and is told when that is known.
+                Phase::Keeping(_, ask) | Phase::Settling(_, Some(ask)) => {
+                    self.answer(&ask, Err(Fail::NotFound));
+                }
+                _ => {}
+            }
         }
         let Some(volume) = self.volumes.get_mut(token) else { return };
         volume.volume.guard.shut();
@@ -407,7 +427,9 @@ impl Loop {
         asks.extend(keeper.looks.drain(..).map(|(ask, _)| ask));
         asks.extend(keeper.watches.drain(..).map(|(ask, ..)| ask));
         match std::mem::take(&mut keeper.phase) {
-            Phase::Keeping(_, ask) | Phase::Draining(Some(ask)) => asks.push(ask),
+            Phase::Keeping(_, ask) | Phase::Draining(Some(ask)) | Phase::Settling(_, Some(ask)) => {
+                asks.push(ask)
+            }
             _ => {}
         }
         let view = keeper.sight.stop();
