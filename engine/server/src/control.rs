@@ -59,6 +59,7 @@ impl From<DeviceError> for Failure {
             ErrorKind::NotFound => "not_found",
             ErrorKind::Invalid => "invalid",
             ErrorKind::Exists => "exists",
+            ErrorKind::Unlike => "unlike",
             ErrorKind::Stale => "stale",
             ErrorKind::Unsafe => "unsafe",
             ErrorKind::Timeout => "timeout",
@@ -230,6 +231,12 @@ impl Engine {
         }
         // What nobody waits for, such as the clearing of a map, must not come after a successor.
         let rested = self.shared.devices().values().all(|device| device.pool.rest(deadline));
+        for device in self.shared.devices().values() {
+            // What stays open is unknown at the next start, and no more than that.
+            if let Err(error) = device.settle_checksums(None, deadline) {
+                eprintln!("vswitchd engine: {error}");
+            }
+        }
         answered && flushed && rested
     }
 
@@ -516,6 +523,7 @@ impl Engine {
         let known = self.shared.devices();
         let counted = known.values().map(|device| DeviceMetrics {
             id: device.id.clone(),
+            checksum_errors: device.checksums().map(|checksums| checksums.errors()),
             counters: all.devices.get(device).cloned().unwrap_or_default(),
         });
         let mut devices: Vec<DeviceMetrics> = counted.collect();
