@@ -84,11 +84,14 @@ impl Device {
     ) -> Result<(), DeviceError> {
         let Some(checksums) = self.checksums() else { return Ok(()) };
         if checksums.live() == 0 && runs.is_none() {
+            checksums.rest();
             return Ok(());
         }
         let flush = || flush(self, Some(deadline));
         let wanted = |offset| runs.is_none_or(|runs| within(runs, offset));
         checksums.round(true, wanted, flush)?;
+        // The device's own thread may have begun to close some.
+        checksums.rest();
         if !flush() {
             let text = format!("{}: its checksums can't be made durable in time", self.uri);
             return Err(DeviceError::new(ErrorKind::Timeout, text));

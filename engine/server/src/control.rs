@@ -236,6 +236,10 @@ impl Engine {
             if let Err(error) = device.settle_checksums(None, deadline) {
                 eprintln!("vswitchd engine: {error}");
             }
+            // A successor may be opening them by the time that its thread looks.
+            if let Some(checksums) = device.checksums() {
+                checksums.retire();
+            }
         }
         answered && flushed && rested
     }

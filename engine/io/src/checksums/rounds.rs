@@ -31,10 +31,15 @@ impl Checksums {
         false
     }
 
-    /// Ends `await_round` for good.
+    /// Ends `await_round` for good; no page is closed any more.
     pub fn retire(&self) {
         lock(&self.live).gone = true;
         self.changed.notify_all();
+    }
+
+    /// Waits until no page is being written that was before.
+    pub fn rest(&self) {
+        drop(self.lock_pages(0..LOCKS));
     }
 
     /// How many regions are open, or have learned something.
@@ -74,6 +79,9 @@ impl Checksums {
     fn close(&self, index: usize, writes: u32) -> Result<(), DeviceError> {
         let region = self.region(index);
         let _page = lock(&self.pages[index % LOCKS]);
+        if lock(&self.live).gone {
+            return Ok(());
+        }
         let was = region.state.fetch_and(!(OPEN | LEARNED), Ordering::SeqCst);
         if was & (OPEN | LEARNED) == 0 {
             lock(&self.live).regions.remove(&index);
