@@ -11,6 +11,7 @@ use vs_wire::nbd::transmission::Request;
 use vs_wire::peer;
 
 use crate::buffers::Buffer;
+use crate::compare::{Held, Sieve};
 use crate::metrics::OpName;
 use crate::slab::Token;
 
@@ -243,8 +244,9 @@ pub struct Op {
     pub fail: Option<Fail>,
     pub failed_leaves: Vec<u32>,
     pub avoid: Vec<u32>,
-    /// Of a comparison, what the legs read so far hold; None where one can't be read.
-    pub legs: Vec<Option<Buffer>>,
+    /// Of a comparison, what the legs read so far hold, and of a leg that it reads unit by unit.
+    pub legs: Vec<Held>,
+    pub sieve: Option<Sieve>,
     /// Only these leaves are written: they get again what they could not give back.
     pub heals: Vec<u32>,
     /// Devices written to by a FUA request, to be flushed before the reply, each with a leaf on it.
@@ -289,6 +291,7 @@ impl Op {
             failed_leaves: Vec::new(),
             avoid: Vec::new(),
             legs: Vec::new(),
+            sieve: None,
             heals: Vec::new(),
             touched: Vec::new(),
             locked: false,
