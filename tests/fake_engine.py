@@ -23,6 +23,7 @@ class Device:
 
     cluster: str = ""
     id: str = ""
+    checksums: bool = False
     #: T1 id to (T1 JSON, epoch).
     t1s: dict[str, tuple[Json, int]] = field(default_factory=dict)
 
@@ -65,7 +66,9 @@ class FakeEngine:
 
     # Devices.
 
-    def device_add(self, uri: str, create_size: int, device_id: str, direct: bool) -> str:
+    def device_add(
+        self, uri: str, create_size: int, device_id: str, direct: bool, checksums: bool
+    ) -> str:
         if uri not in self.disk.devices:
             if not create_size:
                 raise EngineError("not_found", f"{uri}: open: no such file")
@@ -76,7 +79,9 @@ class FakeEngine:
         if not device.cluster:
             if not device_id:
                 raise EngineError("unsafe", f"{uri}: is blank")
-            device.cluster, device.id = self.cluster, device_id
+            device.cluster, device.id, device.checksums = self.cluster, device_id, checksums
+        if checksums and not device.checksums:
+            raise EngineError("unlike", f"{uri}: is labelled without checksums")
         self.open[device.id] = uri
         (self.direct.add if direct else self.direct.discard)(device.id)
         self.calls.append(("device_add", uri, device_id))
@@ -94,8 +99,8 @@ class FakeEngine:
         )
         free = [{"device": "", "offset": end, "length": SIZE - end}]
         shape = {"id": device_id, "uri": uri, "size": SIZE, "unit": UNIT}
-        direct = device_id in self.direct
-        return {**shape, "direct": direct, "up": True, "free": free, "error": ""}
+        shape |= {"direct": device_id in self.direct, "checksums": self.disk.devices[uri].checksums}
+        return {**shape, "up": True, "free": free, "error": ""}
 
     def device_remove(self, device_id: str) -> None:
         if any(self._label(device_id).t1s):

@@ -123,6 +123,8 @@ class FakeSps:
         self.accesses: dict[tuple[SpId, VolumeId], Access] = {}
         #: Which SPs have been told to go past the page cache, and where.
         self.direct: set[tuple[SpId, DeviceId]] = set()
+        #: Devices that were asked for with checksums.
+        self.checksums: set[DeviceId] = set()
 
     def record(self, sp: SpId) -> ProcessorRecord:
         life = self.lives[sp].incarnation
@@ -224,7 +226,7 @@ class FakeSp:
         return replace(done, differing_bytes=differing)
 
     async def add_device(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool
+        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
     ) -> DeviceView:
         await self._admit("add_device")
         model = self._world.cluster.sps[self._sp]
@@ -237,7 +239,8 @@ class FakeSp:
         (self._world.direct.add if direct else self._world.direct.discard)((self._sp, known))
         view = next(v for v in self._world.cluster.views() if v.sp == self._sp).device(known)
         assert view is not None
-        return view
+        (self._world.checksums.add if checksums else self._world.checksums.discard)(known)
+        return replace(view, checksums=checksums)
 
     async def remove_device(self, device: DeviceId) -> None:
         await self._admit("remove_device")

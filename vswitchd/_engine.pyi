@@ -52,10 +52,14 @@ class Engine:
     def take_session(self, fd: int, facts: str, unread: bytes) -> None:
         """Goes on with a host's session; it is closed if its volume is not active here."""
 
-    def device_add(self, uri: str, create_size: int, device_id: str, direct: bool) -> str:
+    def device_add(
+        self, uri: str, create_size: int, device_id: str, direct: bool, checksums: bool
+    ) -> str:
         """Opens a device; labels it as `device_id` if it is blank ("unsafe" if that is empty).
         With `direct` hosts' data goes past the page cache ("invalid" where that can't be,
-        "precondition" if it is open the other way). Returns its device JSON."""
+        "precondition" if it is open the other way). With `checksums` a blank one is labelled with
+        checksums ("invalid" where that can't be), and one that is labelled without is refused
+        ("unlike", which is no errors.Kind). Returns its device JSON."""
 
     def device_remove(self, device_id: str) -> None: ...
     def devices(self) -> str:

@@ -36,7 +36,7 @@ class Processor(Protocol):
         ...
 
     async def add_device(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool
+        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
     ) -> DeviceView: ...
     async def remove_device(self, device: DeviceId) -> None: ...
     async def put_t1(self, t1: T1, epoch: int) -> None: ...
@@ -122,7 +122,7 @@ class Processors(Protocol):
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
     """A device of the cluster, the URI by which each SP reaches it, and the SPs that go past
-    the page cache there."""
+    the page cache there. `checksums`: its label says that every block has one."""
 
     id: DeviceId
     name: str
@@ -130,6 +130,7 @@ class DeviceRecord:
     unit: int
     paths: dict[SpId, str] = field(default_factory=dict)
     direct: list[SpId] = field(default_factory=list)
+    checksums: bool = False
 
 
 @dataclass(frozen=True, slots=True)

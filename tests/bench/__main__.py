@@ -21,6 +21,7 @@ from tests.bench.work import (
     LAYOUTS,
     OVER_ISCSI,
     PEERS_GET,
+    SUMMED_GETS,
     Figures,
     Load,
     Target,
@@ -38,6 +39,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=0.15, help="seconds before that")
     parser.add_argument("--span", type=int, default=64, metavar="MIB", help="size of each export")
     parser.add_argument("--only", metavar="TEXT", default="", help="workloads whose name has it")
+    parser.add_argument(
+        "--server", metavar="NAME", action="append", default=[], help="these alone; may be repeated"
+    )
     parser.add_argument("--peers-only", action="store_true", help="without vswitchd")
     parser.add_argument("--growth", action="store_true", help="how cost grows, and nothing else")
     parser.add_argument("--largest", type=int, default=100_000, help="of what grows")
@@ -71,7 +75,7 @@ def _start(
         return found, [], missing
     cluster = ends.enter_context(Cluster(root / "cluster"))
     ours.add_devices(cluster, size)
-    plain, *layouts = (ours.create(cluster, shape, size) for shape in ours.SHAPES)
+    plain, *layouts = (ours.create(cluster, shape, size) for shape in (*ours.SHAPES, ours.SUMMED))
     other = ends.enter_context(ours.without_map(root / "without-map"))
     ours.add_devices(other, size)
     layouts.append(ours.create(other, ours.NO_MAP, size))
@@ -90,6 +94,8 @@ def _targets(work: Work, compared: list[Target], layouts: list[Target]) -> list[
         if target.name in always
         or work in (FRONT_GETS if target.name == peers.FRONT else PEERS_GET)
     ]
+    if work in SUMMED_GETS and work not in LAYOUTS:
+        found += [target for target in layouts if target.name == ours.SUMMED.name]
     return [*found, *layouts] if work in LAYOUTS else found
 
 
@@ -147,6 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(options.rounds):
             for work in works:
                 targets = _targets(work, compared, layouts)
+                targets = [one for one in targets if one.name in (options.server or [one.name])]
+                if not targets:
+                    continue
                 # Nobody always follows the same neighbour.
                 turn = number * 2 % len(targets)
                 for target in targets[turn:] + targets[:turn]:

@@ -42,7 +42,7 @@ class _Sp:
         config = {"cluster_id": "c", "sp": "sp-a", "incarnation": "i", "loops": 2}
         self.engine = Engine(json.dumps(config))
         self.socket = self.engine.listen_nbd(f"unix:{root / 'socket'}").removeprefix("unix:")
-        self.engine.device_add(f"file:{self.file}", LABEL + size, "d", False)
+        self.engine.device_add(f"file:{self.file}", LABEL + size, "d", False, False)
 
     def put(self, t1: str, extents: Sequence[tuple[int, int]]) -> None:
         """A T1 object on these (offset, length) runs of the device's data."""

@@ -11,9 +11,11 @@ from tests.e2e.iscsi import PREFIX
 from tests.e2e.process import wait_for
 
 PLAIN = "vswitchd"
-#: A device's label lies in front of its data.
+#: A device's label lies in front of its data, and its checksums.
 ROOM = 16 * MIB
 DEVICES = {"a0": "sp-a", "a1": "sp-a", "b0": "sp-b"}
+#: The same with checksums, at sp-a.
+SUMMED_DEVICE = "s0"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ SHAPES = [
     Shape("half remote", "half", "concat(sp-a/a0:{half}, sp-b/b0:{half})", BOTH, ("a0", "b0")),
     Shape("all remote", "remote", "sp-b/b0", BOTH, ("b0",)),
 ]
+SUMMED = Shape(
+    f"{PLAIN} with checksums", "summed", f"sp-a/{SUMMED_DEVICE}", devices=(SUMMED_DEVICE,)
+)
 
 
 #: On devices whose write-intent map is one region: once that is in it, nothing is ever entered.
@@ -62,6 +67,7 @@ def add_devices(cluster: Cluster, size: int) -> None:
     """Devices with room for every shape."""
     for name, sp in DEVICES.items():
         cluster.add_device(sp, name, size * len(SHAPES) + ROOM)
+    cluster.add_device("sp-a", SUMMED_DEVICE, size + ROOM, "--checksums")
 
 
 def create(cluster: Cluster, shape: Shape, size: int) -> Target:

@@ -84,6 +84,8 @@ def _is_plain(work: Work) -> bool:
 LAYOUTS = [work for work in COMPARED if _is_plain(work)]
 #: Those that every peer gets, and those for nbdkit in front of another nbdkit.
 PEERS_GET = [*LAYOUTS, *_sequential(tcp=False)[:2]]
+#: What our volume with checksums gets.
+SUMMED_GETS = [*LAYOUTS, *(work for work in _sequential(tcp=False) if work.block == 128 << 10)]
 FRONT_GETS = [work for work in LAYOUTS if work.mode == "rr"]
 
 

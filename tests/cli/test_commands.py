@@ -267,16 +267,24 @@ def test_a_device_past_the_page_cache_is_asked_for_and_shown(fake: Fake, ctl: Ct
     assert ctl("device", "add", "file:/d.img", "--sp", "sp-a").status == 0
     _, request = fake.started()
     assert not request.direct
+    assert not request.checksums
     fake.asked.clear()
     assert ctl("device", "add", "block:/dev/x", "--sp", "sp-a", "--direct").status == 0
     _, request = fake.started()
     assert request.direct
+    fake.asked.clear()
+    assert ctl("device", "add", "file:/e.img", "--sp", "sp-a", "--checksums").status == 0
+    _, request = fake.started()
+    assert request.checksums
     both, plain = device("disk0", "id-0"), device("disk1", "id-1")
     both.paths[0].direct = True
+    both.checksums = True
     both.paths.add(sp="sp-b", uri="file:/d", direct=True)
     fake.devices = [both, plain]
     listed = ctl("device", "list").out
     assert "sp-a(direct)" in listed
+    assert "crc32c" in ctl("device", "show", "disk0").out
+    assert "crc32c" not in ctl("device", "show", "disk1").out
     assert "sp-b(direct,down)" in listed
     assert "direct" not in ctl("device", "show", "disk1").out
 

@@ -19,7 +19,7 @@ A, B = SpId("sp-a"), SpId("sp-b")
 DB = VolumeId("db")
 #: Ended operations that the stores here keep.
 KEPT = 3
-DISK = DeviceRecord(DeviceId("d"), "disk", 1 << 30, 1 << 20, {A: "file:/x"}, [A])
+DISK = DeviceRecord(DeviceId("d"), "disk", 1 << 30, 1 << 20, {A: "file:/x"}, [A], True)
 
 
 def volume(name: str = "db", version: int = 1) -> Volume:

@@ -178,10 +178,11 @@ class Cluster:
         """How any vswitchctl finds this cluster."""
         return "--controller", self.controller.addresses["--listen"]
 
-    def add_device(self, sp: str, name: str, size: int = 1024 * MIB) -> Path:
+    def add_device(self, sp: str, name: str, size: int = 1024 * MIB, *flags: str) -> Path:
         """Gives an SP a file device of that name (the same name twice: a shared device)."""
         path = self.devices / f"{name}.img"
-        self.ctl("device", "add", f"file:{path}", "--sp", sp, "--size", str(size), "--name", name)
+        argv = ["--sp", sp, "--size", str(size), "--name", name, *flags]
+        self.ctl("device", "add", f"file:{path}", *argv)
         return path
 
     def uri(self, volume: str, sp: str, *, unix: bool = False) -> str:

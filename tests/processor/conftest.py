@@ -121,5 +121,5 @@ async def life(live: Callable[[], Life]) -> AsyncIterator[Life]:
     """A started SP with a device."""
     first = live()
     await first.vsm.start()
-    await first.vsm.add_device(caller(), URI, 1 << 30, DEVICE, direct=False)
+    await first.vsm.add_device(caller(), URI, 1 << 30, DEVICE, direct=False, checksums=False)
     yield first

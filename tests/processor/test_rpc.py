@@ -80,8 +80,13 @@ async def test_a_volumes_life_through_the_port(served: Served) -> None:
 
 async def test_a_device_through_the_port(served: Served) -> None:
     sp = served.client()
-    added = await sp.add_device(URI, 0, DeviceId("d-7"), direct=True)
+    added = await sp.add_device(URI, 0, DeviceId("d-7"), direct=True, checksums=False)
     assert (added.id, added.up, added.direct) == (DEVICE, True, True)
+    with pytest.raises(VsError) as refused:
+        await sp.add_device(URI, 0, DeviceId("d-7"), direct=True, checksums=True)
+    assert (refused.value.code, refused.value.kind) == ("VS3029", Kind.PRECONDITION)
+    other = await sp.add_device("file:/x", 1 << 30, DeviceId("d-8"), direct=False, checksums=True)
+    assert other.checksums
     assert added.free[0].device == DEVICE
 
 

@@ -31,15 +31,17 @@ def test_everything_is_remembered(directory: Path) -> None:
     state.set_cluster("c-1")
     state.set_term(7)
     state.set_device(DeviceId("d-0"), "file:/a", direct=True)
-    state.set_device(DeviceId("d-1"), "file:/b", direct=True)
-    state.set_device(DeviceId("d-1"), None, direct=False)
+    state.set_device(DeviceId("d-1"), "file:/b", direct=True, checksums=True)
+    state.set_device(DeviceId("d-2"), "file:/c", checksums=True)
+    state.set_device(DeviceId("d-1"), None)
     state.set_mirrored({VOLUME})
     state.stage(t2(1))
     state.commit(t2(1))
     state.stage(t2(2))
     again = reopened(state, directory)
     assert again.identity == state.identity
-    assert again.identity.devices == {"d-0": "file:/a"}
+    assert again.identity.devices == {"d-0": "file:/a", "d-2": "file:/c"}
+    assert again.identity.checksums == ["d-2"]
     assert again.identity.direct == ["d-0"]
     assert again.unclean == {VOLUME}
     assert again.committed == {VOLUME: t2(1)}

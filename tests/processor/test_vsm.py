@@ -418,7 +418,7 @@ async def test_a_device_is_not_replaced_by_what_stands_in_its_place(
     (device,) = (await again.vsm.view()).devices
     assert (device.id, device.up) == (DEVICE, False)
     with suppress(VsError):
-        await again.vsm.add_device(caller(), URI, 0, DEVICE, direct=False)
+        await again.vsm.add_device(caller(), URI, 0, DEVICE, direct=False, checksums=False)
     assert now.id != DEVICE
 
 
@@ -426,7 +426,9 @@ async def test_a_direct_device_is_direct_after_a_restart(
     life: Life, live: Callable[[], Life]
 ) -> None:
     uri = "file:/fast"
-    added = await life.vsm.add_device(caller(), uri, 1 << 30, DeviceId("d-f"), direct=True)
+    added = await life.vsm.add_device(
+        caller(), uri, 1 << 30, DeviceId("d-f"), direct=True, checksums=False
+    )
     assert added.direct
     life.crash()
     again = live()
@@ -436,11 +438,31 @@ async def test_a_direct_device_is_direct_after_a_restart(
         "d-f": True,
     }
     await again.vsm.remove_device(caller(), DeviceId("d-f"))
-    await again.vsm.add_device(caller(), uri, 0, DeviceId("d-f"), direct=False)
+    await again.vsm.add_device(caller(), uri, 0, DeviceId("d-f"), direct=False, checksums=False)
     again.crash()
     third = live()
     await third.vsm.start()
     assert not any(device.direct for device in (await third.vsm.view()).devices)
+
+
+async def test_a_device_with_checksums_is_known_as_such_while_it_is_down(
+    life: Life, live: Callable[[], Life], disk: Disk
+) -> None:
+    uri, name = "file:/summed", DeviceId("d-s")
+    added = await life.vsm.add_device(caller(), uri, 1 << 30, name, direct=False, checksums=True)
+    assert added.checksums
+    life.crash()
+    held = disk.devices.pop(uri)
+    again = live()
+    await again.vsm.start()
+    down = (await again.vsm.view()).device(name)
+    assert down is not None
+    assert (down.up, down.checksums) == (False, True)
+    disk.devices[uri] = held
+    await again.vsm.reopen()
+    up = (await again.vsm.view()).device(name)
+    assert up is not None
+    assert (up.up, up.checksums) == (True, True)
 
 
 async def test_a_removed_device_is_forgotten(life: Life, live: Callable[[], Life]) -> None:
@@ -456,7 +478,9 @@ async def test_a_removed_device_is_forgotten(life: Life, live: Callable[[], Life
 
 async def test_a_device_of_another_cluster_is_refused(life: Life, disk: Disk) -> None:
     disk.devices["file:/x"] = Device("c-9", "d-9")
-    adding = life.vsm.add_device(caller(), "file:/x", 0, DeviceId("d-1"), direct=False)
+    adding = life.vsm.add_device(
+        caller(), "file:/x", 0, DeviceId("d-1"), direct=False, checksums=False
+    )
     error = await refused("VS6020", adding)
     assert "c-9" in error.message
 

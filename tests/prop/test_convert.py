@@ -64,9 +64,9 @@ def devices(draw: st.DrawFn) -> DeviceView:
     device = DeviceId(draw(TEXT))
     runs = draw(st.lists(st.builds(Extent, st.just(device), NUMBERS, NUMBERS), max_size=3))
     up = draw(st.booleans())
-    error, direct = draw(TEXT), draw(st.booleans())
+    error, direct, checksums = draw(TEXT), draw(st.booleans()), draw(st.booleans())
     uri, size, unit = draw(TEXT), draw(NUMBERS), draw(NUMBERS)
-    return DeviceView(device, uri, size, unit, up, tuple(runs), error, direct)
+    return DeviceView(device, uri, size, unit, up, tuple(runs), error, direct, checksums)
 
 
 COPIES = st.builds(

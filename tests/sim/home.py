@@ -52,7 +52,7 @@ class Home:
     # Devices and T1 objects.
 
     async def device_add(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool
+        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
     ) -> DeviceView:
         for disk in self._disks.all():
             if f"file:/{disk.id}" == uri:

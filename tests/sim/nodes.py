@@ -209,10 +209,13 @@ class SimProcessor:
         return await self._look(work)
 
     async def add_device(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool
+        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
     ) -> DeviceView:
         return await self._call(
-            lambda vsm: vsm.add_device(self._caller, uri, size, device, direct=direct), LONG
+            lambda vsm: vsm.add_device(
+                self._caller, uri, size, device, direct=direct, checksums=checksums
+            ),
+            LONG,
         )
 
     async def remove_device(self, device: DeviceId) -> None:

@@ -48,6 +48,7 @@ ENGINE = {
             "operations": {"read": 5},
             "bytes": {"read": 50},
             "errors": {"read": 1},
+            "checksum_errors": 6,
             "flush": histogram(1, 0, 0),
         }
     ],
@@ -76,6 +77,7 @@ EXPECTED = {
     ("vswitchd_device_io_operations_total", ("op", "read")): 5,
     ("vswitchd_device_io_bytes_total", ("op", "read")): 50,
     ("vswitchd_device_errors_total", ("op", "read")): 1,
+    ("vswitchd_device_checksum_errors_total", ("device", "d-0")): 6,
     ("vswitchd_device_flush_duration_seconds_count", ("device", "d-0")): 1,
     ("vswitchd_peer_up", ("peer", "sp-b")): 1,
     ("vswitchd_peer_round_trip_seconds_count", ("peer", "sp-b")): 2,

@@ -218,6 +218,7 @@ def device_view_to_proto(device: DeviceView) -> vsm_pb2.DeviceView:
         free=[extent_to_proto(extent) for extent in device.free],
         error=device.error,
         direct=device.direct,
+        checksums=device.checksums,
     )
 
 
@@ -232,6 +233,7 @@ def device_view_from_proto(message: vsm_pb2.DeviceView) -> DeviceView:
         free=tuple(Extent(device, run.offset, run.length) for run in message.free),
         error=message.error,
         direct=message.direct,
+        checksums=message.checksums,
     )
 
 

@@ -234,4 +234,5 @@ def device_message(record: DeviceRecord, views: Mapping[SpId, View]) -> device_p
         allocated=record.size - free,
         allocation_unit=record.unit,
         paths=paths,
+        checksums=record.checksums,
     )

@@ -28,7 +28,12 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
         self, request: device_pb2.AddDeviceRequest, _: Context
     ) -> device_pb2.Device:
         record = await self._inventory.add_device(
-            SpId(request.sp), request.uri, request.size, request.name, direct=request.direct
+            SpId(request.sp),
+            request.uri,
+            request.size,
+            request.name,
+            direct=request.direct,
+            checksums=request.checksums,
         )
         return device_message(record, self._service.collector.last)
 

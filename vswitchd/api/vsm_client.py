@@ -129,10 +129,15 @@ class VsmProcessor:
         return convert.view_from_proto(await self._call(self._stub.GetView, request))
 
     async def add_device(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool
+        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
     ) -> DeviceView:
         request = vsm_pb2.AddSpDeviceRequest(
-            caller=self._caller, uri=uri, size=size, device_id=device, direct=direct
+            caller=self._caller,
+            uri=uri,
+            size=size,
+            device_id=device,
+            direct=direct,
+            checksums=checksums,
         )
         answer = await self._call(self._stub.AddSpDevice, request, LONG)
         return convert.device_view_from_proto(answer)

@@ -71,6 +71,7 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
             request.size,
             DeviceId(request.device_id),
             direct=request.direct,
+            checksums=request.checksums,
         )
         return convert.device_view_to_proto(device)
 

@@ -28,13 +28,14 @@ def _table(devices: list[device_pb2.Device]) -> None:
             device.name,
             format_size(device.size),
             format_size(device.size - device.allocated),
+            "crc32c" if device.checksums else "",
             " ".join(map(_path, device.paths)),
             device.paths[0].uri if device.paths else "",
             device.device_id,
         )
         for device in devices
     ]
-    render.table(("name", "size", "free", "SPs", "uri", "id"), rows)
+    render.table(("name", "size", "free", "checksums", "SPs", "uri", "id"), rows)
 
 
 @app.command()
@@ -46,13 +47,19 @@ def add(
     direct: Annotated[
         bool, typer.Option("--direct", help="past the page cache (O_DIRECT); file and block only")
     ] = False,
+    checksums: Annotated[
+        bool,
+        typer.Option("--checksums", help="of every 4 KiB, checked on read; file and block only"),
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give an SP a device; a blank one is labelled, foreign data is never taken."""
     from vswitchd.api.client import device_pb2
 
     wanted = parse_size(size) if size != "0" else 0
-    request = device_pb2.AddDeviceRequest(sp=sp, uri=uri, size=wanted, name=name, direct=direct)
+    request = device_pb2.AddDeviceRequest(
+        sp=sp, uri=uri, size=wanted, name=name, direct=direct, checksums=checksums
+    )
     device = context.client.call(context.client.devices.AddDevice, request)
     show(device, output, lambda: _table([device]))
 

@@ -143,7 +143,8 @@ def _t1(t1: T1, volume: Volume, known: Known) -> Iterator[str]:
 
 
 def _device(record: DeviceRecord, known: Known) -> Iterator[str]:
-    yield f"It has {format_size(record.size)}, in units of {format_size(record.unit)}."
+    sums = ", with checksums" if record.checksums else ""
+    yield f"It has {format_size(record.size)}, in units of {format_size(record.unit)}{sums}."
     for sp, uri in sorted(record.paths.items()):
         view = known.views.get(sp)
         device = view.device(record.id) if view is not None else None

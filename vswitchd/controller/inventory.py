@@ -35,10 +35,11 @@ class Inventory:
     # Devices.
 
     async def add_device(
-        self, sp: SpId, uri: str, size: int, name: str, *, direct: bool
+        self, sp: SpId, uri: str, size: int, name: str, *, direct: bool, checksums: bool
     ) -> DeviceRecord:
         """Gives an SP a device, or a known device another path. With `direct` that SP goes
-        past the page cache there."""
+        past the page cache there. With `checksums` a blank one gets them; VS3029 where its label
+        says that it has none."""
         async with self._planning:
             known = {record.id: record for record in await self._store.devices()}
             name = name or uri.rstrip("/").rpartition("/")[2].partition("?")[0] or uri
@@ -50,11 +51,15 @@ class Inventory:
                         f"there is a device {name} already; choose another --name",
                     )
             fresh = DeviceId(str(uuid.uuid4()))
-            view = await self._registry.processor(sp).add_device(uri, size, fresh, direct=direct)
+            view = await self._registry.processor(sp).add_device(
+                uri, size, fresh, direct=direct, checksums=checksums
+            )
             old = known.get(view.id)
             if old is None:
                 past_cache = [sp] if direct else []
-                record = DeviceRecord(view.id, name, view.size, view.unit, {sp: uri}, past_cache)
+                record = DeviceRecord(
+                    view.id, name, view.size, view.unit, {sp: uri}, past_cache, view.checksums
+                )
             else:
                 past_cache = sorted({*old.direct} - {sp} | ({sp} if direct else set()))
                 record = replace(old, paths={**old.paths, sp: uri}, direct=past_cache)

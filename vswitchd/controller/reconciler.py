@@ -108,7 +108,11 @@ class Reconciler:
         found = view.device(record.id)
         if uri is not None and (found is None or not found.up):
             await self._registry.processor(view.sp).add_device(
-                uri, 0, record.id, direct=view.sp in record.direct
+                uri,
+                0,
+                record.id,
+                direct=view.sp in record.direct,
+                checksums=record.checksums,
             )
             self._log.info("device_reopened", sp=view.sp, device=record.id)
 

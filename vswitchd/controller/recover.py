@@ -165,7 +165,9 @@ def _devices(views: Sequence[View]) -> tuple[DeviceRecord, ...]:
                 base = base.removesuffix(".img")
                 name = base if base not in names else f"{base}-{device.id[:8]}"
                 names.add(name)
-                known = DeviceRecord(device.id, name, device.size, device.unit)
+                known = DeviceRecord(
+                    device.id, name, device.size, device.unit, checksums=device.checksums
+                )
                 records[device.id] = known
             known.paths[view.sp] = device.uri
             if device.direct:

@@ -92,6 +92,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Nothing: the controller asks again if it still wants the copy. If an operation keeps "
         "waiting for it, look at `vswitchctl volume show NAME --tree`.",
     ),
+    "VS3029": (
+        "The device is labelled, and its label says that its data has no checksums. Whether it has "
+        "is settled when it is labelled, since they lie in front of the data.",
+        "Add it without --checksums. To have some, move its data away, remove the device from "
+        "every SP, wipe its first 4 MiB and add it again.",
+    ),
     "VS3030": (
         "The address for metrics can't be listened on: it is in use, or not this machine's.",
         "Choose another with --metrics; port 0 takes a free one.",

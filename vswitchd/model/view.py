@@ -22,6 +22,7 @@ class DeviceView:
     free: tuple[Extent, ...]
     error: str = ""
     direct: bool = False
+    checksums: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,9 @@ class EngineCollector(Collector):
     def _device_families(self, counters: list[Json]) -> Iterator[Metric]:
         size = GaugeMetricFamily(PREFIX + "device_size_bytes", "Usable.", labels=["device"])
         allocated = GaugeMetricFamily(
-            PREFIX + "device_allocated_bytes", "In extents and the label.", labels=["device"]
+            PREFIX + "device_allocated_bytes",
+            "In extents, the label and checksums.",
+            labels=["device"],
         )
         up = GaugeMetricFamily(PREFIX + "device_up", "1 if it can be used.", labels=["device"])
         for device, bytes_, taken, alive in self._devices():
@@ -133,6 +135,11 @@ class EngineCollector(Collector):
         errors = CounterMetricFamily(
             PREFIX + "device_errors", "I/O that failed.", labels=["device", "op"]
         )
+        rotten = CounterMetricFamily(
+            PREFIX + "device_checksum_errors",
+            "Blocks of 4 KiB that were read and did not match, of devices with checksums.",
+            labels=["device"],
+        )
         flush = HistogramMetricFamily(
             PREFIX + "device_flush_duration_seconds",
             "fdatasync, as its waiters saw it.",
@@ -145,8 +152,10 @@ class EngineCollector(Collector):
                 moved.add_metric([one["id"], op], count)
             for op, count in one["errors"].items():
                 errors.add_metric([one["id"], op], count)
+            if one["checksum_errors"] is not None:
+                rotten.add_metric([one["id"]], one["checksum_errors"])
             _histogram(flush, [one["id"]], one["flush"])
-        yield from (size, allocated, up, operations, moved, errors, flush)
+        yield from (size, allocated, up, operations, moved, errors, rotten, flush)
 
     def _others(self, found: Json) -> Iterator[Metric]:
         up = GaugeMetricFamily(PREFIX + "peer_up", "1 with a session.", labels=["peer"])

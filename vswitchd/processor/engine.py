@@ -43,6 +43,8 @@ _CODES = {
     Kind.TIMEOUT: "VS5010",
     Kind.UNSAFE: "VS6020",
 }
+#: Kinds of the engine's own.
+_UNLIKE = "unlike"
 
 
 class Engine:
@@ -57,6 +59,8 @@ class Engine:
         try:
             return call(*args)
         except EngineError as error:
+            if error.args[0] == _UNLIKE:
+                raise VsError("VS3029", Kind.PRECONDITION, str(error.args[1])) from None
             kind = Kind(error.args[0])
             raise VsError(_CODES.get(kind, "VS9021"), kind, str(error.args[1])) from None
 
@@ -110,9 +114,9 @@ class Engine:
         return clean, legacy
 
     async def device_add(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool
+        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
     ) -> DeviceView:
-        found = await self._wait(self._native.device_add, uri, size, device, direct)
+        found = await self._wait(self._native.device_add, uri, size, device, direct, checksums)
         return _device(json.loads(found))
 
     async def device_remove(self, device: DeviceId) -> None:
@@ -236,4 +240,5 @@ def _device(value: dict[str, Any]) -> DeviceView:
         free=free,
         error=value["error"],
         direct=value["direct"],
+        checksums=value["checksums"],
     )

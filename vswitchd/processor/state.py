@@ -29,30 +29,34 @@ _ACCESS = "access/"
 
 @dataclass
 class Identity:
-    """The SP's own file. `direct` are devices that are opened past the page cache. `mirrored`
-    are volumes whose mirrors this SP has owned since its last clean end: after another end
-    their legs may differ. `boot` is the run of the machine in which its devices were written
-    last; empty after a clean end. `removed` says with which version volumes were taken out of
-    service here, the last ones of them."""
+    """The SP's own file. `direct` are devices that are opened past the page cache, `checksums`
+    those that have some by their labels. `mirrored` are volumes whose mirrors this SP has owned
+    since its last clean end: after another end their legs may differ. `boot` is the run of the
+    machine in which its devices were written last; empty after a clean end. `removed` says with
+    which version volumes were taken out of service here, the last ones of them."""
 
     sp: str
     cluster_id: str = ""
     term: int = 0
     devices: dict[str, str] = field(default_factory=dict)
     direct: list[str] = field(default_factory=list)
+    checksums: list[str] = field(default_factory=list)
     mirrored: list[str] = field(default_factory=list)
     boot: str = ""
     removed: dict[str, int] = field(default_factory=dict)
 
 
 def _decode_identity(text: str) -> Identity:
-    fields = Fields(loads(text, "processor"), "processor")
+    found = loads(text, "processor")
+    # An SP from before there were any has not written the field.
+    fields = Fields({"checksums": [], **found} if isinstance(found, dict) else found, "processor")
     identity = Identity(
         sp=fields.text("sp"),
         cluster_id=fields.text("cluster_id"),
         term=fields.number("term"),
         devices=fields.texts("devices"),
         direct=list(fields.items("direct", as_text)),
+        checksums=list(fields.items("checksums", as_text)),
         mirrored=list(fields.items("mirrored", as_text)),
         boot=fields.text("boot"),
         removed=fields.numbers("removed"),
@@ -173,16 +177,19 @@ class State:
         """Remembers the highest term that was seen."""
         self._update(term=term)
 
-    def set_device(self, device: DeviceId, uri: str | None, *, direct: bool) -> None:
-        """Remembers how a device is reached; None forgets it."""
-        devices = {**self.identity.devices}
-        past_cache = {*self.identity.direct} - {device} | ({device} if direct else set())
-        if uri is None:
-            devices.pop(device, None)
-        else:
+    def set_device(
+        self, device: DeviceId, uri: str | None, *, direct: bool = False, checksums: bool = False
+    ) -> None:
+        """Remembers how a device is reached and what it is; None forgets it."""
+        known = self.identity
+        devices = {other: path for other, path in known.devices.items() if other != device}
+        if uri is not None:
             devices[device] = uri
-        if devices != self.identity.devices or past_cache != {*self.identity.direct}:
-            self._update(devices=devices, direct=sorted(past_cache))
+        past_cache = {*known.direct} - {device} | ({device} if direct else set())
+        summed = {*known.checksums} - {device} | ({device} if checksums else set())
+        changed = devices != known.devices or past_cache != {*known.direct}
+        if changed or summed != {*known.checksums}:
+            self._update(devices=devices, direct=sorted(past_cache), checksums=sorted(summed))
 
     def set_mirrored(self, volumes: set[str]) -> None:
         """Remembers whose mirrors' legs may differ if this process just ends."""

@@ -54,7 +54,7 @@ class EngineCalls(Protocol):
     """What the VSM needs of the engine; `processor.engine.Engine` has it."""
 
     async def device_add(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool
+        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
     ) -> DeviceView: ...
     async def device_remove(self, device: DeviceId) -> None: ...
     async def devices(self) -> tuple[DeviceView, ...]: ...
@@ -200,9 +200,12 @@ class Vsm:
 
     async def _reopen(self, device: DeviceId, uri: str) -> None:
         direct = device in self._state.identity.direct
+        checksums = device in self._state.identity.checksums
         try:
             # Without an id to give: a device that has become blank is not labelled anew.
-            found = await self._engine.device_add(uri, 0, DeviceId(""), direct=direct)
+            found = await self._engine.device_add(
+                uri, 0, DeviceId(""), direct=direct, checksums=checksums
+            )
             if found.id == device:
                 if self._down.pop(device, None):
                     self._log.info("device_up", device=device, uri=uri)
@@ -213,7 +216,7 @@ class Vsm:
             problem = error.message
         if device not in self._down:
             self._log.error("device_down", device=device, uri=uri, error=problem)
-        self._down[device] = DeviceView(device, uri, 0, UNIT, False, (), problem, direct)
+        self._down[device] = DeviceView(device, uri, 0, UNIT, False, (), problem, direct, checksums)
 
     async def view(self, volume: VolumeId | None = None) -> View:
         """All of it, or of objects and copies one volume's, as the engine and the state say."""
@@ -267,24 +270,36 @@ class Vsm:
     # What it is told.
 
     async def add_device(
-        self, caller: Caller, uri: str, size: int, device: DeviceId, *, direct: bool
+        self,
+        caller: Caller,
+        uri: str,
+        size: int,
+        device: DeviceId,
+        *,
+        direct: bool,
+        checksums: bool,
     ) -> DeviceView:
-        """Opens a device, and labels it if it is blank and was not known here. With `direct`
-        hosts' data goes past the page cache, now and after every restart."""
+        """Opens a device, and labels it if it is blank and was not known here, with checksums if
+        they are wanted (VS3029 where another label says otherwise). With `direct` hosts' data goes
+        past the page cache, now and after every restart."""
         async with self._turn(caller, _DEVICES):
             if device in self._state.identity.devices:
                 device = DeviceId("")
-            found = await self._engine.device_add(uri, size, device, direct=direct)
-            self._state.set_device(found.id, uri, direct=direct)
+            found = await self._engine.device_add(
+                uri, size, device, direct=direct, checksums=checksums
+            )
+            self._state.set_device(found.id, uri, direct=direct, checksums=found.checksums)
             self._down.pop(found.id, None)
-        self._log.info("add_device", device=found.id, uri=uri, direct=direct)
+        self._log.info(
+            "add_device", device=found.id, uri=uri, direct=direct, checksums=found.checksums
+        )
         return found
 
     async def remove_device(self, caller: Caller, device: DeviceId) -> None:
         """Closes a device that nothing here lies on."""
         async with self._turn(caller, _DEVICES):
             await self._engine.device_remove(device)
-            self._state.set_device(device, None, direct=False)
+            self._state.set_device(device, None)
             self._down.pop(device, None)
         self._log.info("remove_device", device=device)
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vswitchd/v1/device.proto\x12\x0bvswitchd.v1\"A\n\nDevicePath\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\n\n\x02up\x18\x03 \x01(\x08\x12\x0e\n\x06\x64irect\x18\x04 \x01(\x08\"\x8b\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x11\n\tallocated\x18\x04 \x01(\x04\x12\x17\n\x0f\x61llocation_unit\x18\x05 \x01(\x04\x12&\n\x05paths\x18\x06 \x03(\x0b\x32\x17.vswitchd.v1.DevicePath\"W\n\x10\x41\x64\x64\x44\x65viceRequest\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0e\n\x06\x64irect\x18\x05 \x01(\x08\" \n\x10GetDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.vswitchd.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x13RemoveDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02sp\x18\x02 \x01(\t2\xaa\x02\n\rDeviceService\x12?\n\tAddDevice\x12\x1d.vswitchd.v1.AddDeviceRequest\x1a\x13.vswitchd.v1.Device\x12?\n\tGetDevice\x12\x1d.vswitchd.v1.GetDeviceRequest\x1a\x13.vswitchd.v1.Device\x12P\n\x0bListDevices\x12\x1f.vswitchd.v1.ListDevicesRequest\x1a .vswitchd.v1.ListDevicesResponse\x12\x45\n\x0cRemoveDevice\x12 .vswitchd.v1.RemoveDeviceRequest\x1a\x13.vswitchd.v1.Deviceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vswitchd/v1/device.proto\x12\x0bvswitchd.v1\"A\n\nDevicePath\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\n\n\x02up\x18\x03 \x01(\x08\x12\x0e\n\x06\x64irect\x18\x04 \x01(\x08\"\x9e\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x11\n\tallocated\x18\x04 \x01(\x04\x12\x17\n\x0f\x61llocation_unit\x18\x05 \x01(\x04\x12&\n\x05paths\x18\x06 \x03(\x0b\x32\x17.vswitchd.v1.DevicePath\x12\x11\n\tchecksums\x18\x07 \x01(\x08\"j\n\x10\x41\x64\x64\x44\x65viceRequest\x12\n\n\x02sp\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0e\n\x06\x64irect\x18\x05 \x01(\x08\x12\x11\n\tchecksums\x18\x06 \x01(\x08\" \n\x10GetDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.vswitchd.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x13RemoveDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02sp\x18\x02 \x01(\t2\xaa\x02\n\rDeviceService\x12?\n\tAddDevice\x12\x1d.vswitchd.v1.AddDeviceRequest\x1a\x13.vswitchd.v1.Device\x12?\n\tGetDevice\x12\x1d.vswitchd.v1.GetDeviceRequest\x1a\x13.vswitchd.v1.Device\x12P\n\x0bListDevices\x12\x1f.vswitchd.v1.ListDevicesRequest\x1a .vswitchd.v1.ListDevicesResponse\x12\x45\n\x0cRemoveDevice\x12 .vswitchd.v1.RemoveDeviceRequest\x1a\x13.vswitchd.v1.Deviceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEPATH']._serialized_start=41
   _globals['_DEVICEPATH']._serialized_end=106
   _globals['_DEVICE']._serialized_start=109
-  _globals['_DEVICE']._serialized_end=248
-  _globals['_ADDDEVICEREQUEST']._serialized_start=250
-  _globals['_ADDDEVICEREQUEST']._serialized_end=337
-  _globals['_GETDEVICEREQUEST']._serialized_start=339
-  _globals['_GETDEVICEREQUEST']._serialized_end=371
-  _globals['_LISTDEVICESREQUEST']._serialized_start=373
-  _globals['_LISTDEVICESREQUEST']._serialized_end=432
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=434
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=518
-  _globals['_REMOVEDEVICEREQUEST']._serialized_start=520
-  _globals['_REMOVEDEVICEREQUEST']._serialized_end=567
-  _globals['_DEVICESERVICE']._serialized_start=570
-  _globals['_DEVICESERVICE']._serialized_end=868
+  _globals['_DEVICE']._serialized_end=267
+  _globals['_ADDDEVICEREQUEST']._serialized_start=269
+  _globals['_ADDDEVICEREQUEST']._serialized_end=375
+  _globals['_GETDEVICEREQUEST']._serialized_start=377
+  _globals['_GETDEVICEREQUEST']._serialized_end=409
+  _globals['_LISTDEVICESREQUEST']._serialized_start=411
+  _globals['_LISTDEVICESREQUEST']._serialized_end=470
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=472
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=556
+  _globals['_REMOVEDEVICEREQUEST']._serialized_start=558
+  _globals['_REMOVEDEVICEREQUEST']._serialized_end=605
+  _globals['_DEVICESERVICE']._serialized_start=608
+  _globals['_DEVICESERVICE']._serialized_end=906
 # @@protoc_insertion_point(module_scope)

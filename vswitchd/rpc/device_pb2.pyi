@@ -60,12 +60,15 @@ class Device(_message.Message):
     ALLOCATED_FIELD_NUMBER: _builtins.int
     ALLOCATION_UNIT_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     name: _builtins.str
     size: _builtins.int
     allocated: _builtins.int
     allocation_unit: _builtins.int
     """Extents are multiples of this."""
+    checksums: _builtins.bool
+    """Every block has a checksum, that is held against what is read."""
     @_builtins.property
     def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___DevicePath]: ...
     def __init__(
@@ -77,10 +80,11 @@ class Device(_message.Message):
         allocated: _builtins.int = ...,
         allocation_unit: _builtins.int = ...,
         paths: _abc.Iterable[Global___DevicePath] | None = ...,
+        checksums: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "allocation_unit", b"allocation_unit", "device_id", b"device_id", "name", b"name", "paths", b"paths", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "allocation_unit", b"allocation_unit", "checksums", b"checksums", "device_id", b"device_id", "name", b"name", "paths", b"paths", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -95,6 +99,7 @@ class AddDeviceRequest(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DIRECT_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     uri: _builtins.str
     size: _builtins.int
@@ -103,6 +108,10 @@ class AddDeviceRequest(_message.Message):
     """For people; unique. Empty: derived from the URI."""
     direct: _builtins.bool
     """file: and block: only: hosts' data goes past the page cache (O_DIRECT)."""
+    checksums: _builtins.bool
+    """file: and block: only: every block gets a checksum. Settled when the device is labelled;
+    one that is labelled without them is refused.
+    """
     def __init__(
         self,
         *,
@@ -111,10 +120,11 @@ class AddDeviceRequest(_message.Message):
         size: _builtins.int = ...,
         name: _builtins.str = ...,
         direct: _builtins.bool = ...,
+        checksums: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["direct", b"direct", "name", b"name", "size", b"size", "sp", b"sp", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums", b"checksums", "direct", b"direct", "name", b"name", "size", b"size", "sp", b"sp", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -226,6 +226,7 @@ class DeviceView(_message.Message):
     FREE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     DIRECT_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     uri: _builtins.str
     size: _builtins.int
@@ -234,6 +235,8 @@ class DeviceView(_message.Message):
     error: _builtins.str
     direct: _builtins.bool
     """Hosts' data goes past the page cache (O_DIRECT)."""
+    checksums: _builtins.bool
+    """Every block has a checksum."""
     @_builtins.property
     def free(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Extent]:
         """Free runs by the label, device_id left empty, ordered by offset."""
@@ -249,10 +252,11 @@ class DeviceView(_message.Message):
         free: _abc.Iterable[_common_pb2.Extent] | None = ...,
         error: _builtins.str = ...,
         direct: _builtins.bool = ...,
+        checksums: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_unit", b"allocation_unit", "device_id", b"device_id", "direct", b"direct", "error", b"error", "free", b"free", "size", b"size", "up", b"up", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_unit", b"allocation_unit", "checksums", b"checksums", "device_id", b"device_id", "direct", b"direct", "error", b"error", "free", b"free", "size", b"size", "up", b"up", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -512,12 +516,15 @@ class AddSpDeviceRequest(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     DIRECT_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     size: _builtins.int
     device_id: _builtins.str
     """Given to the device when it is blank."""
     direct: _builtins.bool
     """Hosts' data goes past the page cache (O_DIRECT)."""
+    checksums: _builtins.bool
+    """Every block gets a checksum if the device is blank; refused if its label says otherwise."""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     def __init__(
@@ -528,10 +535,11 @@ class AddSpDeviceRequest(_message.Message):
         size: _builtins.int = ...,
         device_id: _builtins.str = ...,
         direct: _builtins.bool = ...,
+        checksums: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "device_id", b"device_id", "direct", b"direct", "size", b"size", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "checksums", b"checksums", "device_id", b"device_id", "direct", b"direct", "size", b"size", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

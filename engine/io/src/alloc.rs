@@ -1,6 +1,5 @@
 //! Which parts of a device are free, and whether proposed extents may be taken. Pure.
 
-use crate::device::LABEL_AREA;
 use crate::error::{DeviceError, ErrorKind};
 use crate::label::{ExtentSpec, Label, T1Spec};
 
@@ -16,7 +15,7 @@ pub fn free(label: &Label) -> Vec<(u64, u64)> {
         .collect();
     taken.sort_unstable();
     let mut runs = Vec::new();
-    let mut at = LABEL_AREA;
+    let mut at = label.data();
     for (start, end) in taken {
         if start > at {
             runs.push((at, start - at));
@@ -64,7 +63,7 @@ pub fn check(label: &Label, t1: &T1Spec) -> Result<(), DeviceError> {
             && extent.length.is_multiple_of(label.unit)
             && extent.length > 0;
         match end {
-            Some(end) if aligned && extent.offset >= LABEL_AREA => {
+            Some(end) if aligned && extent.offset >= label.data() => {
                 here.push((extent.offset, end, extent));
             }
             _ => {

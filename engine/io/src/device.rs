@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vs_wire::nbd::uri::NbdUri;
 
+use crate::checksums::Checksums;
 use crate::commit::Committer;
 use crate::error::{DeviceError, ErrorKind};
 use crate::file::FileDevice;
@@ -119,6 +120,15 @@ impl Device {
         matches!(&self.kind, Kind::File(file) if file.is_direct())
     }
 
+    /// The checksums of its data, if it has some.
+    #[must_use]
+    pub fn checksums(&self) -> Option<&Arc<Checksums>> {
+        match &self.kind {
+            Kind::File(file) => file.checksums(),
+            Kind::Nbd(_) => None,
+        }
+    }
+
     /// What its label says now.
     ///
     /// # Errors
@@ -159,6 +169,8 @@ pub struct Options<'a> {
     pub create_size: u64,
     /// Hosts' data goes past the page cache.
     pub direct: bool,
+    /// It is to have checksums: refused where that can't be. Whether it has says its label.
+    pub checksums: bool,
     /// Where files and block devices may lie; empty: anywhere.
     pub roots: &'a [PathBuf],
     /// The budget for what stays mapped of it.
@@ -168,8 +180,8 @@ pub struct Options<'a> {
 /// Opens what a URI names.
 ///
 /// # Errors
-/// `Invalid` for a URI or size that can't be, for a path outside the roots, and for `direct`
-/// where that can't be.
+/// `Invalid` for a URI or size that can't be, for a path outside the roots, and for `direct` and
+/// `checksums` where that can't be.
 pub fn open(
     uri: &str,
     options: &Options<'_>,
@@ -182,6 +194,9 @@ pub fn open(
                 "{uri}: an NBD device has no page cache here to go past; add it without --direct,                  and have its server go past its own"
             );
             return Err(DeviceError::new(ErrorKind::Invalid, text));
+        }
+        if options.checksums {
+            return Err(no_checksums(uri));
         }
         let blocking = NbdBlocking::connect(uri, &parsed)?;
         return Ok((Kind::Nbd(parsed), Box::new(blocking)));
@@ -207,6 +222,28 @@ pub fn open(
         file.keep_resident(residency);
     }
     Ok((Kind::File(file), Box::new(blocking)))
+}
+
+impl Kind {
+    /// Does with checksums what the device's label says about them.
+    ///
+    /// # Errors
+    /// `Invalid` for an NBD device, and when the process is out of descriptors.
+    pub fn keep_checksums(&mut self, uri: &str, label: &Label) -> Result<(), DeviceError> {
+        match self {
+            _ if !label.checksums => Ok(()),
+            Kind::File(file) => file.keep_checksums(&label.device, label.size),
+            Kind::Nbd(_) => Err(no_checksums(uri)),
+        }
+    }
+}
+
+fn no_checksums(uri: &str) -> DeviceError {
+    let text = format!(
+        "{uri}: checksums are kept of files and block devices, not over NBD; add it without \
+         --checksums, or add at the machine of its server what that exports"
+    );
+    DeviceError::new(ErrorKind::Invalid, text)
 }
 
 fn checked_path(path: &str, roots: &[PathBuf]) -> Result<PathBuf, DeviceError> {

@@ -14,6 +14,8 @@ pub enum ErrorKind {
     Invalid,
     /// The thing exists already, as something else.
     Exists,
+    /// It is there, and made another way than was asked for.
+    Unlike,
     /// A later state is already recorded.
     Stale,
     /// Refused for the data's safety: foreign data, another cluster's device.

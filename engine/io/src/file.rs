@@ -1,6 +1,7 @@
 //! Files and block devices, through the page cache or past it.
 
 mod blocking;
+mod checked;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -38,6 +39,16 @@ pub enum TryRead {
     WouldBlock,
 }
 
+/// What came of a write that must not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    Done,
+    /// It is done, and `FileDevice::admit` should be called.
+    Wanted,
+    /// Nothing was done: write on the pool.
+    WouldBlock,
+}
+
 /// What came of a store into resident memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -66,6 +77,8 @@ pub struct FileDevice {
     /// Somebody else's process or machine answers for the filesystem.
     foreign: bool,
     resident: Option<Arc<Resident>>,
+    /// Set where every block of hosts' data has a checksum.
+    checksums: Option<checked::Keeper>,
     /// When it was last made durable, by `millis`.
     synced: AtomicU64,
     slow_until: AtomicU64,
@@ -161,7 +174,7 @@ impl FileDevice {
         let (synced, slow_until) = (AtomicU64::default(), AtomicU64::default());
         let foreign = is_foreign(&file);
         let (lanes, through) = (Mutex::default(), Mutex::default());
-        let (direct, resident) = (None, None);
+        let (direct, resident, checksums) = (None, None, None);
         FileDevice {
             name,
             file,
@@ -172,6 +185,7 @@ impl FileDevice {
             direct,
             foreign,
             resident,
+            checksums,
             synced,
             slow_until,
         }
@@ -287,11 +301,7 @@ impl FileDevice {
         self.size
     }
 
-    /// Reads what the page cache has, without waiting for the device.
-    ///
-    /// # Errors
-    /// Whatever the device says.
-    pub fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Result<TryRead, DeviceError> {
+    fn try_read_unchecked(&self, offset: u64, buffer: &mut [u8]) -> Result<TryRead, DeviceError> {
         if !self.may_inline() {
             return Ok(TryRead::WouldBlock);
         }
@@ -325,11 +335,7 @@ impl FileDevice {
         Ok(TryRead::Done)
     }
 
-    /// Reads, waiting for the device.
-    ///
-    /// # Errors
-    /// Whatever the device says.
-    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
+    fn read_unchecked(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DeviceError> {
         let done = match &self.direct {
             Some(direct) => direct.read(offset, buffer),
             None => self.file.read_exact_at(buffer, offset),
@@ -337,11 +343,7 @@ impl FileDevice {
         done.map_err(|e| DeviceError::os("read", &self.name, &e))
     }
 
-    /// Writes all of it, into the page cache unless it is direct.
-    ///
-    /// # Errors
-    /// Whatever the device says.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+    fn write_unchecked(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         let data = if planted("half_a_write") { &data[..data.len() / 2] } else { data };
         let done = if let Some(direct) = &self.direct {
             direct.write(offset, data)
@@ -398,14 +400,7 @@ impl FileDevice {
         self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Makes the range read as zeroes; leaves a hole where `punch` allows and the kernel can.
-    ///
-    /// # Errors
-    /// Whatever the device says.
-    pub fn zero(&self, offset: u64, length: u64, punch: bool) -> Result<(), DeviceError> {
-        if length == 0 {
-            return Ok(());
-        }
+    fn zero_unchecked(&self, offset: u64, length: u64, punch: bool) -> Result<(), DeviceError> {
         self.forget(offset, length);
         let make = |offset, length| {
             let keep = libc::FALLOC_FL_KEEP_SIZE;
@@ -428,7 +423,7 @@ impl FileDevice {
                 let mut at = 0;
                 while at < length {
                     let take = ZERO_CHUNK.min(length - at);
-                    self.write(offset + at, &zeroes[..take as usize])?;
+                    self.write_unchecked(offset + at, &zeroes[..take as usize])?;
                     at += take;
                 }
                 Ok(())

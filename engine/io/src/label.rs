@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{BlockingDevice, UNIT};
+use crate::checksums;
+use crate::device::{BlockingDevice, LABEL_AREA, UNIT};
 use crate::error::{DeviceError, ErrorKind};
 use crate::regions::{self, MAPS, MAX_SPS};
 
@@ -98,9 +99,19 @@ pub struct Label {
     pub unit: u64,
     /// Bytes of a region of the write-intent maps.
     pub region: u64,
+    /// Every block of the data has a checksum; these lie between the label and the data.
+    pub checksums: bool,
     /// The SPs that have a write-intent map here, in the order of their maps.
     pub maps: Vec<String>,
     pub t1s: Vec<Entry>,
+}
+
+impl Label {
+    /// Where the data begins.
+    #[must_use]
+    pub fn data(&self) -> u64 {
+        LABEL_AREA + if self.checksums { checksums::area(self.size) } else { 0 }
+    }
 }
 
 /// What stands where a label would.
@@ -125,6 +136,9 @@ struct Body<'a> {
     size: u64,
     unit: u64,
     region: u64,
+    /// Left away where there are none, so that an older engine can read it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    checksums: bool,
     #[serde(borrow)]
     maps: Vec<Cow<'a, str>>,
     /// Ids of the devices that extents lie on; extents name them by their place here.
@@ -162,6 +176,7 @@ impl<'a> Body<'a> {
             size: label.size,
             unit: label.unit,
             region: label.region,
+            checksums: label.checksums,
             maps: label.maps.iter().map(|sp| Cow::Borrowed(sp.as_str())).collect(),
             devices: Vec::new(),
             t1s: Vec::with_capacity(label.t1s.len()),
@@ -235,6 +250,7 @@ impl<'a> Body<'a> {
             size: self.size,
             unit: self.unit,
             region: self.region,
+            checksums: self.checksums,
             maps: self.maps.into_iter().map(Cow::into_owned).collect(),
             t1s,
         })
@@ -416,21 +432,32 @@ fn standing_locked(device: &mut dyn BlockingDevice) -> Result<Standing, DeviceEr
     })
 }
 
-/// Labels a blank device, or recognises this cluster's, and has a write-intent map there for `sp`;
-/// on a blank device with regions of `region` bytes or more. Gives the label that stands there.
-/// With an empty `device_id` a blank device is refused: it was not blank when it was known.
+/// How a device is labelled that is blank.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh<'a> {
+    /// What it is called; if this is empty it is refused: it was not blank when it was known.
+    pub id: &'a str,
+    /// Least bytes of a region of its write-intent maps.
+    pub region: u64,
+    /// Whether its data has checksums. If so, a device that is labelled without them is refused.
+    pub checksums: bool,
+}
+
+/// Labels a blank device, or recognises this cluster's, and has a write-intent map there for `sp`.
+/// Gives the label that stands there.
 ///
 /// # Errors
-/// `Unsafe` for foreign data, another cluster's device, and a device that lost its label.
+/// `Unsafe` for foreign data, another cluster's device, and a device that lost its label;
+/// `Unlike` for one that is labelled without the checksums that are asked for; `Invalid` for a
+/// blank one that has no room for them.
 pub fn claim(
     device: &mut dyn BlockingDevice,
     cluster: &str,
-    device_id: &str,
     sp: &str,
-    region: u64,
+    fresh: &Fresh<'_>,
 ) -> Result<Label, DeviceError> {
     device.lock()?;
-    let result = claim_locked(device, cluster, device_id, sp, region);
+    let result = claim_locked(device, cluster, sp, fresh);
     device.unlock();
     result
 }
@@ -438,9 +465,8 @@ pub fn claim(
 fn claim_locked(
     device: &mut dyn BlockingDevice,
     cluster: &str,
-    device_id: &str,
     sp: &str,
-    region: u64,
+    fresh: &Fresh<'_>,
 ) -> Result<Label, DeviceError> {
     let refuse = |text: String| Err(DeviceError::new(ErrorKind::Unsafe, text));
     match read(device)? {
@@ -450,6 +476,15 @@ fn claim_locked(
             label.cluster,
             label.device
         )),
+        Found::Label(label) if fresh.checksums && !label.checksums => {
+            let text = format!(
+                "{}: is labelled as device {} without checksums; add it without --checksums, or \
+                 move its data away, remove it, wipe its first 4 MiB and add it anew",
+                device.name(),
+                label.device
+            );
+            Err(DeviceError::new(ErrorKind::Unlike, text))
+        }
         Found::Label(label) if label.maps.iter().any(|known| known == sp) => Ok(label),
         Found::Label(label) if label.maps.len() == MAX_SPS => refuse(format!(
             "{}: {MAX_SPS} SPs have used it, no more can; use another device",
@@ -465,20 +500,25 @@ fn claim_locked(
             "{}: holds {what}; wipe its first 4 MiB and last 64 KiB if it may be used here",
             device.name()
         )),
-        Found::Blank if device_id.is_empty() => refuse(format!(
+        Found::Blank if fresh.id.is_empty() => refuse(format!(
             "{}: is blank, but was a device of this cluster; bring its data back, or remove it",
             device.name()
         )),
         Found::Blank => {
             let label = Label {
                 cluster: cluster.to_owned(),
-                device: device_id.to_owned(),
+                device: fresh.id.to_owned(),
                 size: device.size() / UNIT * UNIT,
                 unit: UNIT,
-                region: regions::region(device.size(), region),
+                region: regions::region(device.size(), fresh.region),
+                checksums: fresh.checksums,
                 maps: vec![sp.to_owned()],
                 t1s: Vec::new(),
             };
+            if label.data() >= label.size {
+                let text = format!("{}: no room for checksums; 6 MiB at least", device.name());
+                return Err(DeviceError::new(ErrorKind::Invalid, text));
+            }
             // Somebody may have wiped another label's beginning only.
             for slot in 0..2 {
                 device.write_durably((slot + 1) * SLOT - MAPS, &vec![0; MAPS as usize])?;

@@ -2,6 +2,8 @@
 //! T1 objects that the labels hold, and the pools on which blocking work is done.
 
 pub mod alloc;
+pub mod checksums;
+pub mod closing;
 pub mod commit;
 pub mod device;
 pub mod direct;
@@ -16,13 +18,15 @@ pub mod planted;
 pub mod pool;
 pub mod regions;
 pub mod resident;
+pub mod spans;
 pub mod survey;
 pub mod t1;
 
+pub use checksums::Checksums;
 pub use commit::Committer;
 pub use device::{BlockingDevice, Device, Kind};
 pub use error::{DeviceError, ErrorKind};
-pub use file::{FileDevice, Stored, TryRead};
+pub use file::{FileDevice, Put, Stored, TryRead};
 pub use label::{Entry, ExtentSpec, Kept, Label, T1Spec};
 pub use planted::planted;
 pub use pool::{Full, Pool};

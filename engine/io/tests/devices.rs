@@ -7,13 +7,18 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use vs_io::device::{self, LABEL_AREA, UNIT};
-use vs_io::label::{self, Found};
+use vs_io::label::{self, Found, Fresh};
 use vs_io::{
-    BlockingDevice, Committer, Device, Entry, ErrorKind, ExtentSpec, Kind, Label, Survey, T1Spec,
-    T1Table, TryRead, alloc,
+    BlockingDevice, Committer, Device, DeviceError, Entry, ErrorKind, ExtentSpec, Kind, Label,
+    Survey, T1Spec, T1Table, TryRead, alloc,
 };
 
 const SIZE: u64 = 64 << 20;
+
+/// Labels a device that is blank, or knows it again.
+fn claim(device: &mut dyn BlockingDevice, cluster: &str, id: &str) -> Result<Label, DeviceError> {
+    label::claim(device, cluster, "sp", &Fresh { id, region: UNIT, checksums: false })
+}
 
 struct Disk {
     _dir: tempfile::TempDir,
@@ -42,7 +47,7 @@ impl Disk {
 
     fn device(&self, id: &str) -> Arc<Device> {
         let (kind, mut blocking) = self.open();
-        let label = label::claim(&mut *blocking, "c1", id, "sp", UNIT).unwrap();
+        let label = claim(&mut *blocking, "c1", id).unwrap();
         let regions = vs_io::Regions::load(&mut *blocking, &label, "sp").unwrap();
         Arc::new(Device::new(&self.uri(), &label, kind, regions, 2, 0))
     }
@@ -77,10 +82,10 @@ fn file(device: &Device) -> &vs_io::FileDevice {
 #[test]
 fn a_blank_device_is_labelled_once() {
     let disk = Disk::new();
-    let first = label::claim(&mut *disk.blocking(), "c1", "d1", "sp", UNIT).unwrap();
-    let again = label::claim(&mut *disk.blocking(), "c1", "d2", "sp", UNIT).unwrap();
+    let first = claim(&mut *disk.blocking(), "c1", "d1").unwrap();
+    let again = claim(&mut *disk.blocking(), "c1", "d2").unwrap();
     assert_eq!(first, again, "it keeps its first name");
-    let refused = label::claim(&mut *disk.blocking(), "c2", "d3", "sp", UNIT).unwrap_err();
+    let refused = claim(&mut *disk.blocking(), "c2", "d3").unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Unsafe);
     assert!(refused.message.contains("belongs to cluster c1"));
 }
@@ -89,7 +94,7 @@ fn a_blank_device_is_labelled_once() {
 fn foreign_data_is_refused_by_its_name() {
     let disk = Disk::new();
     disk.blocking().write_at(0x438, &[0x53, 0xef]).unwrap();
-    let refused = label::claim(&mut *disk.blocking(), "c1", "d1", "sp", UNIT).unwrap_err();
+    let refused = claim(&mut *disk.blocking(), "c1", "d1").unwrap_err();
     assert!(refused.message.contains("ext2/3/4"), "{refused}");
     let disk = Disk::new();
     disk.blocking().write_at(SIZE - 1, &[1]).unwrap();
@@ -113,7 +118,7 @@ fn paths_outside_the_roots_are_refused() {
 #[test]
 fn many_writers_lose_no_update() {
     let disk = Disk::new();
-    label::claim(&mut *disk.blocking(), "c1", "d1", "sp", UNIT).unwrap();
+    claim(&mut *disk.blocking(), "c1", "d1").unwrap();
     std::thread::scope(|scope| {
         for writer in 0..4u64 {
             let disk = &disk;
@@ -137,7 +142,7 @@ fn many_writers_lose_no_update() {
 #[test]
 fn a_label_that_is_known_is_read_again_when_another_has_written_it() {
     let disk = Disk::new();
-    label::claim(&mut *disk.blocking(), "c1", "d1", "sp", UNIT).unwrap();
+    claim(&mut *disk.blocking(), "c1", "d1").unwrap();
     let (mut mine, mut theirs) = (None, None);
     for round in 0..6 {
         for known in [&mut mine, &mut theirs] {
@@ -404,7 +409,7 @@ proptest! {
         ),
     ) {
         let disk = Disk::new();
-        label::claim(&mut *disk.blocking(), "c1", "d0", "sp", UNIT).unwrap();
+        claim(&mut *disk.blocking(), "c1", "d0").unwrap();
         let entries: Vec<Entry> = objects.into_iter().enumerate().map(|(index, (epoch, ready, home, extents))| {
             let extents = extents.into_iter().map(|(device, unit, units)| ExtentSpec {
                 device: format!("d{device}"), offset: unit * UNIT, length: units * UNIT,
@@ -424,7 +429,7 @@ proptest! {
     #[test]
     fn a_torn_write_leaves_the_other_slot(updates in 1u64..5, at in 0usize..200, byte in any::<u8>(), cut in 0usize..4096) {
         let disk = Disk::new();
-        label::claim(&mut *disk.blocking(), "c1", "d1", "sp", UNIT).unwrap();
+        claim(&mut *disk.blocking(), "c1", "d1").unwrap();
         let read = |disk: &Disk| match label::read(&mut *disk.blocking()).unwrap() {
             Found::Label(label) => label.t1s.len() as u64,
             other => panic!("{other:?}"),
@@ -449,7 +454,7 @@ proptest! {
 
     #[test]
     fn free_and_taken_make_up_the_device(pieces in prop::collection::vec((0u64..50, 1u64..6), 0..12)) {
-        let mut label = Label { cluster: "c".into(), device: "d1".into(), size: SIZE, unit: UNIT, region: UNIT, maps: vec![], t1s: vec![] };
+        let mut label = Label { cluster: "c".into(), device: "d1".into(), size: SIZE, unit: UNIT, region: UNIT, checksums: false, maps: vec![], t1s: vec![] };
         let mut taken = vec![false; ((SIZE - LABEL_AREA) / UNIT) as usize];
         for (index, (unit, units)) in pieces.into_iter().enumerate() {
             let new = t1(&format!("t-{index}"), "a", 4096, vec![extent("d1", unit, units)]);

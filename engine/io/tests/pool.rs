@@ -7,9 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vs_io::device::{self, LABEL_AREA, Options, UNIT};
-use vs_io::{Committer, Device, Full, Kind, Pool, label};
+use vs_io::label::{self, Fresh};
+use vs_io::{BlockingDevice, Committer, Device, DeviceError, Full, Kind, Label, Pool};
 
 const SOON: Duration = Duration::from_secs(20);
+
+/// Labels a device that is blank, or knows it again.
+fn claim(device: &mut dyn BlockingDevice, cluster: &str, id: &str) -> Result<Label, DeviceError> {
+    label::claim(device, cluster, "sp", &Fresh { id, region: UNIT, checksums: false })
+}
 
 /// Jobs that end when it is opened or dropped.
 struct Gate(Option<Sender<()>>, Arc<Mutex<Receiver<()>>>);
@@ -109,7 +115,7 @@ fn disk(dir: &tempfile::TempDir, id: &str) -> Arc<Device> {
     let uri = format!("file:{}", dir.path().join(id).display());
     let options = Options { create_size: 8 << 20, ..Options::default() };
     let (kind, mut blocking) = device::open(&uri, &options).unwrap();
-    let label = label::claim(&mut *blocking, "c1", id, "sp", UNIT).unwrap();
+    let label = claim(&mut *blocking, "c1", id).unwrap();
     let regions = vs_io::Regions::load(&mut *blocking, &label, "sp").unwrap();
     Arc::new(Device::new(&uri, &label, kind, regions, 4, 0))
 }

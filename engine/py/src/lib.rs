@@ -89,8 +89,10 @@ impl Engine {
         create_size: u64,
         device_id: &str,
         direct: bool,
+        checksums: bool,
     ) -> PyResult<String> {
-        call(py, || self.0.device_add(uri, create_size, device_id, direct))
+        let how = vs_server::How { direct, checksums };
+        call(py, || self.0.device_add(uri, create_size, device_id, how))
     }
 
     fn device_remove(&self, py: Python<'_>, device_id: &str) -> PyResult<()> {

@@ -61,6 +61,7 @@ impl From<DeviceError> for Failure {
             ErrorKind::NotFound => "not_found",
             ErrorKind::Invalid => "invalid",
             ErrorKind::Exists => "exists",
+            ErrorKind::Unlike => "unlike",
             ErrorKind::Stale => "stale",
             ErrorKind::Unsafe => "unsafe",
             ErrorKind::Timeout => "timeout",
@@ -240,6 +241,16 @@ impl Engine {
         }
         // What nobody waits for, such as the clearing of a map, must not come after a successor.
         let rested = self.shared.devices().values().all(|device| device.pool.rest(deadline));
+        for device in self.shared.devices().values() {
+            // What stays open is unknown at the next start, and no more than that.
+            if let Err(error) = device.settle_checksums(None, deadline) {
+                eprintln!("vswitchd engine: {error}");
+            }
+            // A successor may be opening them by the time that its thread looks.
+            if let Some(checksums) = device.checksums() {
+                checksums.retire();
+            }
+        }
         answered && flushed && rested
     }
 
@@ -533,6 +544,7 @@ impl Engine {
         let known = self.shared.devices();
         let counted = known.values().map(|device| DeviceMetrics {
             id: device.id.clone(),
+            checksum_errors: device.checksums().map(|checksums| checksums.errors()),
             counters: all.devices.get(device).cloned().unwrap_or_default(),
         });
         let mut devices: Vec<DeviceMetrics> = counted.collect();

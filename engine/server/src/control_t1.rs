@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use vs_io::{Device, DeviceError, Regions, Survey, T1Spec, device, label};
+use vs_io::{Device, DeviceError, Regions, Survey, T1Spec, closing, device, label};
 
 use crate::active::{Leaf, Volume};
 use crate::control::{Engine, Failure, json, lock, parse};
@@ -21,6 +21,7 @@ fn device_shape(device: &Device, look: u64, deadline: Instant) -> DeviceShape {
         size: device.size,
         unit: device::UNIT,
         direct: device.is_direct(),
+        checksums: device.checksums().is_some(),
         up: true,
         free: Vec::new(),
         error: String::new(),
@@ -39,20 +40,30 @@ fn device_shape(device: &Device, look: u64, deadline: Instant) -> DeviceShape {
     shape
 }
 
+/// How a device is to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How {
+    /// Hosts' data goes past the page cache.
+    pub direct: bool,
+    /// Its data has checksums. That is settled when it is labelled; where this is false, what the
+    /// label says is right.
+    pub checksums: bool,
+}
+
 impl Engine {
-    /// Opens a device, labelling it as `id` if it is blank; gives its JSON. With `direct` hosts'
-    /// data goes past the page cache.
+    /// Opens a device, labelling it as `id` if it is blank; gives its JSON.
     ///
     /// # Errors
     /// When it can't be opened, is foreign, or is open already under another URI or the other
-    /// way.
+    /// way; `unlike` when it is labelled without the checksums that are asked for.
     pub fn device_add(
         &self,
         uri: &str,
         create_size: u64,
         id: &str,
-        direct: bool,
+        how: How,
     ) -> Result<String, Failure> {
+        let How { direct, checksums } = how;
         let known = self.shared.devices();
         if let Some(device) = known.values().find(|device| device.uri == uri) {
             if device.is_direct() != direct {
@@ -63,18 +74,27 @@ impl Engine {
                 );
                 return Err(Failure::new("precondition", text));
             }
+            if checksums && device.checksums().is_none() {
+                let text = format!(
+                    "{uri}: is open as device {}, which is labelled without checksums; move its \
+                     data away, remove it, wipe its first 4 MiB and add it anew, or leave it",
+                    device.id
+                );
+                return Err(Failure::new("unlike", text));
+            }
             return json(&self.device_shape(device));
         }
         let config = &self.shared.config;
         let options = device::Options {
             create_size,
             direct,
+            checksums,
             roots: &config.device_roots,
             residency: self.shared.residency.as_ref(),
         };
-        let (kind, mut blocking) = device::open(uri, &options)?;
-        let label =
-            label::claim(&mut *blocking, &config.cluster_id, id, &config.sp, config.map_region)?;
+        let (mut kind, mut blocking) = device::open(uri, &options)?;
+        let fresh = label::Fresh { id, region: config.map_region, checksums };
+        let label = label::claim(&mut *blocking, &config.cluster_id, &config.sp, &fresh)?;
         if label.size > blocking.size() {
             let text =
                 format!("{uri}: {} bytes, but its label says {}", blocking.size(), label.size);
@@ -84,10 +104,12 @@ impl Engine {
             let text = format!("{uri}: is device {}, open as {}", label.device, other.uri);
             return Err(Failure::new("exists", text));
         }
+        kind.keep_checksums(uri, &label)?;
         let slot = self.shared.next_slot.fetch_add(1, Ordering::Relaxed);
         let regions = Regions::load(&mut *blocking, &label, &config.sp)?;
         let device = Device::new(uri, &label, kind, regions, config.pool_threads, slot);
         let device = Arc::new(device);
+        closing::start(&device, &config.sp, Duration::from_secs_f64(config.map_clear_seconds))?;
         {
             let mut devices = self.shared.devices.write().unwrap_or_else(PoisonError::into_inner);
             let mut next = (**devices).clone();
@@ -214,6 +236,7 @@ impl Engine {
                     return Err(Failure::new("internal", format!("device {}: flush", device.id)));
                 }
             }
+            object.settle_checksums(deadline)?;
         }
         Ok(())
     }

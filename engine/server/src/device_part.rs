@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vs_io::{Device, Full, Kind as DeviceKind, Stored, T1Object, TryRead};
+use vs_io::{Device, Full, Kind as DeviceKind, Put, T1Object, TryRead};
 
 use crate::durable::Durable;
 use crate::event_loop::Loop;
@@ -67,7 +67,7 @@ impl Loop {
                     });
                 }
             },
-            Kind::Write if op.fua && !file.is_slow() => {
+            Kind::Write if op.fua && !file.is_slow() && file.checksums().is_none() => {
                 let part = op.part(at, leaf);
                 op.pending += 1;
                 counters.done(name, count, true);
@@ -80,25 +80,27 @@ impl Loop {
                 if op.fua {
                     op.touch(device, leaf);
                 }
-                if file.is_slow() {
-                    let data = op.data[span].to_vec();
-                    let part = op.part(at, leaf);
-                    counters.done(name, count, true);
-                    return self.pool_part(token, part, t1, device, move |device| {
-                        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
-                        file.write(start, &data).map(|()| SubData::None).map_err(|e| fail(&e))
-                    });
-                }
-                // The group commit that a FUA write waits for is quicker without stored pages.
-                let stored =
-                    if op.fua { Stored::No } else { file.store(start, &op.data[span.clone()]) };
-                if stored == Stored::Wanted {
-                    admit(device);
-                }
-                if stored == Stored::Done {
-                    Ok(())
+                let put = if file.is_slow() {
+                    Ok(Put::WouldBlock)
                 } else {
-                    file.write(start, &op.data[span]).map_err(|e| fail(&e))
+                    file.put(start, &op.data[span.clone()], op.fua)
+                };
+                match put {
+                    Ok(Put::WouldBlock) => {
+                        let data = op.data[span].to_vec();
+                        let part = op.part(at, leaf);
+                        counters.done(name, count, true);
+                        return self.pool_part(token, part, t1, device, move |device| {
+                            let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+                            file.write(start, &data).map(|()| SubData::None).map_err(|e| fail(&e))
+                        });
+                    }
+                    Ok(Put::Wanted) => {
+                        admit(device);
+                        Ok(())
+                    }
+                    Ok(Put::Done) => Ok(()),
+                    Err(error) => Err(fail(&error)),
                 }
             }
             Kind::Status => {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use vs_io::{Device, Kind as DeviceKind, Look, Stored, T1Object, TryRead};
+use vs_io::{Device, Kind as DeviceKind, Look, Put, T1Object, TryRead};
 use vs_tree::{Access, ReadChoice, Routed, Target};
 
 use crate::active::Leaf;
@@ -129,29 +129,31 @@ fn is_quick(t1: &T1Object, turns: &Turns, offset: u64, length: u64) -> bool {
     if turns.blocks(&t1.spec.id, offset, length) {
         return false;
     }
-    let quick = t1.map(offset, length, |device, _, _, _| match &device.kind {
-        DeviceKind::File(file) if !file.is_slow() => Ok(()),
+    let quick = t1.map(offset, length, |device, start, count, _| match &device.kind {
+        DeviceKind::File(file) if !file.holds_up(start, count) => Ok(()),
         _ => Err(()),
     });
     quick.is_ok()
 }
 
+/// Writes; None if it would have to wait all the same. Some of it may have been written then.
 fn write_t1(
     devices: &mut DeviceTable,
     t1: &T1Object,
     offset: u64,
     data: &[u8],
-) -> Result<(), Fail> {
+) -> Result<(), Option<Fail>> {
     t1.map(offset, data.len() as u64, |device, start, count, at| {
-        let DeviceKind::File(file) = &device.kind else { return Err(Fail::Io) };
+        let DeviceKind::File(file) = &device.kind else { return Err(Some(Fail::Io)) };
         let data = &data[at as usize..(at + count) as usize];
-        let stored = file.store(start, data);
-        if stored == Stored::Wanted {
-            admit(device);
+        let done = file.put(start, data, false);
+        match done {
+            Ok(Put::WouldBlock) => return Err(None),
+            Ok(Put::Wanted) => admit(device),
+            _ => {}
         }
-        let done = if stored == Stored::Done { Ok(()) } else { file.write(start, data) };
         devices.of(device).done(OpName::Write, count, done.is_ok());
-        done.map_err(|error| fail(&error))
+        done.map(drop).map_err(|error| Some(fail(&error)))
     })
 }
 
@@ -264,11 +266,15 @@ impl Loop {
         for piece in &*pieces {
             let Some(t1) = t1_of(piece.target) else { break };
             let part = &data[piece.at as usize..(piece.at + piece.length) as usize];
-            if let Err(error) = write_t1(devices, t1, piece.offset, part) {
-                result = Inline::Failed(error);
+            match write_t1(devices, t1, piece.offset, part) {
+                Ok(()) => {}
+                Err(Some(error)) => result = Inline::Failed(error),
+                // The long way writes all of it again.
+                Err(None) if matches!(result, Inline::Done) => result = Inline::No,
+                Err(None) => {}
             }
         }
-        let failed = matches!(result, Inline::Failed(_));
+        let failed = !matches!(result, Inline::Done);
         if locked {
             if failed {
                 volume.volume.lock.tear(offset, length);
@@ -335,7 +341,8 @@ impl Loop {
         }
         match write_t1(&mut self.devices, t1, offset, data) {
             Ok(()) => Inline::Done,
-            Err(error) => Inline::Failed(error),
+            Err(Some(error)) => Inline::Failed(error),
+            Err(None) => Inline::No,
         }
     }
 }

@@ -60,4 +60,5 @@ extern crate self as vs_server;
 
 pub use config::Config;
 pub use control::{Engine, Failure};
+pub use control_t1::How;
 pub use handover::{Handed, Legacy, Speaks, given};

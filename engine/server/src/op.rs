@@ -13,6 +13,7 @@ use vs_wire::peer;
 
 use crate::buffers::Buffer;
 use crate::change::{Blocked, Changing};
+use crate::compare::{Held, Sieve};
 use crate::metrics::OpName;
 use crate::slab::Token;
 
@@ -296,8 +297,9 @@ pub struct Op {
     pub fail: Option<Fail>,
     pub failed_leaves: Vec<u32>,
     pub avoid: Vec<u32>,
-    /// Of a comparison, what the legs read so far hold; None where one can't be read.
-    pub legs: Vec<Option<Buffer>>,
+    /// Of a comparison, what the legs read so far hold, and of a leg that it reads unit by unit.
+    pub legs: Vec<Held>,
+    pub sieve: Option<Sieve>,
     /// Of a change: how far it is here; the first byte that was not as it should be.
     pub changing: Option<Box<Changing>>,
     pub differs: Option<u32>,
@@ -351,6 +353,7 @@ impl Op {
             changing: None,
             differs: None,
             blocked: Vec::new(),
+            sieve: None,
             heals: Vec::new(),
             touched: Vec::new(),
             locked: false,

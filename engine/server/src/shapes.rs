@@ -22,6 +22,7 @@ pub struct DeviceShape {
     pub size: u64,
     pub unit: u64,
     pub direct: bool,
+    pub checksums: bool,
     pub up: bool,
     pub free: Vec<FreeRun>,
     pub error: String,
@@ -100,6 +101,8 @@ pub struct VolumeMetrics {
 #[derive(Serialize)]
 pub struct DeviceMetrics {
     pub id: String,
+    /// Blocks read that did not match; None where there are no checksums.
+    pub checksum_errors: Option<u64>,
     #[serde(flatten)]
     pub counters: DeviceCounters,
 }

@@ -95,7 +95,7 @@ fn what_a_host_leaves_unread_is_not_carried_out() {
     let rig = Rig { room: 8192, loops: 1, ..Rig::new() };
     let sp = rig.sp("sp-a");
     let gate = Gate::start((DATA + SIZE) as usize);
-    sp.engine.device_add(&gate.uri(), 0, "d-gate", false).expect("a device");
+    sp.engine.device_add(&gate.uri(), 0, "d-gate", How::default()).expect("a device");
     sp.put("t", SIZE, &[("d-gate", DATA, SIZE)], 1);
     sp.activate(&Tree::new(1, SIZE, leaf("t", SIZE), &[("t", &sp)]));
     gate.hold();

@@ -102,13 +102,13 @@ fn a_leg_that_cannot_be_read_is_told_and_repaired() {
     let a = rig.sp("sp-a");
     a.leaf("a", SIZE);
     let gate = Gate::start((DATA + SIZE) as usize);
-    a.engine.device_add(&gate.uri(), 0, "d-gate", false).expect("a device");
+    a.engine.device_add(&gate.uri(), 0, "d-gate", How::default()).expect("a device");
     a.put("b", SIZE, &[("d-gate", DATA, SIZE)], 1);
     let legs = legs_of(&[("in_sync", leaf("a", SIZE)), ("in_sync", leaf("b", SIZE))]);
     a.activate(&Tree::new(1, SIZE, legs, &[("a", &a), ("b", &a)]));
     gate.rot(DATA + 2 * MIB + 4096, 4096);
-    assert_eq!(verified(&a, "compare")["differing_bytes"], MIB);
-    assert_eq!(verified(&a, "repair")["differing_bytes"], MIB);
+    assert_eq!(verified(&a, "compare")["differing_bytes"], 4096);
+    assert_eq!(verified(&a, "repair")["differing_bytes"], 4096);
     assert!(!gate.is_rotten());
     assert_eq!(verified(&a, "compare")["differing_bytes"], 0);
     let refused = a.engine.copy_start("v-1", vec![1], 0, 0, false, "compare");

@@ -10,7 +10,7 @@ const SIZE: u64 = 16 * MIB;
 fn direct(rig: &Rig) -> Sp {
     let sp = rig.sp("sp-a");
     let uri = format!("file:{}", rig.file("d-d").display());
-    sp.engine.device_add(&uri, DATA + SIZE, "d-d", true).expect("a direct device");
+    sp.engine.device_add(&uri, DATA + SIZE, "d-d", DIRECT).expect("a direct device");
     sp.put("d", SIZE, &[("d-d", DATA, SIZE)], 1);
     sp
 }
@@ -75,8 +75,8 @@ fn an_open_device_stays_as_it_is() {
     let rig = Rig::new();
     let sp = direct(&rig);
     let uri = format!("file:{}", rig.file("d-d").display());
-    assert!(sp.engine.device_add(&uri, 0, "", true).is_ok());
-    let refused = sp.engine.device_add(&uri, 0, "", false).expect_err("the other way");
+    assert!(sp.engine.device_add(&uri, 0, "", DIRECT).is_ok());
+    let refused = sp.engine.device_add(&uri, 0, "", How::default()).expect_err("the other way");
     assert_eq!(refused.kind, "precondition");
     sp.stop();
 }

@@ -181,7 +181,7 @@ fn a_host_that_is_asked_to_go_is_answered_all_that_it_has_asked_for() {
     let rig = Rig { room: MIB / 8, loops: 1, ..Rig::new() };
     let sp = rig.sp("sp-a");
     let gate = Gate::start((DATA + SIZE) as usize);
-    sp.engine.device_add(&gate.uri(), 0, "d-a", false).expect("a device");
+    sp.engine.device_add(&gate.uri(), 0, "d-a", How::default()).expect("a device");
     sp.put("a", SIZE, &[("d-a", DATA, SIZE)], 1);
     sp.activate(&tree(&sp));
     let (mut host, mut idle) = (sp.host(), sp.host());

@@ -25,7 +25,7 @@ fn pair(version: u64, states: [&str; 2], owner: &Sp, other: &Sp) -> Tree {
 /// "b" at `sp`, on a device that can be held up.
 fn gated(sp: &Sp) -> Arc<Gate> {
     let gate = Gate::start((DATA + SIZE) as usize);
-    sp.engine.device_add(&gate.uri(), 0, "d-gate", false).expect("a device");
+    sp.engine.device_add(&gate.uri(), 0, "d-gate", How::default()).expect("a device");
     sp.put("b", SIZE, &[("d-gate", DATA, SIZE)], 1);
     gate
 }

@@ -16,7 +16,7 @@ const BESIDE: u64 = 65_536;
 fn gated(sp: &Sp, t1: &str) -> Arc<Gate> {
     let gate = Gate::start((DATA + SIZE) as usize);
     let device = format!("d-{t1}");
-    sp.engine.device_add(&gate.uri(), 0, &device, false).expect("a device");
+    sp.engine.device_add(&gate.uri(), 0, &device, How::default()).expect("a device");
     sp.put(t1, SIZE, &[(&device, DATA, SIZE)], 1);
     gate
 }

@@ -82,7 +82,7 @@ impl Client {
 fn gated(rig: &Rig) -> (Sp, Arc<Gate>) {
     let gate = Gate::start((DATA + SIZE) as usize);
     let sp = rig.sp("sp-a");
-    sp.engine.device_add(&gate.uri(), 0, "d-gate", false).expect("a device");
+    sp.engine.device_add(&gate.uri(), 0, "d-gate", How::default()).expect("a device");
     sp.put("t", SIZE, &[("d-gate", DATA, SIZE)], 1);
     (sp, gate)
 }

@@ -55,7 +55,7 @@ fn waits(owner: &Sp, other: &Sp, gate: &Gate) {
 
 fn gated(sp: &Sp) -> Arc<Gate> {
     let gate = Gate::start((DATA + SIZE) as usize);
-    sp.engine.device_add(&gate.uri(), 0, "d-b", false).expect("a device");
+    sp.engine.device_add(&gate.uri(), 0, "d-b", How::default()).expect("a device");
     sp.put("b", SIZE, &[("d-b", DATA, SIZE)], 1);
     gate
 }

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use vs_server::Engine;
 
+pub use vs_server::How;
+
 pub use nbd::Nbd;
 
 pub const MIB: u64 = 1 << 20;
@@ -21,6 +23,9 @@ pub const MIB: u64 = 1 << 20;
 pub const DATA: u64 = 4 * MIB;
 /// Longest wait for anything in these tests.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// Hosts' data goes past the page cache.
+pub const DIRECT: How = How { direct: true, checksums: false };
 
 static STARTS: AtomicU64 = AtomicU64::new(0);
 
@@ -103,7 +108,7 @@ impl Sp {
         let path = self.dir.join(device);
         let create = if path.exists() { 0 } else { DATA + size };
         let uri = format!("file:{}", path.display());
-        self.engine.device_add(&uri, create, device, false).expect("a device");
+        self.engine.device_add(&uri, create, device, How::default()).expect("a device");
     }
 
     /// A device of its own for one T1 object, which is put at its beginning.
