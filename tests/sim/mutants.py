@@ -65,7 +65,7 @@ def _earlier(kind: type[Any]) -> Mutant:
 
 
 def _fence_that_does_not_wait() -> AbstractContextManager[Any]:
-    async def fence(engine: SimEngine, t1: Any, epoch: int) -> None:
+    async def fence(engine: SimEngine, t1: Any, epoch: int, base: Any) -> None:
         found = engine.held().get(t1)
         if found is not None:
             engine._disks.write(found[0], max(epoch, found[1]))
@@ -74,7 +74,7 @@ def _fence_that_does_not_wait() -> AbstractContextManager[Any]:
 
 
 def _fence_that_is_forgotten() -> AbstractContextManager[Any]:
-    async def fence(engine: SimEngine, t1: Any, epoch: int) -> None:
+    async def fence(engine: SimEngine, t1: Any, epoch: int, base: Any) -> None:
         return None
 
     return mock.patch.object(SimEngine, "t1_fence", fence)

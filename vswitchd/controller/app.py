@@ -25,6 +25,7 @@ from vswitchd.controller.executor import Executor
 from vswitchd.controller.guardian import Guardian
 from vswitchd.controller.health import Check, checks
 from vswitchd.controller.inventory import Inventory
+from vswitchd.controller.learner import Learner
 from vswitchd.controller.metrics import Metrics
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
@@ -115,8 +116,10 @@ async def _run(args: argparse.Namespace) -> None:
     drainer = Drainer(service, clock, logger)
     recovery = Recovery(service, registry, processors, clock, logger)
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
+    learner = Learner(store, registry, collector, executor, turns, logger)
     guardian = Guardian(
         service,
+        learner,
         processors,
         clock,
         logger,
