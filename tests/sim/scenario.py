@@ -175,6 +175,16 @@ def _controller_away(rng: random.Random) -> list[Action]:
     """The controller is away, or cut off with none, some or all of the SPs but one, for long
     enough that owners leave behind what is lost meanwhile; it comes back at any moment."""
     at = rng.uniform(1.0, BUSY / 2)
+    if rng.random() < 0.4:
+        # Between an SP and the controller there is one that hears both: each is about to go on
+        # without the other when it asks that one.
+        sp, other = rng.sample(SPS, 2)
+        lasts = round(rng.uniform(6.0, 15.0), 3)
+        later = rng.choice((0.0, rng.uniform(0.0, 3.0)))
+        return [
+            Action(at, "partition", (sp, "controller", False, lasts)),
+            Action(at + later, "partition", (sp, other, False, lasts)),
+        ]
     away = rng.uniform(6.0, 25.0)
     some = rng.sample(SPS, rng.choice((3, 3, 2, 2, 1)))
     found: list[Action] = []
