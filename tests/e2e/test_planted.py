@@ -48,6 +48,7 @@ FOUND_BY_FAULTS = {
 FOUND_BY_ENGINE = {
     "comparison_is_blind": "compare",
     "failing_leg_not_told": "legs",
+    "fence_without_compare": "peers",
     "last_words_obeyed": "again",
     "late_write_taken": "again",
     "lock_not_held": "order",
