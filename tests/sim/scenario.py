@@ -20,8 +20,10 @@ from vswitchd.restructure.requests import (
 )
 
 SPS = ("a", "b", "c")
-#: Layouts whose mirrors may lose a leg without the controller.
-_ODD = (
+#: Layouts for when the controller is away: mirrors that may lose a leg without it, and one that may
+#: not.
+_AWAY = (
+    "mirror(2)",
     "mirror(3)",
     "mirror(3)",
     "mirror(a, b, c)",
@@ -100,8 +102,13 @@ def scenario(seed: int) -> Scenario:
     for _ in range(rng.randint(0, 6)):
         actions.append(rng.choice(_FAULTS)(rng, rng.uniform(1.0, BUSY)))
     if rng.random() < 0.4:
-        volumes = tuple((name, rng.choice(_ODD), *rest) for name, _, *rest in volumes)
-        actions += _controller_away(rng)
+        volumes = tuple((name, rng.choice(_AWAY), *rest) for name, _, *rest in volumes)
+        if rng.random() < 0.5:
+            layout, found = _both_about_to_go_on(rng)
+            volumes = ((names[0], layout, 6, SPS), *volumes[1:])
+        else:
+            found = _controller_away(rng)
+        actions += found
     return Scenario(
         devices=rng.choice(CLUSTERS),
         volumes=volumes,
@@ -171,20 +178,24 @@ def _file_fault(rng: random.Random, at: float) -> Action:
     return Action(at, "file_fault", (rng.choice(SPS), rng.randrange(4), fault))
 
 
+def _both_about_to_go_on(rng: random.Random) -> tuple[str, list[Action]]:
+    """An owner hears neither the controller nor one leg; of three the other hears both sides, and
+    each is about to go on without the other when it asks that one."""
+    layout, other = rng.choice(
+        (("mirror(a, b)", "b"), ("mirror(a, b, c)", "b"), ("mirror(a, b, c)", "c"))
+    )
+    at, lasts = rng.uniform(1.0, BUSY / 2), round(rng.uniform(6.0, 15.0), 3)
+    later = rng.choice((0.0, rng.uniform(0.0, 2.0)))
+    return layout, [
+        Action(at, "partition", ("a", "controller", False, lasts)),
+        Action(at + later, "partition", ("a", other, False, lasts)),
+    ]
+
+
 def _controller_away(rng: random.Random) -> list[Action]:
     """The controller is away, or cut off with none, some or all of the SPs but one, for long
     enough that owners leave behind what is lost meanwhile; it comes back at any moment."""
     at = rng.uniform(1.0, BUSY / 2)
-    if rng.random() < 0.4:
-        # Between an SP and the controller there is one that hears both: each is about to go on
-        # without the other when it asks that one.
-        sp, other = rng.sample(SPS, 2)
-        lasts = round(rng.uniform(6.0, 15.0), 3)
-        later = rng.choice((0.0, rng.uniform(0.0, 3.0)))
-        return [
-            Action(at, "partition", (sp, "controller", False, lasts)),
-            Action(at + later, "partition", (sp, other, False, lasts)),
-        ]
     away = rng.uniform(6.0, 25.0)
     some = rng.sample(SPS, rng.choice((3, 3, 2, 2, 1)))
     found: list[Action] = []

@@ -33,6 +33,7 @@ from vswitchd.model.objects import (
     own_epoch,
     project,
 )
+from vswitchd.model.view import LabelView, T1View, T2View, View
 from vswitchd.restructure.alone import (
     applied,
     is_own,
@@ -43,6 +44,7 @@ from vswitchd.restructure.alone import (
     without,
 )
 from vswitchd.restructure.away import lost, majority
+from vswitchd.restructure.rebuilt import rebuild
 
 NAMES = tuple(SpId(f"sp-{letter}") for letter in "abcdefg")
 PEERS = {sp: f"{sp}:1" for sp in NAMES}
@@ -180,3 +182,19 @@ def test_two_sides_never_both_have_enough(legs: int, data: st.DataObject) -> Non
         if majority(legs, count):
             for side in combinations([t1.id for t1 in before.t1s], count):
                 assert kept & set(side)
+
+
+def test_a_store_that_is_lost_is_rebuilt_with_what_the_owner_had_made() -> None:
+    """The owner does not answer, and its tree with it; the record is at another home."""
+    before = volume(mirror(*NAMES[:3]))
+    found = left_behind(own(before), 4, {NAMES[2]}, ())
+    assert found is not None
+    tree = T2View(project(before, NAMES[1], PEERS), active=True)
+    views = [
+        View(NAMES[1], "i", 1, False, t2s=(tree,), ejections=(found,)),
+        View(NAMES[2], "i", 1, False),
+    ]
+    held = tuple(T1View(t1, 5 if t1.home != NAMES[2] else 4) for t1 in before.t1s)
+    rebuilt = rebuild(views, [LabelView(DeviceId("d"), "file:/d", t1s=held)])
+    (after,) = rebuilt.volumes
+    assert lost(after.root) == {"t@sp-c"} and (after.version, after.epoch) == (8, 5)
