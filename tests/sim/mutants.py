@@ -157,7 +157,11 @@ def _nobody_compares() -> AbstractContextManager[Any]:
     async def record(voter: Voter, ejection: Any) -> None:
         voter._state.record(ejection)
 
+    async def ask(voter: Voter, ejection: Any) -> None:
+        return None
+
     both = contextlib.ExitStack()
+    both.enter_context(mock.patch.object(Voter, "ask", ask))
     both.enter_context(mock.patch.object(Voter, "_fence", fence))
     both.enter_context(mock.patch.object(Voter, "record", record))
     return both

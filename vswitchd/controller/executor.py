@@ -231,7 +231,7 @@ class Executor:
         goes_on = not undone and any(isinstance(step, Forget) for step in live.plan.steps)
 
         async def turn_back() -> None:
-            stored = await self._store.volume(live.record.volume)
+            stored = await self._stored(live)
             peers, gone = self._registry.peers, self._registry.lost
             if undone or stored is None:
                 plan = vcm.undo(live.plan, stored, peers, gone)
@@ -250,12 +250,21 @@ class Executor:
                 **error,
             )
             live.plan, live.pause_points = plan, frozenset()
-            live.overtaken = vcm.is_overtaken(plan, stored)
-            live.begun = 0
+            live.overtaken, live.begun = False, 0
             live.waits.clear()
 
         await self._insist(live, turn_back)
+
+        async def look_again() -> None:
+            # It may have been overtaken while this was planned and written.
+            if vcm.is_overtaken(live.plan, await self._stored(live)):
+                live.overtaken = True
+
+        await self._insist(live, look_again)
         live.tell()
+
+    async def _stored(self, live: Live) -> Volume | None:
+        return await self._store.volume(live.record.volume)
 
     async def _write(self, live: Live, **changes: object) -> None:
         """Durable first, then in memory."""
