@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.controller.world import Controller, World
+from vswitchd.controller.live import Live
 from vswitchd.model.objects import SpId, Volume, project
 from vswitchd.model.view import Complaint, Ejection, View
 from vswitchd.restructure.alone import left_behind
@@ -107,3 +108,30 @@ async def test_nothing_is_overtaken_by_what_it_knows(told: Told) -> None:
     record = await controller.change(Grow(volume.size * 2), kind="grow")
     assert (await controller.ended(record)).state == "done"
     assert not await controller.learner.learn(await controller.volume())
+
+
+async def test_what_is_learnt_while_an_operation_is_turned_back_counts(told: Told) -> None:
+    controller, world, volume = told.controller, told.world, told.volume
+    world.sps.hold_copies = True
+    record = await controller.change(AddLeg("", A), kind="mirror_add")
+    while await controller.volume() == volume:
+        await world.clock.sleep(0.1)
+    between = await controller.volume()
+    found = alone(between)
+    told.record(found, between.owner)
+    right, learnt = controller.executor._stored, []
+
+    async def stored(live: Live) -> Volume | None:
+        before = await right(live)
+        if not learnt:
+            # After the plan that turns it back was made, before it is in the journal.
+            learnt.append(await controller.learner.learn(between))
+        return before
+
+    controller.executor._stored = stored  # type: ignore[method-assign]
+    await controller.executor.cancel(record.id)
+    world.sps.hold_copies = False
+    ended = await controller.ended(record)
+    assert learnt == [True] and ended.state == "cancelled"
+    now = await controller.volume()
+    assert lost(now.root) == lost(found.t2.root) and now.epoch > found.t2.epoch
