@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vswitchd.errors import VsError
@@ -166,6 +166,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert found is not None and decode_ejection(encode_ejection(found)) == found
 
 
+@settings(deadline=None)
 @given(st.sampled_from([3, 5, 7]), st.data())
 def test_two_sides_never_both_have_enough(legs: int, data: st.DataObject) -> None:
     """What an owner must fence, and what the controller must, always have a leg in common."""
