@@ -23,6 +23,7 @@ from vswitchd.model.objects import (
     T1,
     T2,
     Concat,
+    Leaf,
     Leg,
     LegState,
     Mirror,
@@ -107,7 +108,7 @@ def succeeds(volume: Volume, ejection: Ejection) -> Volume | None:
 def without(volume: Volume, gone: Collection[T1Id]) -> Volume:
     """A volume with the legs away that have any of those T1 objects, by a decision that was made
     on a later tree of it."""
-    root = volume.root if not gone else _away(volume.root, frozenset(gone))
+    root, _ = _away(volume.root, frozenset(gone))
     return replace(volume, root=root)
 
 
@@ -153,19 +154,26 @@ def _each_only_away(old: tuple[Node, ...], new: tuple[Node, ...]) -> bool:
     return len(old) == len(new) and all(map(_only_away, old, new))
 
 
-def _away(node: Node, gone: frozenset[T1Id]) -> Node:
+def _away(node: Node, gone: frozenset[T1Id]) -> tuple[Node, bool]:
+    """The node with legs away that lack something, and whether it lacks nothing itself."""
     match node:
+        case Leaf(t1, _):
+            return node, t1 not in gone
         case Mirror(legs):
-            found = []
-            for leg in legs:
-                inner = _away(leg.node, gone)
-                mine = {leaf.t1 for leaf in leaves(inner)} - lost(inner)
-                behind = leg.state is LegState.IN_SYNC and not mine.isdisjoint(gone)
-                found.append(Leg(leg.node, LegState.AWAY) if behind else Leg(inner, leg.state))
-            return Mirror(tuple(found))
+            tried = [_away(leg.node, gone) for leg in legs]
+            found = [
+                Leg(inner, leg.state)
+                if whole or leg.state is not LegState.IN_SYNC
+                else Leg(leg.node, LegState.AWAY)
+                for leg, (inner, whole) in zip(legs, tried, strict=True)
+            ]
+            whole = any(leg.state is LegState.IN_SYNC for leg in found)
+            return (Mirror(tuple(found)) if whole else node), whole
         case Stripe(chunk, columns):
-            return Stripe(chunk, tuple(_away(column, gone) for column in columns))
+            each = [_away(column, gone) for column in columns]
+            return Stripe(chunk, tuple(one for one, _ in each)), all(whole for _, whole in each)
         case Concat(parts):
-            return Concat(tuple(_away(part, gone) for part in parts))
+            each = [_away(part, gone) for part in parts]
+            return Concat(tuple(one for one, _ in each)), all(whole for _, whole in each)
         case _:
-            return node
+            return node, True
