@@ -162,7 +162,8 @@ def test_what_was_left_behind_later_is_away_in_an_earlier_tree_too() -> None:
     inner = Mirror((Leg(mirror(*NAMES[:2])), Leg(mirror(*NAMES[2:4])), Leg(mirror(*NAMES[4:6]))))
     nested = without(volume(inner), {T1Id("t@sp-c"), T1Id("t@sp-d")}).root
     legs = (*inner.legs[:2], inner.legs[2])
-    assert nested == Mirror((legs[0], Leg(legs[1].node, LegState.AWAY), legs[2]))
+    first, second, third = inner.legs
+    assert nested == Mirror((first, Leg(second.node, LegState.AWAY), third))
 
 
 def test_a_record_is_read_as_it_was_written() -> None:
