@@ -161,7 +161,6 @@ def test_what_was_left_behind_later_is_away_in_an_earlier_tree_too() -> None:
     assert without(before, ()) == before
     inner = Mirror((Leg(mirror(*NAMES[:2])), Leg(mirror(*NAMES[2:4])), Leg(mirror(*NAMES[4:6]))))
     nested = without(volume(inner), {T1Id("t@sp-c"), T1Id("t@sp-d")}).root
-    legs = (*inner.legs[:2], inner.legs[2])
     first, second, third = inner.legs
     assert nested == Mirror((first, Leg(second.node, LegState.AWAY), third))
 
