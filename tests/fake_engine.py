@@ -52,6 +52,9 @@ class FakeEngine:
         self.busy: set[str] = set()
         #: Who may use a volume; one that is not here is whoever's.
         self.accesses: dict[str, Json] = {}
+        #: T1 objects that keep hosts waiting, and those in doubt.
+        self.failing: set[str] = set()
+        self.doubtful: set[str] = set()
         #: Every call that changes something, in order.
         self.calls: list[tuple[Any, ...]] = []
 
@@ -144,16 +147,22 @@ class FakeEngine:
         self._write(value, epoch)
         self.calls.append(("t1_adopt", value["id"], epoch))
 
-    def t1_fence(self, t1_id: str, epoch: int, seconds: float) -> None:
+    def t1_fence(self, t1_id: str, epoch: int, from_epoch: int | None, seconds: float) -> None:
         if t1_id not in self._here():
             raise EngineError("not_found", f"T1 object {t1_id} is not homed here")
         t1, old = self._here()[t1_id]
         if epoch < old:
             raise EngineError("stale", f"T1 object {t1_id} is at epoch {old}")
+        if from_epoch is not None and (old not in (from_epoch, epoch) or t1_id in self.doubtful):
+            raise EngineError("stale", f"T1 object {t1_id} is not at epoch {from_epoch}")
         if t1["volume"] in self.busy:
             raise EngineError("timeout", f"T1 object {t1_id}: its I/O does not end")
         self._write(t1, epoch)
         self.calls.append(("t1_fence", t1_id, epoch))
+
+    def trouble(self) -> str:
+        doubtful = {t1: self._here()[t1][1] for t1 in self.doubtful}
+        return json.dumps({"failing": sorted(self.failing), "doubtful": doubtful})
 
     def t1_delete(self, t1_id: str, epoch: int) -> None:
         if t1_id in self._here() and self._here()[t1_id][1] > epoch:

@@ -252,8 +252,8 @@ class FakeSp:
     async def adopt_t1(self, t1: T1, epoch: int) -> None:
         await self._apply("adopt_t1", AdoptT1(t1, epoch))
 
-    async def fence_t1(self, t1: T1Id, epoch: int) -> None:
-        await self._apply("fence_t1", FenceT1(self._sp, t1, epoch))
+    async def fence_t1(self, t1: T1Id, epoch: int, known: int) -> None:
+        await self._apply("fence_t1", FenceT1(self._sp, t1, epoch, known))
 
     async def delete_t1(self, t1: T1Id, epoch: int) -> None:
         await self._apply("delete_t1", DeleteT1(self._sp, t1, epoch))

@@ -75,7 +75,8 @@ MUTATIONS = (
     Mutation(
         "claims 16, 54: fenced, then adopted",
         "vswitchd/restructure/vcm.py",
-        "    draft.group(FenceT1(old.t1(t1).home, t1, new.epoch) for t1 in sorted(moved))\n",
+        "    draft.group(FenceT1(old.t1(t1).home, t1, new.epoch, old.epoch) "
+        "for t1 in sorted(moved))\n",
         "",
     ),
     Mutation(
@@ -128,8 +129,7 @@ MUTATIONS = (
     Mutation(
         "step 7: the old tree is fenced before the swap",
         "vswitchd/restructure/vcm.py",
-        "        draft.group(FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s "
-        "if t1.id not in spared)\n",
+        "        draft.group(fence for fence in fences if fence.t1 not in returning)\n",
         "",
     ),
     Mutation(

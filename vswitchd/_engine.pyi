@@ -67,7 +67,11 @@ class Engine:
 
     def t1_put(self, t1: str, epoch: int) -> None: ...
     def t1_adopt(self, t1: str, epoch: int) -> None: ...
-    def t1_fence(self, t1_id: str, epoch: int, seconds: float) -> None: ...
+    def t1_fence(self, t1_id: str, epoch: int, from_epoch: int | None, seconds: float) -> None:
+        """Raises a T1 object's epoch and waits for lower ones' I/O; "stale" if it is at a higher
+        one. With `from_epoch` only an object that is at just that epoch, or at `epoch` already,
+        and not in doubt; "stale" if not."""
+
     def t1_delete(self, t1_id: str, epoch: int) -> None:
         """Forgets a T1 object; "stale" if it is at a higher epoch."""
 

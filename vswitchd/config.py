@@ -47,7 +47,9 @@ class Processor:
     looks for more to do before it sleeps; 0: not at all. `map_region_bytes`: of a region of the
     write-intent map, on devices that are added from now on; a region stays in the map for about
     `map_clear_seconds` after its last write. `leg_deadline_seconds`: so long a mirror's leg may
-    keep a request waiting until the volume goes on without it. `nbd_advertised`: the HOST:PORT
+    keep a request waiting until the volume goes on without it. `alone_after_seconds`: so long the
+    controller may be silent until the owner of a mirror leaves legs behind by itself, where those
+    that stay are a majority; 0: never. `nbd_advertised`: the HOST:PORT
     by which hosts reach the SP, if that is not the first address of `nbd`. `iscsi`: HOST:PORT of
     its iSCSI portals, as the portal group of that tag, which no other SP of the cluster may have;
     initiators are told to come to `iscsi_advertised`, or where they have come."""
@@ -70,6 +72,7 @@ class Processor:
     map_region_bytes: int = 1 << 20
     map_clear_seconds: float = 5.0
     leg_deadline_seconds: float = 5.0
+    alone_after_seconds: float = 3.0
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vswitchd.model.access import Access
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, CopyMode, DeviceView, LabelView, View
+from vswitchd.model.view import Affected, CopyMode, DeviceView, Ejection, LabelView, View
 
 
 class Clock(Protocol):
@@ -41,7 +41,10 @@ class Processor(Protocol):
     async def remove_device(self, device: DeviceId) -> None: ...
     async def put_t1(self, t1: T1, epoch: int) -> None: ...
     async def adopt_t1(self, t1: T1, epoch: int) -> None: ...
-    async def fence_t1(self, t1: T1Id, epoch: int) -> None: ...
+    async def fence_t1(self, t1: T1Id, epoch: int, known: int) -> None:
+        """VsError VS3087 if the SP has recorded a tree of a higher epoch than `known`."""
+        ...
+
     async def delete_t1(self, t1: T1Id, epoch: int) -> None: ...
     async def stage_t2(self, t2: T2, access: Access) -> None:
         """Keeps a tree, inactive, and who may use its volume, unless it knows a later word on
@@ -116,6 +119,21 @@ class Processors(Protocol):
     async def listens(self, record: ProcessorRecord) -> bool:
         """False if nobody listens where that SP's VSM was: its process has ended. True also if
         nobody can tell."""
+        ...
+
+
+class Neighbours(Protocol):
+    """Other SPs' VSMs as the owner of a volume calls them, at their addresses, while the controller
+    is away (`restructure.alone`). Every call raises VsError, and is idempotent."""
+
+    async def ask(self, sp: SpId, address: str, ejection: Ejection) -> None:
+        """Returns if it would do its part now."""
+        ...
+
+    async def fence(self, sp: SpId, address: str, ejection: Ejection) -> None: ...
+    async def record(self, sp: SpId, address: str, ejection: Ejection) -> None: ...
+    async def follow(self, sp: SpId, address: str, ejection: Ejection) -> None:
+        """Has it take the tree, if it serves the volume."""
         ...
 
 

@@ -28,6 +28,7 @@ class Guarded:
         self.ended: set[SpId] = set()
         self.guardian = Guardian(
             controller.service,
+            controller.learner,
             self,
             world.clock,
             controller.service._log,

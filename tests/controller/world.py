@@ -12,6 +12,7 @@ from vswitchd.controller.collector import Collector
 from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
 from vswitchd.controller.inventory import Inventory
+from vswitchd.controller.learner import Learner
 from vswitchd.controller.live import OPEN
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
@@ -93,6 +94,7 @@ class Controller:
         )
         self.drainer = Drainer(self.service, clock, log)
         self.recovery = Recovery(self.service, self.registry, world.processors, clock, log)
+        self.learner = Learner(store, self.registry, self.collector, self.executor, turns, log)
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )

@@ -100,6 +100,8 @@ class Faults:
             "an SP is killed while a device stalls": lambda: self._killed_during(
                 full.stalls(), other
             ),
+            "an SP is killed while the controller is away": lambda: self._alone(other),
+            "a device stalls while the controller is away": lambda: self._alone(full),
             "a device fails while another is full": lambda: self._both(bad.fails(), full.fails()),
             "the owner is killed while the controller is stopped": lambda: self._killed_during(
                 self._stopped(controller), owner
@@ -259,6 +261,23 @@ class Faults:
         time.sleep(self._rng.choice((0.0, 2.0)))
         other.start()
         one.start()
+
+    def _alone(self, lost: Daemon | Disk) -> None:
+        """Of three legs one: its owner leaves it behind by itself, and hosts go on before the
+        controller is back."""
+        three = self._stampers["three"]
+        self.cluster.controller.kill()
+        with ExitStack() as ends:
+            if isinstance(lost, Disk):
+                ends.enter_context(lost.stalls())
+            else:
+                lost.kill()
+                ends.callback(lost.start)
+            ends.callback(self.cluster.controller.start)
+            for stamper in three:
+                # More than what may have been under way.
+                before = stamper.writes + 2
+                wait_for("writes without the controller", _more(stamper, before), 60.0)
 
 
 class Trial:

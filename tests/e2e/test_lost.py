@@ -5,15 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from tests.e2e.agree import agree
 from tests.e2e.cluster import MIB, Cluster
 from tests.e2e.disk import disks
-from tests.e2e.lost import SOON, in_sync, states
+from tests.e2e.lost import SOON, Pulse, in_sync, mirrored, states, whole_again
 from tests.e2e.metrics import samples
 from tests.e2e.nbd import READ, Client
 from tests.e2e.process import wait_for
@@ -22,62 +17,12 @@ from tests.e2e.stamps import Stamper, Writer
 SIZE = 64 * MIB
 
 
-class Pulse:
-    """A host that writes one block after another and remembers how long the longest took."""
-
-    def __init__(self, address: str, volume: str) -> None:
-        self._where = address, volume
-        self.longest, self.written = 0.0, 0
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        try:
-            with Client(*self._where, seconds=100.0) as client:
-                while not self._stop.is_set():
-                    begun = time.monotonic()
-                    client.write(self.written % 256 * 4096, self.written.to_bytes(4, "big") * 1024)
-                    self.longest = max(self.longest, time.monotonic() - begun)
-                    self.written += 1
-        except BaseException as error:
-            self.error = error
-
-    def __enter__(self) -> Pulse:
-        self._thread.start()
-        wait_for("writes", lambda: self.written > 100)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(100.0)
-        assert self.error is None, self.error
-
-    def goes_on(self) -> bool:
-        """Waits for writes that are begun from now on."""
-        since = self.written
-        wait_for("writes to go on", lambda: self.written > since + 100, SOON)
-        return True
-
-
-def whole_again(cluster: Cluster, name: str, legs: int = 2) -> None:
-    in_sync(cluster, name, legs)
-    wait_for("store, SPs and labels to agree", lambda: agree(cluster), 60.0)
-
-
 def moved(cluster: Cluster, volume: str) -> float:
     """Bytes that copies and resyncs of the volume have written."""
     return sum(
         sum(samples(sp, "vswitchd_volume_copied_bytes_total", volume=volume))
         for sp in cluster.sps.values()
     )
-
-
-@contextmanager
-def mirrored(cluster: Cluster, layout: str, on: str) -> Iterator[None]:
-    words = ("--size", "64M", "--layout", layout, "--on", on)
-    cluster.ctl("volume", "create", "db", *words)
-    yield
 
 
 def test_a_leg_is_lost_and_comes_back(cluster: Cluster) -> None:

@@ -53,6 +53,7 @@ FOUND_BY_ENGINE = {
     "comparison_is_blind": "compare",
     "copy_without_record": "reserve",
     "failing_leg_not_told": "legs",
+    "fence_without_compare": "peers",
     "last_words_obeyed": "again",
     "late_write_taken": "again",
     "lock_not_held": "order",

@@ -64,7 +64,7 @@ async def test_a_volumes_life_through_the_port(served: Served) -> None:
     await sp.stage_t2(t2(1), OPEN)
     assert await sp.activate_t2(VOLUME, 1) == 0.0
     await sp.stage_t2(t2(2), OPEN)
-    await sp.fence_t1(T1Id("t-0"), 2)
+    await sp.fence_t1(T1Id("t-0"), 2, 1)
     assert await sp.activate_t2(VOLUME, 2) == pytest.approx(1234e-6)
     view = await sp.view()
     assert view.mvsm_active

@@ -74,7 +74,7 @@ async def test_a_call_whose_term_ends_while_it_waits_is_refused(life: Life) -> N
 
 async def test_locks_of_objects_are_forgotten(life: Life) -> None:
     for n in range(20):
-        await life.vsm.fence_t1(caller(), T1Id(f"t-{n}"), 1)
+        await life.vsm.fence_t1(caller(), T1Id(f"t-{n}"), 1, 1)
     assert not life.vsm._locks
 
 
@@ -256,7 +256,7 @@ async def test_a_removal_does_not_hit_a_later_tree(life: Life) -> None:
 
 async def test_an_object_that_is_in_use_anew_is_not_deleted(life: Life) -> None:
     await life.vsm.put_t1(caller(), t1(), 1)
-    await life.vsm.fence_t1(caller(), t1().id, 4)
+    await life.vsm.fence_t1(caller(), t1().id, 4, 1)
     await refused("VS3022", life.vsm.delete_t1(caller(), t1().id, 3))
     assert (await life.vsm.view()).t1s
     await life.vsm.delete_t1(caller(), t1().id, 4)
@@ -395,7 +395,7 @@ async def test_a_device_that_is_away_is_down_and_comes_back(
     assert (device.id, device.uri, device.up) == (DEVICE, URI, False)
     assert "no such file" in device.error
     # What lies on it may not be taken for fenced.
-    await refused("VS2020", again.vsm.fence_t1(caller(), T1Id("t-0"), 2))
+    await refused("VS2020", again.vsm.fence_t1(caller(), T1Id("t-0"), 2, 1))
     await again.vsm.reopen()
     assert not (await again.vsm.view()).devices[0].up
     disk.devices[URI] = away
@@ -403,7 +403,7 @@ async def test_a_device_that_is_away_is_down_and_comes_back(
     view = await again.vsm.view()
     assert view.devices[0].up
     assert [v.t1.id for v in view.t1s] == ["t-0"]
-    await again.vsm.fence_t1(caller(), T1Id("t-0"), 2)
+    await again.vsm.fence_t1(caller(), T1Id("t-0"), 2, 1)
 
 
 @pytest.mark.parametrize("now", [Device(), Device("c-1", "d-9")])

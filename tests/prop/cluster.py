@@ -150,7 +150,7 @@ class Cluster:
         match step:
             case PutT1(t1, epoch):
                 self._put(t1, epoch)
-            case FenceT1(sp, t1_id, epoch):
+            case FenceT1(sp, t1_id, epoch, _):
                 if t1_id in self.sps[sp].t1s:
                     t1, old = self.sps[sp].t1s[t1_id]
                     self.sps[sp].t1s[t1_id] = t1, max(old, epoch)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from tests.sim.tree import behind, locate
-from vswitchd.model.objects import BLOCK, T1, T2, SpId, T1Id, VolumeId, project
+from tests.sim.tree import behind, in_sync, locate
+from vswitchd.model.objects import BLOCK, T1, T2, SpId, T1Id, Volume, VolumeId, project
+from vswitchd.restructure.alone import is_own, stays
 from vswitchd.restructure.away import away, lost
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Checks:
         #: Trees of SPs that were lost with them: nobody waits for those. They are fenced off where
         #: it matters, and go when their SP is back.
         self._left: set[tuple[SpId, VolumeId, int]] = set()
+        #: What owners have made of volumes, by themselves, by epoch.
+        self._own: dict[tuple[VolumeId, int], T2] = {}
         #: When SPs were last known to be lost.
         self._lost: dict[SpId, float] = {}
 
@@ -99,14 +102,45 @@ class Checks:
                 )
 
     def _is_committed(self, sp: SpId, t2: T2) -> None:
-        """Activated only after the commit record."""
+        """Activated only after the commit record, or when all that stays has recorded what
+        the owner has made of it."""
         stored = self._world.store.stored(t2.volume)
-        if stored is None or stored.version < t2.version:
+        known = self._world.store.epochs(t2.volume)
+        if is_own(t2.epoch) and t2.epoch not in known:
+            self._is_recorded(sp, t2, 0 if stored is None else stored.epoch)
+        elif stored is None or stored.version < t2.version:
             self._breach(f"v{t2.version} of {t2.name} active at {sp} before its commit record")
         if t2.version <= self._removed.get((sp, t2.volume), 0):
             self._breach(f"v{t2.version} of {t2.name} is back at {sp}, where it was removed")
         seen = self._seen.get((sp, t2.volume), 0)
         self._seen[sp, t2.volume] = max(seen, t2.version)
+
+    def _is_recorded(self, sp: SpId, t2: T2, stored: int) -> None:
+        key = t2.volume, t2.epoch
+        if key not in self._own:
+            self._own[key] = t2
+            self._world.counts["left behind by an owner"] += 1
+            if self._world.controller is not None and self._world.controller.process.alive:
+                self._world.counts["left behind by an owner beside a controller"] += 1
+        if stored > t2.epoch:
+            self._breach(f"v{t2.version} of {t2.name} at {sp}: the store has gone another way")
+        for home in {*stays(t2).values(), t2.owner}:
+            state = self._world.sps[home].state
+            found = None if state is None else state.ejections.get(t2.volume)
+            if found is None or found.t2.epoch < t2.epoch:
+                self._breach(f"v{t2.version} of {t2.name} active at {sp}, not recorded at {home}")
+
+    def committed(self, volume: Volume) -> None:
+        """A commit record follows all that owners have made of the volume: one side goes on."""
+        known = self._world.store.epochs(volume.id)
+        if is_own(volume.epoch):
+            self._world.counts["learnt by the controller"] += 1
+        for id_, epoch in self._own:
+            if id_ == volume.id and epoch < volume.epoch and epoch not in known:
+                self._breach(
+                    f"v{volume.version} of {volume.name} is committed at epoch {volume.epoch}, but "
+                    f"its owner has gone on at epoch {epoch}"
+                )
 
     def _older_trees_are_fenced(self, t2: T2) -> None:
         """Before a tree is active anywhere, no other tree's epoch is served any more, and nothing
@@ -145,7 +179,13 @@ class Checks:
                     )
 
     def _one_tree_at_a_time(self, sp: SpId, t1: T1Id, epoch: int) -> None:
-        """No range is served under two unlike trees: a T1 object works for one epoch at a time."""
+        """No range is served under two unlike trees: a T1 object works for one epoch at a time. One
+        that is not mirrored is the same by all trees: its home may have been lost, and not fenced,
+        while what is mirrored beside it went on."""
+        if self._world.loop.time() - self._lost.get(sp, -LATELY) < LATELY:
+            trees = [t2 for _, t2 in self._trees() if t1 in t2.homes]
+            if all(t1 not in in_sync(t2.root) for t2 in trees):
+                return
         for other in self._world.sps.values():
             if other.process is None or not other.process.alive or other.engine is None:
                 continue

@@ -36,6 +36,8 @@ from vswitchd.model.view import Complaint, CopyMode, CopyState, CopyView
 
 #: Seconds until a host's request is answered with an error.
 HOLD = 120.0
+#: Seconds for which a leg may keep a write waiting.
+LEG_DEADLINE = 5.0
 #: Most seconds between two blocks of a copy.
 COPYING = 0.3
 #: Most seconds between two blocks that are taken out of the maps.
@@ -107,6 +109,8 @@ class SimEngine(Home):
         self.volumes: dict[VolumeId, Active] = {}
         #: Remote T1 objects that a connection is open for.
         self.references: dict[VolumeId, set[T1Id]] = {}
+        #: Parts of hosts' writes that are under way as an owner: which leg, since when.
+        self._waits: dict[object, tuple[T1Id, float]] = {}
 
     # T2 objects.
 
@@ -175,7 +179,9 @@ class SimEngine(Home):
         }
 
     async def trouble(self) -> Complaint:
-        return Complaint()
+        now = asyncio.get_running_loop().time()
+        late = (t1 for t1, since in self._waits.values() if now - since >= LEG_DEADLINE)
+        return Complaint(frozenset(late))
 
     async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None:
         now = self.volumes.get(volume)
@@ -444,13 +450,18 @@ class SimEngine(Home):
 
     async def _insisting(self, now: Active, t2: T2, piece: Piece, value: Stamp) -> None:
         """Writes a piece, waiting for a peer that is away unless the tree is to go."""
-        while True:
-            try:
-                await self._piece(t2, piece, value, write=True)
-                return
-            except PeerDownError:
-                if now.held or self.volumes.get(t2.volume) is not now:
-                    raise StaleError from None
+        part = object()
+        self._waits[part] = piece.t1, asyncio.get_running_loop().time()
+        try:
+            while True:
+                try:
+                    await self._piece(t2, piece, value, write=True)
+                    return
+                except PeerDownError:
+                    if now.held or self.volumes.get(t2.volume) is not now:
+                        raise StaleError from None
+        finally:
+            del self._waits[part]
 
     async def _read(self, t2: T2, pieces: list[Piece], *, pinned: bool) -> Stamp:
         readable = [piece for piece in pieces if piece.readable]

@@ -110,12 +110,14 @@ class Home:
         self._disks.write(homed_by(t1, self.sp), max(epoch, found[1]))
         self._checked("adopted", self.sp, t1)
 
-    async def t1_fence(self, t1: T1Id, epoch: int) -> None:
+    async def t1_fence(self, t1: T1Id, epoch: int, base: int | None) -> None:
         await asyncio.sleep(self._pause())
         found = self.held().get(t1)
         if found is None:
             raise VsError("VS2020", Kind.NOT_FOUND, f"T1 object {t1} is not homed here")
         if epoch < found[1]:
+            raise VsError("VS3022", Kind.STALE, f"T1 object {t1} is at epoch {found[1]}")
+        if base is not None and not self._is_at(found[1], base, epoch):
             raise VsError("VS3022", Kind.STALE, f"T1 object {t1} is at epoch {found[1]}")
         self._disks.write(found[0], epoch)
         self._checked("fence_t1", self.sp, t1)
@@ -189,6 +191,11 @@ class Home:
             return self._disks.get(t1, index)
         finally:
             self.running[key] -= 1
+
+    @staticmethod
+    def _is_at(now: int, base: int, epoch: int) -> bool:
+        """Whether a fence that compares raises an object from where it is."""
+        return now in (base, epoch)
 
     @staticmethod
     def _serves(epoch: int, fenced: int) -> bool:

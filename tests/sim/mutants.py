@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,9 +10,16 @@ from unittest import mock
 
 from tests.sim.engine import Copy as SimCopy
 from tests.sim.engine import SimEngine
+from vswitchd.controller.learner import Learner
+from vswitchd.errors import VsError
+from vswitchd.model.objects import own_epoch
+from vswitchd.processor import lone
+from vswitchd.processor.lone import Lone
 from vswitchd.processor.state import State
+from vswitchd.processor.voter import Voter
 from vswitchd.processor.vsm import Vsm
-from vswitchd.restructure import vcm
+from vswitchd.restructure import away, stages, vcm
+from vswitchd.restructure.away import majority
 from vswitchd.restructure.steps import (
     ActivateT2,
     AwaitLease,
@@ -65,7 +73,7 @@ def _earlier(kind: type[Any]) -> Mutant:
 
 
 def _fence_that_does_not_wait() -> AbstractContextManager[Any]:
-    async def fence(engine: SimEngine, t1: Any, epoch: int) -> None:
+    async def fence(engine: SimEngine, t1: Any, epoch: int, base: Any) -> None:
         found = engine.held().get(t1)
         if found is not None:
             engine._disks.write(found[0], max(epoch, found[1]))
@@ -74,7 +82,7 @@ def _fence_that_does_not_wait() -> AbstractContextManager[Any]:
 
 
 def _fence_that_is_forgotten() -> AbstractContextManager[Any]:
-    async def fence(engine: SimEngine, t1: Any, epoch: int) -> None:
+    async def fence(engine: SimEngine, t1: Any, epoch: int, base: Any) -> None:
         return None
 
     return mock.patch.object(SimEngine, "t1_fence", fence)
@@ -138,6 +146,67 @@ def _cleared_while_a_leg_is_away() -> AbstractContextManager[Any]:
     return mock.patch.object(SimEngine, "_at_home", at_home)
 
 
+def _nobody_compares() -> AbstractContextManager[Any]:
+    """An owner's votes count whoever has decided on the volume since."""
+    right = Voter._fence
+
+    async def fence(voter: Voter, t1: Any, ejection: Any) -> None:
+        with contextlib.suppress(VsError):
+            await right(voter, t1, ejection)
+
+    async def record(voter: Voter, ejection: Any) -> None:
+        voter._state.record(ejection)
+
+    async def ask(voter: Voter, ejection: Any) -> None:
+        return None
+
+    both = contextlib.ExitStack()
+    both.enter_context(mock.patch.object(Voter, "ask", ask))
+    both.enter_context(mock.patch.object(Voter, "_fence", fence))
+    both.enter_context(mock.patch.object(Voter, "record", record))
+    return both
+
+
+def _records_are_not_looked_for() -> AbstractContextManager[Any]:
+    right = Vsm.fence_t1
+
+    async def fence(vsm: Vsm, caller: Any, t1: Any, epoch: int, known: int) -> None:
+        await right(vsm, caller, t1, epoch, epoch)
+
+    return mock.patch.object(Vsm, "fence_t1", fence)
+
+
+def _even_numbers_go_on_alone() -> AbstractContextManager[Any]:
+    right = majority
+    both = contextlib.ExitStack()
+    both.enter_context(
+        mock.patch.object(away, "majority", lambda legs, reached, store=True: right(legs, reached))
+    )
+    both.enter_context(mock.patch.object(lone, "may_be_alone", lambda _: True))
+    return both
+
+
+def _taken_before_it_is_recorded() -> AbstractContextManager[Any]:
+    right = Lone._all
+
+    async def all_(alone: Lone, homes: Any, here: Any, there: Any, ejection: Any) -> None:
+        mine = [alone._sp] if here == alone._voter.record else homes
+        await right(alone, mine, here, there, ejection)
+
+    return mock.patch.object(Lone, "_all", all_)
+
+
+def _never_learnt() -> AbstractContextManager[Any]:
+    return mock.patch.object(Learner, "is_news", lambda *_: False)
+
+
+def _one_kind_of_epochs() -> AbstractContextManager[Any]:
+    both = contextlib.ExitStack()
+    both.enter_context(mock.patch.object(stages, "next_epoch", own_epoch))
+    both.enter_context(mock.patch.object(vcm, "next_epoch", own_epoch))
+    return both
+
+
 #: What is broken -> how. The row of coherency.md or claims.md stands beside it.
 MUTANTS: dict[str, Mutant] = {
     # "T1 objects refuse lower epochs"; step 7 of a restructure.
@@ -167,6 +236,13 @@ MUTANTS: dict[str, Mutant] = {
     # Who was owner reads nothing once another writes.
     "an owner reads without a lease": _reads_without_a_lease,
     "a lease is not waited for": _without(AwaitLease),
+    # An owner alone: of two sides one goes on, and the other learns it.
+    "an owner's votes are not compared": _nobody_compares,
+    "the controller does not look for records": _records_are_not_looked_for,
+    "two legs lose one without the controller": _even_numbers_go_on_alone,
+    "an owner's tree before its records": _taken_before_it_is_recorded,
+    "the controller never learns": _never_learnt,
+    "owners and the controller share epochs": _one_kind_of_epochs,
     "terms that are over are not refused": _terms_are_not_refused,
     # What comes late hits nothing.
     "removed trees may come back": lambda: mock.patch.object(

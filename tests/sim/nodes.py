@@ -18,6 +18,7 @@ from vswitchd.controller.drainer import Drainer
 from vswitchd.controller.executor import Executor
 from vswitchd.controller.guardian import Guardian
 from vswitchd.controller.inventory import Inventory
+from vswitchd.controller.learner import Learner
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
 from vswitchd.controller.registry import HEARTBEAT, Registry
@@ -25,10 +26,21 @@ from vswitchd.controller.service import Service
 from vswitchd.controller.turns import Turns
 from vswitchd.model.access import Access
 from vswitchd.model.objects import T1, T2, DeviceId, Path, SpId, T1Id, Volume, VolumeId
-from vswitchd.model.view import Affected, Complaint, CopyMode, DeviceView, LabelView, View
+from vswitchd.model.view import (
+    Affected,
+    Complaint,
+    CopyMode,
+    DeviceView,
+    Ejection,
+    LabelView,
+    View,
+    fingerprint,
+)
 from vswitchd.ports import ProcessorRecord
+from vswitchd.processor.lone import Lone
 from vswitchd.processor.register import Registration
 from vswitchd.processor.state import State
+from vswitchd.processor.voter import Voter
 from vswitchd.processor.vsm import Caller, Vsm
 
 if TYPE_CHECKING:
@@ -41,6 +53,8 @@ CONTROLLER = "controller"
 SHORT, LONG = 10.0, 60.0
 #: Seconds of silence until an SP is lost.
 LOST_AFTER = 5.0
+#: Seconds without the controller until owners leave legs behind by themselves.
+ALONE_AFTER = 3.0
 
 
 class Quiet:
@@ -89,6 +103,7 @@ class Sp:
         self.process: Process | None = None
         self.vsm: Vsm | None = None
         self.engine: SimEngine | None = None
+        self.state: State | None = None
 
     @property
     def up(self) -> bool:
@@ -110,7 +125,7 @@ class Sp:
         world = self.world
         state = State(self.files, self.name)
         life = f"{self.name}-{self.lives}"
-        registration = Registration(_Registry(world.net, self.name), world.log)
+        registration = Registration(_Registry(world.net, self.name), state, world.log)
         bare = ProcessorRecord(self.name, life, "", "", "", "sim")
         if not state.identity.cluster_id:
             joined = await registration.join(bare, "")
@@ -131,11 +146,15 @@ class Sp:
             if disk.id not in state.identity.devices:
                 state.set_device(disk.id, f"file:/{disk.id}", direct=False)
         await vsm.start()
-        self.vsm = vsm
+        self.vsm, self.state = vsm, state
+        neighbours = Neighbours(world.net, self.name, state.identity.cluster_id)
+        log = world.log.bind(sp=self.name)
+        lone = Lone(state, engine, vsm.voter, neighbours, registration.silent, ALONE_AFTER, log)
+        process.main(lone.run())
         world.net.listen(self.name, process, engine)
         world.net.listen(f"{self.name}/vsm", process, vsm)
         record = ProcessorRecord(self.name, life, self.name, self.name, self.name, "sim")
-        await registration.keep(record, state.identity.cluster_id, engine.trouble)
+        await registration.keep(record, state.identity.cluster_id, vsm.trouble)
 
 
 class _Registry:
@@ -152,11 +171,45 @@ class _Registry:
 
         return await self._net.call(self._sp, CONTROLLER, SHORT, work)
 
-    async def heartbeat(self, record: ProcessorRecord, complaint: Complaint) -> bool:
-        async def work(registry: Registry) -> bool:
-            return registry.heartbeat(record.sp, record.incarnation, complaint)
+    async def heartbeat(
+        self, record: ProcessorRecord, complaint: Complaint, known: int
+    ) -> tuple[bool, dict[SpId, str] | None]:
+        async def work(registry: Registry) -> tuple[bool, dict[SpId, str] | None]:
+            changed = fingerprint(registry.managers) != known
+            heard = registry.heartbeat(record.sp, record.incarnation, complaint)
+            return heard, registry.managers if changed else None
 
         return await self._net.call(self._sp, CONTROLLER, SHORT, work)
+
+
+class Neighbours:
+    """`ports.Neighbours` over the network."""
+
+    def __init__(self, net: Net, sp: SpId, cluster: str) -> None:
+        self._net = net
+        self._sp = sp
+        self._caller = Caller(cluster, 0)
+
+    async def _call(
+        self, sp: SpId, seconds: float, work: Callable[[Voter], Coroutine[Any, Any, None]]
+    ) -> None:
+        async def admitted(vsm: Vsm) -> None:
+            vsm.check_cluster(self._caller)
+            await work(vsm.voter)
+
+        await self._net.call(f"{self._sp}/vsm", f"{sp}/vsm", seconds, admitted)
+
+    async def ask(self, sp: SpId, address: str, ejection: Ejection) -> None:
+        await self._call(sp, 1.0, lambda voter: voter.ask(ejection))
+
+    async def fence(self, sp: SpId, address: str, ejection: Ejection) -> None:
+        await self._call(sp, LONG, lambda voter: voter.fence(ejection))
+
+    async def record(self, sp: SpId, address: str, ejection: Ejection) -> None:
+        await self._call(sp, SHORT, lambda voter: voter.record(ejection))
+
+    async def follow(self, sp: SpId, address: str, ejection: Ejection) -> None:
+        await self._call(sp, LONG, lambda voter: voter.follow(ejection))
 
 
 class Processors:
@@ -227,8 +280,8 @@ class SimProcessor:
     async def adopt_t1(self, t1: T1, epoch: int) -> None:
         await self._call(lambda vsm: vsm.adopt_t1(self._caller, t1, epoch), LONG)
 
-    async def fence_t1(self, t1: T1Id, epoch: int) -> None:
-        await self._call(lambda vsm: vsm.fence_t1(self._caller, t1, epoch), LONG)
+    async def fence_t1(self, t1: T1Id, epoch: int, known: int) -> None:
+        await self._call(lambda vsm: vsm.fence_t1(self._caller, t1, epoch, known), LONG)
 
     async def delete_t1(self, t1: T1Id, epoch: int) -> None:
         await self._call(lambda vsm: vsm.delete_t1(self._caller, t1, epoch), LONG)
@@ -323,7 +376,8 @@ class Controller:
         self.reconciler = Reconciler(
             store, self.registry, self.collector, turns, clock, log, self.service.busy
         )
-        self.guardian = Guardian(self.service, processors, clock, log, LOST_AFTER, 0.0)
+        learner = Learner(store, self.registry, self.collector, self.executor, turns, log)
+        self.guardian = Guardian(self.service, learner, processors, clock, log, LOST_AFTER, 0.0)
         self.process.main(self._run(world))
 
     async def _run(self, world: World) -> None:

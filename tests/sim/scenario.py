@@ -20,6 +20,17 @@ from vswitchd.restructure.requests import (
 )
 
 SPS = ("a", "b", "c")
+#: Layouts for when the controller is away: mirrors that may lose a leg without it, and one that may
+#: not.
+_AWAY = (
+    "mirror(2)",
+    "mirror(3)",
+    "mirror(3)",
+    "mirror(a, b, c)",
+    "stripe(2, mirror(3), chunk=8K)",
+    "concat(mirror(3), any)",
+    "mirror(3, stripe(2, chunk=4K))",
+)
 CLUSTERS = (
     {"a": {"a0": 60, "a1": 60}, "b": {"b0": 60, "b1": 40}, "c": {"c0": 80}},
     {"a": {"a0": 40, "ab": 80}, "b": {"ab": 80, "b0": 40}, "c": {"c0": 90}},
@@ -90,6 +101,14 @@ def scenario(seed: int) -> Scenario:
         actions.append(Action(rng.uniform(BUSY / 2, BUSY), "delete", (rng.choice(names),)))
     for _ in range(rng.randint(0, 6)):
         actions.append(rng.choice(_FAULTS)(rng, rng.uniform(1.0, BUSY)))
+    if rng.random() < 0.4:
+        volumes = tuple((name, rng.choice(_AWAY), *rest) for name, _, *rest in volumes)
+        if rng.random() < 0.5:
+            layout, found = _both_about_to_go_on(rng)
+            volumes = ((names[0], layout, 6, SPS), *volumes[1:])
+        else:
+            found = _controller_away(rng)
+        actions += found
     return Scenario(
         devices=rng.choice(CLUSTERS),
         volumes=volumes,
@@ -157,6 +176,55 @@ def _die_at_store_write(rng: random.Random, at: float) -> Action:
 def _file_fault(rng: random.Random, at: float) -> Action:
     fault = rng.choice(("before", "after", "fail"))
     return Action(at, "file_fault", (rng.choice(SPS), rng.randrange(4), fault))
+
+
+def _both_about_to_go_on(rng: random.Random) -> tuple[str, list[Action]]:
+    """An owner hears neither the controller nor one leg; of three the other hears both sides, and
+    each is about to go on without the other when it asks that one."""
+    layout, other = rng.choice(
+        (("mirror(a, b)", "b"), ("mirror(a, b, c)", "b"), ("mirror(a, b, c)", "c"))
+    )
+    at, lasts = rng.uniform(1.0, BUSY / 2), round(rng.uniform(6.0, 15.0), 3)
+    later = rng.choice((0.0, rng.uniform(0.0, 2.0)))
+    return layout, [
+        Action(at, "partition", ("a", "controller", False, lasts)),
+        Action(at + later, "partition", ("a", other, False, lasts)),
+    ]
+
+
+def _controller_away(rng: random.Random) -> list[Action]:
+    """The controller is away, or cut off with none, some or all of the SPs but one, for long
+    enough that owners leave behind what is lost meanwhile; it comes back at any moment."""
+    at = rng.uniform(1.0, BUSY / 2)
+    away = rng.uniform(6.0, 25.0)
+    some = rng.sample(SPS, rng.choice((3, 3, 2, 2, 1)))
+    found: list[Action] = []
+    if rng.random() < 0.5:
+        found.append(Action(at, "kill_controller", (round(away, 3),)))
+    else:
+        for sp in some:
+            for_long = round(away + rng.uniform(0.0, 3.0), 3)
+            found.append(Action(at, "partition", (sp, "controller", False, for_long)))
+    for _ in range(rng.choice((1, 1, 2))):
+        begins = at + rng.uniform(-1.0, away / 2)
+        sp, other = rng.sample(SPS, 2)
+        lasts = round(rng.uniform(6.0, 20.0), 3)
+        if rng.random() < 0.6:
+            found.append(Action(begins, "kill_sp", (sp, lasts)))
+        else:
+            found.append(Action(begins, "partition", (sp, other, False, lasts)))
+            if rng.random() < 0.5:
+                (third,) = set(SPS) - {sp, other}
+                found.append(Action(begins, "partition", (sp, third, False, lasts)))
+    if rng.random() < 0.3:
+        # An owner that dies in the middle of it, or thereafter.
+        begins = at + rng.uniform(5.0, 12.0)
+        found.append(Action(begins, "kill_sp", (rng.choice(SPS), round(rng.expovariate(0.5), 3))))
+    if rng.random() < 0.2:
+        fault = rng.choice(("before", "after", "fail"))
+        begins = at + rng.uniform(3.0, 8.0)
+        found.append(Action(begins, "file_fault", (rng.choice(SPS), rng.randrange(3), fault)))
+    return found
 
 
 _FAULTS: tuple[Callable[[random.Random, float], Action], ...] = (

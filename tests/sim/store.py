@@ -28,6 +28,7 @@ class SimStore(MemoryStore):
         self.full = False
         self.dies: Callable[[], str] = lambda: ""
         self.kill: Callable[[], None] = lambda: None
+        self.committed: Callable[[Volume], None] = lambda _: None
 
     async def _write(self, make: Callable[[], Any]) -> Any:
         if self.full:
@@ -50,7 +51,14 @@ class SimStore(MemoryStore):
         self, volume: Volume, *, expect_version: int | None, who: str, why: str
     ) -> None:
         make = super().put_volume
-        await self._write(lambda: make(volume, expect_version=expect_version, who=who, why=why))
+
+        async def put() -> None:
+            before = self._volumes.get(volume.id)
+            await make(volume, expect_version=expect_version, who=who, why=why)
+            if self._volumes.get(volume.id) is not before:
+                self.committed(volume)
+
+        await self._write(put)
 
     async def delete_volume(self, volume: VolumeId, *, who: str) -> None:
         make = super().delete_volume
@@ -84,6 +92,11 @@ class SimStore(MemoryStore):
     def now(self) -> Sequence[Volume]:
         """What is stored, for checks."""
         return tuple(self._volumes.values())
+
+    def epochs(self, volume: VolumeId) -> set[int]:
+        """Those of all commit records of a volume."""
+        rows = self._history.get(volume, ())
+        return {row.volume.epoch for row in rows if row.volume is not None}
 
     def stored(self, volume: VolumeId) -> Volume | None:
         """The volume as stored, for checks."""

@@ -60,6 +60,9 @@ def test_seeds() -> None:
         "host's connection ended",
         "drain",
         "operation undone",
+        "left behind by an owner",
+        "left behind by an owner beside a controller",
+        "learnt by the controller",
     ):
         assert counts.get(kind, 0) >= 10, kind
     assert counts["operation done"] > SEEDS and counts["write answered"] > 50 * SEEDS

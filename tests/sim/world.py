@@ -41,6 +41,7 @@ class World:
         self.disks: dict[DeviceId, Disk] = {}
         self.sps: dict[SpId, Sp] = {}
         self.checked = Checks(self)
+        self.store.committed = self.checked.committed
         #: What the next write of an SP's files, or of the store, meets: countdown and fault.
         self.file_faults: dict[str, tuple[int, str]] = {}
         self.store_fault: tuple[int, str] | None = None

@@ -29,6 +29,7 @@ from vswitchd.model.view import (
     CopyView,
     DeviceView,
     DifferingRange,
+    Ejection,
     LabelView,
     ObjectKind,
     T1View,
@@ -265,7 +266,18 @@ def view_to_proto(view: View) -> vsm_pb2.View:
             for copy in view.copies
         ],
         other_t1s=view.other_t1s,
+        ejections=map(ejection_to_proto, view.ejections),
     )
+
+
+def ejection_to_proto(ejection: Ejection) -> vsm_pb2.Ejection:
+    return vsm_pb2.Ejection(
+        t2=t2_to_proto(ejection.t2), base_epoch=ejection.base, since_epoch=ejection.since
+    )
+
+
+def ejection_from_proto(message: vsm_pb2.Ejection) -> Ejection:
+    return Ejection(t2_from_proto(message.t2), message.base_epoch, message.since_epoch)
 
 
 def copy_mode_from_proto(code: vsm_pb2.CopyMode.ValueType) -> CopyMode:
@@ -351,6 +363,7 @@ def view_from_proto(message: vsm_pb2.View) -> View:
         t2s=tuple(map(_t2_view_from_proto, message.t2s)),
         copies=tuple(_copy_from_proto(copy) for copy in message.copies),
         other_t1s=message.other_t1s,
+        ejections=tuple(map(ejection_from_proto, message.ejections)),
     )
 
 

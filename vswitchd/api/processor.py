@@ -12,8 +12,8 @@ from vswitchd.controller.health import concerns
 from vswitchd.controller.inventory import Inventory
 from vswitchd.controller.registry import HEARTBEAT, Registry
 from vswitchd.controller.service import Service
-from vswitchd.model.objects import SpId, T1Id
-from vswitchd.model.view import Complaint
+from vswitchd.model.objects import SpId, T1Id, VolumeId
+from vswitchd.model.view import Complaint, fingerprint
 from vswitchd.ports import ProcessorRecord
 from vswitchd.rpc import cluster_pb2, cluster_pb2_grpc, processor_pb2, processor_pb2_grpc
 
@@ -118,6 +118,14 @@ class RegistryServicer(cluster_pb2_grpc.RegistryServiceServicer):
         complaint = Complaint(
             frozenset(map(T1Id, request.failing_t1_ids)),
             {T1Id(t1): epoch for t1, epoch in request.doubtful_t1s.items()},
+            {VolumeId(volume): epoch for volume, epoch in request.ejections.items()},
         )
         known = self._registry.heartbeat(SpId(request.sp), request.incarnation, complaint)
-        return cluster_pb2.HeartbeatResponse(known=known, term=self._registry.election.term)
+        managers = self._registry.managers
+        changed = fingerprint(managers) != request.managers_known
+        return cluster_pb2.HeartbeatResponse(
+            known=known,
+            term=self._registry.election.term,
+            managers_changed=changed,
+            managers={str(sp): address for sp, address in managers.items()} if changed else {},
+        )

@@ -154,8 +154,10 @@ class VsmProcessor:
         request = vsm_pb2.PutT1Request(caller=self._caller, t1=convert.t1_to_proto(t1), epoch=epoch)
         await self._call(self._stub.AdoptT1, request, LONG)
 
-    async def fence_t1(self, t1: T1Id, epoch: int) -> None:
-        request = vsm_pb2.FenceT1Request(caller=self._caller, t1_id=t1, epoch=epoch)
+    async def fence_t1(self, t1: T1Id, epoch: int, known: int) -> None:
+        request = vsm_pb2.FenceT1Request(
+            caller=self._caller, t1_id=t1, epoch=epoch, known_epoch=known
+        )
         await self._call(self._stub.FenceT1, request, LONG)
 
     async def delete_t1(self, t1: T1Id, epoch: int) -> None:

@@ -13,6 +13,7 @@ from vswitchd.api import convert
 from vswitchd.api.convert_access import access_from_proto, access_to_proto
 from vswitchd.api.errors import servicer_errors
 from vswitchd.model.objects import DeviceId, T1Id, VolumeId
+from vswitchd.model.view import Ejection
 from vswitchd.processor.vsm import Caller, Vsm
 from vswitchd.rpc import vsm_pb2, vsm_pb2_grpc
 
@@ -94,7 +95,9 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
 
     @carried_out
     async def FenceT1(self, request: vsm_pb2.FenceT1Request, _: Context) -> vsm_pb2.Ack:
-        await self._vsm.fence_t1(_caller(request), T1Id(request.t1_id), request.epoch)
+        await self._vsm.fence_t1(
+            _caller(request), T1Id(request.t1_id), request.epoch, request.known_epoch
+        )
         return ACK
 
     @carried_out
@@ -178,6 +181,31 @@ class VsmServicer(vsm_pb2_grpc.VsmServiceServicer):
     ) -> vsm_pb2.GetLabelsResponse:
         labels = await self._vsm.labels(_caller(request))
         return vsm_pb2.GetLabelsResponse(labels=map(convert.label_to_proto, labels))
+
+    def _ejection(self, request: vsm_pb2.EjectionRequest) -> Ejection:
+        # From another SP: it says no term, and its epochs say whether it is the owner.
+        self._vsm.check_cluster(Caller(request.cluster_id, 0))
+        return convert.ejection_from_proto(request.ejection)
+
+    @servicer_errors
+    async def AskEjection(self, request: vsm_pb2.EjectionRequest, _: Context) -> vsm_pb2.Ack:
+        await self._vsm.voter.ask(self._ejection(request))
+        return ACK
+
+    @carried_out
+    async def FenceEjection(self, request: vsm_pb2.EjectionRequest, _: Context) -> vsm_pb2.Ack:
+        await self._vsm.voter.fence(self._ejection(request))
+        return ACK
+
+    @carried_out
+    async def RecordEjection(self, request: vsm_pb2.EjectionRequest, _: Context) -> vsm_pb2.Ack:
+        await self._vsm.voter.record(self._ejection(request))
+        return ACK
+
+    @carried_out
+    async def FollowEjection(self, request: vsm_pb2.EjectionRequest, _: Context) -> vsm_pb2.Ack:
+        await self._vsm.voter.follow(self._ejection(request))
+        return ACK
 
     @carried_out
     async def ActivateMvsm(self, request: vsm_pb2.MvsmRequest, _: Context) -> vsm_pb2.Ack:

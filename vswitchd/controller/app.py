@@ -26,6 +26,7 @@ from vswitchd.controller.executor import Executor
 from vswitchd.controller.guardian import Guardian
 from vswitchd.controller.health import Check, checks
 from vswitchd.controller.inventory import Inventory
+from vswitchd.controller.learner import Learner
 from vswitchd.controller.metrics import Metrics
 from vswitchd.controller.planner import Planner
 from vswitchd.controller.reconciler import Reconciler
@@ -117,8 +118,10 @@ async def _run(args: argparse.Namespace) -> None:
     recovery = Recovery(service, registry, processors, clock, logger)
     reconciler = Reconciler(store, registry, collector, turns, clock, logger, service.busy)
     admission = Admission(service, reconciler.wake, logger)
+    learner = Learner(store, registry, collector, executor, turns, logger)
     guardian = Guardian(
         service,
+        learner,
         processors,
         clock,
         logger,

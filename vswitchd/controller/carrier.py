@@ -27,6 +27,17 @@ from vswitchd.restructure.steps import (
     StageT2,
     Step,
 )
+from vswitchd.restructure.vcm import is_overtaken
+
+
+def overtaken(volume: Volume) -> VsError:
+    """The owner has gone on by itself: what was planned before is not to be."""
+    return VsError(
+        "VS3086",
+        Kind.STALE,
+        f"volume {volume.name} has moved on to version {volume.version}: its owner {volume.owner} "
+        "has left legs behind while the controller was away; ask again",
+    )
 
 
 class Carrier:
@@ -44,8 +55,8 @@ class Carrier:
         match step:
             case PutT1(t1, epoch):
                 await at(t1.home).put_t1(t1, epoch)
-            case FenceT1(sp, t1_id, epoch):
-                await at(sp).fence_t1(t1_id, epoch)
+            case FenceT1(sp, t1_id, epoch, known):
+                await at(sp).fence_t1(t1_id, epoch, known)
             case AdoptT1(t1, epoch):
                 await at(t1.home).adopt_t1(t1, epoch)
             case DeleteT1(sp, t1_id, epoch):
@@ -77,6 +88,8 @@ class Carrier:
 
     async def _commit(self, live: Live, volume: Volume) -> None:
         stored = await self._store.volume(live.record.volume)
+        if stored is not None and is_overtaken(live.plan, stored):
+            raise overtaken(stored)
         if stored is not None and stored.version >= volume.version:
             return
         await self._store.put_volume(

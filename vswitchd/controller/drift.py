@@ -75,7 +75,10 @@ def _push(view: View, volume: Volume, peers: Mapping[SpId, str]) -> T2 | None:
     except KeyError:
         return None  # a peer that never registered: nothing could be reached by it
     held = view.t2(volume.id)
-    if held is None or held.t2.version < volume.version:
+    if held is None:
+        return t2
+    has, wanted = (held.t2.version, held.t2.epoch), (volume.version, volume.epoch)
+    if has < wanted:
         return t2
     # A peer came back at another address: the same tree, told anew.
-    return t2 if held.t2.version == volume.version and held.t2.peers != t2.peers else None
+    return t2 if has == wanted and held.t2.peers != t2.peers else None

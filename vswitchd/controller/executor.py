@@ -34,6 +34,7 @@ from vswitchd.controller.live import (
     UNDOING,
     CancelledError,
     Live,
+    OvertakenError,
     PausedError,
 )
 from vswitchd.controller.registry import Registry
@@ -42,7 +43,14 @@ from vswitchd.model.objects import Volume
 from vswitchd.ports import Clock, OperationRecord, Store
 from vswitchd.restructure import vcm
 from vswitchd.restructure.codec import decode_plan, describe, encode_plan
-from vswitchd.restructure.steps import ActivateT2, FenceT1, begun, journal_points, pause_points
+from vswitchd.restructure.steps import (
+    ActivateT2,
+    FenceT1,
+    Forget,
+    begun,
+    journal_points,
+    pause_points,
+)
 
 #: Seconds between tries of a step whose SP does not answer.
 FIRST_RETRY = 0.05
@@ -51,6 +59,11 @@ LAST_RETRY = 1.0
 COPIES = 4
 #: How many of the last pauses are remembered.
 PAUSES = 256
+
+OVERTAKEN = (
+    "the volume's owner has left legs behind while the controller was away, which this was not "
+    "planned for; look at the volume and ask again"
+)
 
 #: What a later try may find otherwise: an SP away, a drain that took long, ...
 _PASSING = (Kind.UNREACHABLE, Kind.TIMEOUT)
@@ -99,8 +112,17 @@ class Executor:
         live.finished_copies = record.copied
         # What a former controller may have begun counts as begun.
         live.begun = begun(plan, record.cursor, stored)
+        live.overtaken = vcm.is_overtaken(plan, stored)
         self.live[record.id] = live
         self._tasks[record.id] = asyncio.create_task(self._run(live))
+
+    def overtake(self, volume: Volume) -> None:
+        """The store has learnt what the volume's owner has made of it by itself: an operation that
+        was planned before gives way."""
+        for live in self.live.values():
+            if live.record.volume == volume.id and vcm.is_overtaken(live.plan, volume):
+                live.overtaken = True
+                live.tell()
 
     async def stop(self) -> None:
         """Leaves all where it is; the journal knows."""
@@ -174,14 +196,19 @@ class Executor:
     async def _run(self, live: Live) -> None:
         log = self._log.bind(operation=live.record.id, kind=live.record.kind)
         try:
-            try:
-                await self._steps(live)
-            except CancelledError:
-                log.info("operation_cancelled")
-                await self._undo(live, "VS3052", "cancelled on request")
-            except VsError as error:
-                log.warning("operation_undone", error=str(error))
-                await self._undo(live, error.code, error.message)
+            while True:
+                try:
+                    await self._steps(live)
+                    break
+                except CancelledError:
+                    log.info("operation_cancelled")
+                    await self._turn_back(live, "VS3052", "cancelled on request")
+                except OvertakenError:
+                    log.warning("operation_overtaken")
+                    await self._turn_back(live, "VS3086", OVERTAKEN)
+                except VsError as error:
+                    log.warning("operation_undone", error=str(error))
+                    await self._turn_back(live, error.code, error.message)
             ended = DONE
             if live.record.state == UNDOING:
                 ended = CANCELLED if live.record.error_code == "VS3052" else FAILED
@@ -197,29 +224,47 @@ class Executor:
         del self._tasks[live.record.id], self.live[live.record.id]
         live.changed.set()
 
-    async def _undo(self, live: Live, code: str, message: str) -> None:
-        stored = None
+    async def _turn_back(self, live: Live, code: str, message: str) -> None:
+        """Journals a plan that undoes the operation, or, past its point of no return, that leaves
+        the volume as its owner has made it; a deletion just goes on with that."""
+        undone = live.record.state == UNDOING or live.can_undo or not live.overtaken
+        goes_on = not undone and any(isinstance(step, Forget) for step in live.plan.steps)
 
         async def turn_back() -> None:
-            nonlocal stored
-            stored = await self._store.volume(live.record.volume)
-            plan = vcm.undo(live.plan, stored, self._registry.peers, self._registry.lost)
+            stored = await self._stored(live)
+            peers, gone = self._registry.peers, self._registry.lost
+            if undone or stored is None:
+                plan = vcm.undo(live.plan, stored, peers, gone)
+            else:
+                plan = vcm.overtaken(live.plan, stored, peers, gone)
+            # Why it was undone first is why it failed.
+            first = live.record.error_code if live.record.state == UNDOING else ""
+            error = {} if first or goes_on else {"error_code": code, "error": message}
             await self._write(
                 live,
-                state=UNDOING,
+                state=RUNNING if goes_on else UNDOING,
                 plan=encode_plan(plan),
                 cursor=0,
                 checkpoint=0,
-                error_code=code,
-                error=message,
                 waiting_for="",
+                **error,
             )
             live.plan, live.pause_points = plan, frozenset()
+            live.overtaken, live.begun = False, 0
             live.waits.clear()
 
         await self._insist(live, turn_back)
+
+        async def look_again() -> None:
+            # It may have been overtaken while this was planned and written.
+            if vcm.is_overtaken(live.plan, await self._stored(live)):
+                live.overtaken = True
+
+        await self._insist(live, look_again)
         live.tell()
-        await self._steps(live)
+
+    async def _stored(self, live: Live) -> Volume | None:
+        return await self._store.volume(live.record.volume)
 
     async def _write(self, live: Live, **changes: object) -> None:
         """Durable first, then in memory."""
@@ -281,6 +326,8 @@ class Executor:
             steps = live.plan.steps[start:end]
             while True:
                 await self._heed(live, start)
+                if live.overtaken:
+                    raise OvertakenError
                 live.begun, live.doom = max(live.begun, end), None
                 if fenced_at is None and any(isinstance(step, FenceT1) for step in steps):
                     fenced_at = self._clock.monotonic()
@@ -346,6 +393,8 @@ class Executor:
                 if live.doom is not None:
                     raise live.doom from None
                 self._wait_for(live, index, error.message)
+                if live.overtaken:
+                    raise OvertakenError from None
                 if live.record.wish == CANCEL and way_back:
                     raise CancelledError from None
                 await self._clock.sleep(delay)

@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
+from vswitchd.controller.learner import Learner
 from vswitchd.controller.live import CANCEL
 from vswitchd.controller.service import Options, Service
 from vswitchd.errors import VsError
@@ -54,6 +55,7 @@ class Guardian:
     def __init__(
         self,
         service: Service,
+        learner: Learner,
         processors: Processors,
         clock: Clock,
         log: FilteringBoundLogger,
@@ -63,6 +65,7 @@ class Guardian:
         """`lost_after`: seconds of silence until an SP is lost, though its host may be up;
         `replace_after`: seconds until another leg takes the place of one that is away, 0: never."""
         self._service = service
+        self._learner = learner
         self._registry = service.registry
         self._processors = processors
         self._clock = clock
@@ -143,6 +146,8 @@ class Guardian:
         return min(FIRST_PATIENCE * 2.0 ** max(0, count - 1), LAST_PATIENCE)
 
     async def _follow(self, volume: Volume, steady: Collection[SpId], now: float) -> None:
+        if self._learner.is_news(volume) and await self._learner.learn(volume):
+            return None
         missing = lost(volume.root)
         present = {t1.id: t1.home for t1 in volume.t1s if t1.id not in missing}
         homes = set(present.values())

@@ -24,6 +24,10 @@ class CancelledError(Exception):
     """The operation is to be undone because somebody asked for it."""
 
 
+class OvertakenError(Exception):
+    """What the operation was planned for is not there any more."""
+
+
 class PausedError(Exception):
     """The step has been left at a point where hosts don't wait, as somebody asked for it."""
 
@@ -34,7 +38,8 @@ class Live:
 
     `begun`: the end of the group that runs; `doom`: the error that the group's steps give up
     for; `waits`: what each step that waits waits for; `changed` is set and replaced at every
-    change; `writing`: held while the journal is written. `copied` counts the bytes of all of its
+    change; `writing`: held while the journal is written; `overtaken`: the store has learnt that
+    the volume's owner has left legs behind by itself. `copied` counts the bytes of all of its
     copies, `finished_copies` those of the ones that are done, `rate` is bytes per second lately;
     `report` is what a comparison has found, in words.
     """
@@ -47,6 +52,7 @@ class Live:
     rate: int = 0
     report: str = ""
     begun: int = 0
+    overtaken: bool = False
     doom: VsError | None = None
     waits: dict[int, str] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)

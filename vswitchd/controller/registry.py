@@ -174,6 +174,11 @@ class Registry:
         return self._processors.connect(self.record(sp), self.cluster, self.election.term)
 
     @property
+    def managers(self) -> dict[SpId, str]:
+        """Where SPs' VSMs are."""
+        return {sp: record.vsm_address for sp, record in self.records.items()}
+
+    @property
     def peers(self) -> dict[SpId, str]:
         """Peer addresses."""
         return {sp: record.peer_address for sp, record in self.records.items()}

@@ -68,6 +68,23 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The device is not there any more: somebody has disconnected it with another tool.",
         "Detach the volume, then attach it again.",
     ),
+    "VS3086": (
+        "The owner of the volume has left legs of its mirrors behind while the controller was "
+        "away, and the store has learnt it. What was planned before was undone, or left as far as "
+        "it had come.",
+        "Look at the volume (`vswitchctl volume show NAME`), then ask again. Legs that were left "
+        "behind come back by themselves.",
+    ),
+    "VS3087": (
+        "An SP has recorded that the owner of the volume has left legs behind by itself, and the "
+        "controller does not know it yet.",
+        "Nothing: the controller learns it from the SPs within a second, and goes on from there.",
+    ),
+    "VS3088": (
+        "The owner of a volume wanted to leave legs behind by itself, but somebody has decided on "
+        "the volume since, or a T1 object that would stay may lack writes.",
+        "Nothing if the controller is there: it decides. If it is away, bring it back.",
+    ),
     "VS4010": (
         "There is not enough free space where the layout wants it. Space that open operations "
         "have planned to take does not count as free.",

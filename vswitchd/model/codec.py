@@ -31,6 +31,7 @@ from vswitchd.model.objects import (
     VolumeId,
     children,
 )
+from vswitchd.model.view import Ejection
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -275,6 +276,24 @@ def t2_from_json(value: object, where: str = "t2") -> T2:
     )
     fields.done()
     return t2
+
+
+def encode_ejection(ejection: Ejection) -> str:
+    """What an owner has made of a volume by itself, as JSON text."""
+    body = {"t2": t2_to_json(ejection.t2), "base": ejection.base, "since": ejection.since}
+    return dumps(body)
+
+
+def decode_ejection(text: str) -> Ejection:
+    """The same from JSON text; VsError VS1020 names the field that is wrong."""
+    fields = Fields(loads(text, "ejection"), "ejection")
+    ejection = Ejection(
+        t2_from_json(fields.take("t2"), fields.path("t2")),
+        fields.number("base"),
+        fields.number("since"),
+    )
+    fields.done()
+    return ejection
 
 
 def volume_to_json(volume: Volume) -> Json:

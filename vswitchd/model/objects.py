@@ -153,6 +153,18 @@ class T2:
     peers: dict[SpId, str] = field(default_factory=dict)
 
 
+def next_epoch(epoch: int) -> int:
+    """The epoch of what the controller makes of a tree: an even one, above the one that the
+    tree's owner may give by itself."""
+    return own_epoch(epoch) + 1
+
+
+def own_epoch(epoch: int) -> int:
+    """The epoch of what a tree's owner makes of it by itself (`restructure.alone`): an odd one, so
+    that the two never share one."""
+    return epoch + 1 + epoch % 2
+
+
 def children(node: Node) -> tuple[Node, ...]:
     """A node's children in order; empty for leaves and holes."""
     match node:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from zlib import crc32
 
 from vswitchd.model.objects import T1, T2, DeviceId, Extent, Path, SpId, T1Id, VolumeId
 
@@ -106,10 +107,22 @@ class LabelView:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """What a volume's owner has made of it by itself while the controller was away: its T2 object
+    without legs that are lost. It follows the tree of epoch `base`; the last one that the
+    controller made is of epoch `since`."""
+
+    t2: T2
+    base: int
+    since: int
+
+
 @dataclass(frozen=True)
 class View:
     """One SP's state as its VSM reported it; `other_t1s` counts T1 objects that it homes and
-    that are not shown, since they are not of the volume that was asked for."""
+    that are not shown, since they are not of the volume that was asked for. `ejections` are
+    recorded here: every T1 object that stays was fenced to their epochs before."""
 
     sp: SpId
     incarnation: str
@@ -120,6 +133,7 @@ class View:
     t2s: tuple[T2View, ...] = ()
     copies: tuple[CopyView, ...] = ()
     other_t1s: int = 0
+    ejections: tuple[Ejection, ...] = ()
 
     # Without these, looking at every volume would take time by the square of their number.
 
@@ -197,10 +211,17 @@ class Trouble:
 @dataclass(frozen=True, slots=True)
 class Complaint:
     """What one SP says of that: `failing` ones are of mirrors that it owns, `doubtful` ones it
-    homes, at these epochs. A later epoch is somebody's decision, and ends the doubt."""
+    homes, at these epochs. A later epoch is somebody's decision, and ends the doubt. `ejections`:
+    volumes of which it has recorded one, and their epochs."""
 
     failing: frozenset[T1Id] = frozenset()
     doubtful: Mapping[T1Id, int] = field(default_factory=dict)
+    ejections: Mapping[VolumeId, int] = field(default_factory=dict)
+
+
+def fingerprint(addresses: Mapping[SpId, str]) -> int:
+    """A number that two lists of addresses share only if they are, all but certainly, the same."""
+    return crc32(repr(sorted(addresses.items())).encode())
 
 
 NO_TROUBLE = Trouble()

@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd import __version__, config
+from vswitchd.api.neighbours import VsmNeighbours
 from vswitchd.api.registry_client import RegistryClient
 from vswitchd.api.vsm_client import SERVER_OPTIONS
 from vswitchd.api.vsm_server import VsmServicer
@@ -31,6 +32,7 @@ from vswitchd.processor import handover
 from vswitchd.processor.engine import Engine
 from vswitchd.processor.files import Directory
 from vswitchd.processor.heir import Heir
+from vswitchd.processor.lone import Lone
 from vswitchd.processor.register import Registration
 from vswitchd.processor.state import State
 from vswitchd.processor.vsm import Vsm
@@ -181,7 +183,7 @@ class StorageProcessor:
         self._ends.push_async_callback(web.stop)
         client = RegistryClient(settings.controller)
         self._ends.push_async_callback(client.close)
-        registration = Registration(client, self._log)
+        registration = Registration(client, self._state, self._log)
         if not self._state.identity.cluster_id:
             # The first start of all: whose devices these are, the controller says.
             joined = await _unless(stop, registration.join(self._record, ""))
@@ -209,12 +211,23 @@ class StorageProcessor:
         endpoints.write(**bound, incarnation=life)
         self._ends.callback(endpoints.remove)
         self._log.info("ready", **bound)
-        looking = asyncio.create_task(self._look(engine, vsm))
-        self._ends.callback(looking.cancel)
+        neighbours = VsmNeighbours(self._state.identity.cluster_id)
+        self._ends.push_async_callback(neighbours.close)
+        lone = Lone(
+            self._state,
+            engine,
+            vsm.voter,
+            neighbours,
+            registration.silent,
+            settings.alone_after_seconds,
+            self._log,
+        )
+        for work in (self._look(engine, vsm), lone.run()):
+            self._ends.callback(asyncio.create_task(work).cancel)
         await _unless(
             stop,
             self._heir.ready(),
-            registration.keep(self._record, self._state.identity.cluster_id, engine.trouble),
+            registration.keep(self._record, self._state.identity.cluster_id, vsm.trouble),
         )
         self._heir.legacy.vsm, self._heir.legacy.metrics = address, metrics
 

@@ -131,8 +131,9 @@ class Engine:
     async def t1_adopt(self, t1: T1, epoch: int) -> None:
         await self._wait(self._native.t1_adopt, encode_t1(t1), epoch)
 
-    async def t1_fence(self, t1: T1Id, epoch: int) -> None:
-        await self._wait(self._native.t1_fence, t1, epoch, DRAIN)
+    async def t1_fence(self, t1: T1Id, epoch: int, base: int | None) -> None:
+        """With `base` only if it is at just that epoch."""
+        await self._wait(self._native.t1_fence, t1, epoch, base, DRAIN)
 
     async def t1_delete(self, t1: T1Id, epoch: int) -> None:
         await self._wait(self._native.t1_delete, t1, epoch)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from vswitchd.errors import Kind, VsError
-from vswitchd.model.view import Complaint
+from vswitchd.model.objects import SpId
+from vswitchd.model.view import Complaint, fingerprint
 from vswitchd.ports import ProcessorRecord
 
 #: Seconds between tries; each is twice as long as the one before, up to the last.
@@ -26,18 +27,41 @@ class Registry(Protocol):
         """Joins; returns the cluster's id and the heartbeat interval in seconds."""
         ...
 
-    def heartbeat(self, record: ProcessorRecord, complaint: Complaint) -> Awaitable[bool]:
+    def heartbeat(
+        self, record: ProcessorRecord, complaint: Complaint, known: int
+    ) -> Awaitable[tuple[bool, Mapping[SpId, str] | None]]:
         """Says that it is there, and which T1 objects are in trouble. False when the controller
-        does not know this incarnation."""
+        does not know this incarnation. Then where all SPs' VSMs are, None if that has the
+        `fingerprint` that is `known` already."""
         ...
+
+
+class Book(Protocol):
+    """Where it is kept where all SPs' VSMs are."""
+
+    @property
+    def managers(self) -> Mapping[SpId, str]: ...
+    def set_managers(self, managers: Mapping[SpId, str]) -> None: ...
 
 
 class Registration:
     """Registers until it works, then beats; registers again when it is forgotten."""
 
-    def __init__(self, registry: Registry, log: FilteringBoundLogger) -> None:
+    def __init__(self, registry: Registry, book: Book, log: FilteringBoundLogger) -> None:
         self._registry = registry
+        self._book = book
         self._log = log
+        self._heard: float | None = None
+
+    def silent(self) -> float:
+        """Seconds since the controller was heard last, or first asked for."""
+        now = asyncio.get_running_loop().time()
+        if self._heard is None:
+            self._heard = now
+        return now - self._heard
+
+    def _hear(self) -> None:
+        self._heard = asyncio.get_running_loop().time()
 
     async def join(
         self, record: ProcessorRecord, cluster: str, final: Set[Kind] = FINAL
@@ -59,6 +83,7 @@ class Registration:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_RETRY)
             else:
+                self._hear()
                 self._log.info("registered", cluster=joined[0])
                 return joined
 
@@ -77,8 +102,14 @@ class Registration:
             while True:
                 await asyncio.sleep(interval)
                 try:
-                    if not await self._registry.heartbeat(record, await trouble()):
+                    known, managers = await self._registry.heartbeat(
+                        record, await trouble(), fingerprint(self._book.managers)
+                    )
+                    if not known:
                         break
+                    self._hear()
+                    if managers is not None:
+                        self._book.set_managers(managers)
                 except VsError as error:
                     self._log.warning("heartbeat_failed", error=str(error))
                     break

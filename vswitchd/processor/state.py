@@ -7,12 +7,24 @@ One small JSON file for each thing, each replaced whole, so that a crash leaves 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 from vswitchd.errors import Kind, VsError
 from vswitchd.model.access import OPEN, Access, decode_access, encode_access
-from vswitchd.model.codec import Fields, as_text, decode_t2, dumps, encode_t2, loads
-from vswitchd.model.objects import T2, DeviceId, VolumeId
+from vswitchd.model.codec import (
+    Fields,
+    as_text,
+    decode_ejection,
+    decode_t2,
+    dumps,
+    encode_ejection,
+    encode_t2,
+    loads,
+)
+from vswitchd.model.objects import T2, DeviceId, SpId, VolumeId
+from vswitchd.model.view import Ejection
 from vswitchd.processor.files import Files
 
 #: What a volume's id may be made of, since files are named after it.
@@ -25,6 +37,11 @@ _T2 = "t2/"
 _COMMITTED = ".json"
 _STAGED = ".staged.json"
 _ACCESS = "access/"
+_ALONE = "alone/"
+_RECORDED = ".json"
+_PROPOSED = ".proposed.json"
+
+R = TypeVar("R")
 
 
 @dataclass
@@ -33,7 +50,8 @@ class Identity:
     those that have some by their labels. `mirrored` are volumes whose mirrors this SP has owned
     since its last clean end: after another end their legs may differ. `boot` is the run of the
     machine in which its devices were written last; empty after a clean end. `removed` says with
-    which version volumes were taken out of service here, the last ones of them."""
+    which version volumes were taken out of service here, the last ones of them. `managers`:
+    where all SPs' VSMs are, as the controller said last."""
 
     sp: str
     cluster_id: str = ""
@@ -44,6 +62,7 @@ class Identity:
     mirrored: list[str] = field(default_factory=list)
     boot: str = ""
     removed: dict[str, int] = field(default_factory=dict)
+    managers: dict[str, str] = field(default_factory=dict)
 
 
 def _decode_identity(text: str) -> Identity:
@@ -60,6 +79,7 @@ def _decode_identity(text: str) -> Identity:
         mirrored=list(fields.items("mirrored", as_text)),
         boot=fields.text("boot"),
         removed=fields.numbers("removed"),
+        managers=fields.texts("managers"),
     )
     fields.done()
     return identity
@@ -78,6 +98,10 @@ class State:
             self.unclean = {VolumeId(volume) for volume in self.identity.mirrored}
             self._accesses = self._read_accesses()
             self.committed = self._read_t2s(_COMMITTED)
+            #: What owners have made of their volumes by themselves, recorded here; and what this
+            #: SP is about to make of those that it owns.
+            self.ejections = self._read_ejections(_RECORDED)
+            self.proposals = self._read_ejections(_PROPOSED)
             self.staged = {
                 volume: t2
                 for volume, t2 in self._read_t2s(_STAGED).items()
@@ -118,14 +142,25 @@ class State:
         return identity
 
     def _read_t2s(self, suffix: str) -> dict[VolumeId, T2]:
-        found = {}
+        found = self._read_all(_T2, suffix, _STAGED, decode_t2)
+        return {t2.volume: t2 for t2 in found}
+
+    def _read_ejections(self, suffix: str) -> dict[VolumeId, Ejection]:
+        found = self._read_all(_ALONE, suffix, _PROPOSED, decode_ejection)
+        return {ejection.t2.volume: ejection for ejection in found}
+
+    def _read_all(
+        self, where: str, suffix: str, longer: str, decode: Callable[[str], R]
+    ) -> list[R]:
+        """All files in a directory that end so; `longer` ends so too, and is another kind."""
+        found = []
         for name in self._files.names():
-            if not name.startswith(_T2) or not name.endswith(suffix):
+            if not name.startswith(where) or not name.endswith(suffix):
                 continue
-            if suffix == _COMMITTED and name.endswith(_STAGED):
+            if suffix != longer and name.endswith(longer):
                 continue
             try:
-                t2 = decode_t2(self._files.read(name))
+                found.append(decode(self._files.read(name)))
             except VsError as error:
                 if error.code != "VS1020":
                     raise
@@ -135,7 +170,6 @@ class State:
                     f"{self._files.where(name)} is damaged ({error.message}); move it away and "
                     "start again: the controller pushes that volume's T2 object anew",
                 ) from None
-            found[t2.volume] = t2
         return found
 
     def _read_accesses(self) -> dict[VolumeId, Access]:
@@ -234,7 +268,7 @@ class State:
         if self.committed.get(t2.volume) != t2:
             self._files.write(committed, encode_t2(t2))
             self.committed[t2.volume] = t2
-        if staged is not None and staged.version <= t2.version:
+        if staged is not None and (staged.version, staged.epoch) <= (t2.version, t2.epoch):
             self._files.remove(self._name(t2.volume, _STAGED), durable=False)
             self.staged.pop(t2.volume)
 
@@ -246,3 +280,37 @@ class State:
         if volume in self._accesses:
             self._files.remove(self._name(volume, _COMMITTED, _ACCESS))
             del self._accesses[volume]
+
+    @property
+    def managers(self) -> dict[SpId, str]:
+        """Where all SPs' VSMs are."""
+        return {SpId(sp): address for sp, address in self.identity.managers.items()}
+
+    def set_managers(self, managers: Mapping[SpId, str]) -> None:
+        """Remembers where all SPs' VSMs are, for when the controller is away."""
+        if self.managers != managers:
+            self._update(managers={str(sp): address for sp, address in managers.items()})
+
+    def propose(self, ejection: Ejection) -> None:
+        """Keeps what this SP is about to make of a volume that it owns."""
+        volume = ejection.t2.volume
+        self._files.write(self._name(volume, _PROPOSED, _ALONE), encode_ejection(ejection))
+        self.proposals[volume] = ejection
+
+    def withdraw(self, volume: VolumeId) -> None:
+        """Forgets it: it has come to be, or the volume's tree is another by now."""
+        self._files.remove(self._name(volume, _PROPOSED, _ALONE))
+        self.proposals.pop(volume, None)
+
+    def record(self, ejection: Ejection) -> None:
+        """Keeps what the owner of a volume has made of it."""
+        volume = ejection.t2.volume
+        self._files.write(self._name(volume, _RECORDED, _ALONE), encode_ejection(ejection))
+        self.ejections[volume] = ejection
+
+    def forget(self, volume: VolumeId, epoch: int) -> None:
+        """The store knows trees of up to that epoch: what is recorded up to it need not be told."""
+        found = self.ejections.get(volume)
+        if found is not None and found.t2.epoch <= epoch:
+            self._files.remove(self._name(volume, _RECORDED, _ALONE), durable=False)
+            del self.ejections[volume]

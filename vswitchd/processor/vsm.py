@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -39,6 +39,7 @@ from vswitchd.model.view import (
     View,
 )
 from vswitchd.processor.state import State
+from vswitchd.processor.voter import Voter
 from vswitchd.restructure.mvsm import determine
 
 
@@ -61,7 +62,7 @@ class EngineCalls(Protocol):
     async def trouble(self) -> Complaint: ...
     async def t1_put(self, t1: T1, epoch: int) -> None: ...
     async def t1_adopt(self, t1: T1, epoch: int) -> None: ...
-    async def t1_fence(self, t1: T1Id, epoch: int) -> None: ...
+    async def t1_fence(self, t1: T1Id, epoch: int, base: int | None) -> None: ...
     async def t1_delete(self, t1: T1Id, epoch: int) -> None: ...
     async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]: ...
     async def access_set(self, volume: VolumeId, access: Access) -> None: ...
@@ -123,6 +124,7 @@ class Vsm:
         #: Volumes of which the engine knows who may use them; to others it would admit anybody.
         self._told: set[VolumeId] = set()
         self.sp = SpId(state.identity.sp)
+        self.voter = Voter(state, engine, self._lock, self._swap, log)
 
     @property
     def mvsm_term(self) -> int | None:
@@ -244,10 +246,19 @@ class Vsm:
                 if volume is None or copy.volume == volume
             ),
             other_t1s=others,
+            ejections=tuple(
+                ejection for id_, ejection in self._state.ejections.items() if volume in (None, id_)
+            ),
         )
 
     def _t2_view(self, t2: T2, active: bool, resync_percent: int) -> T2View:
         return T2View(t2, active, resync_percent, self._state.access(t2.volume).version)
+
+    async def trouble(self) -> Complaint:
+        """What the controller is to hear of it with every heartbeat."""
+        found = await self._engine.trouble()
+        recorded = {id_: one.t2.epoch for id_, one in self._state.ejections.items()}
+        return replace(found, ejections=recorded)
 
     async def devices(self) -> tuple[DeviceView, ...]:
         """Those that are open, and those that should be."""
@@ -315,15 +326,27 @@ class Vsm:
             await self._engine.t1_adopt(t1, epoch)
         self._log.info("adopt_t1", t1=t1.id, volume_id=t1.volume, epoch=epoch)
 
-    async def fence_t1(self, caller: Caller, t1: T1Id, epoch: int) -> None:
+    async def fence_t1(self, caller: Caller, t1: T1Id, epoch: int, known: int) -> None:
         """Raises a T1 object's epoch and waits for lower ones' I/O. An object that has left
-        this SP needs no fence: nobody can reach it here."""
+        this SP needs no fence: nobody can reach it here. VsError VS3087 if a tree of it of a
+        higher epoch than `known` is recorded here: its owner has left legs behind."""
         async with self._turn(caller, t1):
+            records = [one for one in self._state.ejections.values() if t1 in one.t2.homes]
+            for record in records:
+                if record.t2.epoch > known:
+                    raise VsError(
+                        "VS3087",
+                        Kind.STALE,
+                        f"volume {record.t2.name} has moved on to version {record.t2.version}: its "
+                        f"owner {record.t2.owner} has left legs behind",
+                    )
             try:
-                await self._engine.t1_fence(t1, epoch)
+                await self._engine.t1_fence(t1, epoch, None)
             except VsError as error:
                 if error.kind is not Kind.NOT_FOUND or self._down:
                     raise
+            for record in records:
+                self._state.forget(record.t2.volume, known)
         self._log.info("fence_t1", t1=t1, epoch=epoch)
 
     async def delete_t1(self, caller: Caller, t1: T1Id, epoch: int) -> None:
@@ -331,6 +354,11 @@ class Vsm:
         here since this was asked."""
         async with self._turn(caller, t1):
             await self._engine.t1_delete(t1, epoch)
+            for record in list(self._state.ejections.values()):
+                # Where nothing of the volume is left there is nothing to vote with.
+                others, _ = await self._engine.t1s(record.t2.volume)
+                if t1 in record.t2.homes and not others and epoch >= record.t2.epoch:
+                    self._state.forget(record.t2.volume, epoch)
         self._log.info("delete_t1", t1=t1)
 
     async def stage_t2(self, caller: Caller, t2: T2, access: Access) -> None:
@@ -340,14 +368,16 @@ class Vsm:
             raise VsError("VS1031", Kind.INVALID, f"a T2 object of {t2.sp} came to {self.sp}")
         async with self._turn(caller, t2.volume):
             current = self._state.committed.get(t2.volume)
-            if current is not None and t2.version < current.version:
+            # An owner and the controller may have made one version each; one of them came to be.
+            now = t2.version, t2.epoch
+            if current is not None and now < (current.version, current.epoch):
                 raise VsError(
                     "VS3024",
                     Kind.STALE,
                     f"volume {t2.name}: version {t2.version} is older than {current.version}",
                 )
             staged = self._state.staged.get(t2.volume)
-            if staged is not None and t2.version < staged.version:
+            if staged is not None and now < (staged.version, staged.epoch):
                 raise VsError(
                     "VS3024",
                     Kind.STALE,
@@ -406,14 +436,9 @@ class Vsm:
                     Kind.PRECONDITION,
                     f"SP {self.sp} has no version {version} of volume {volume} staged",
                 )
-            # After an unclean end a copy may lack what was in flight then: legs that come
-            # into sync in this life are made alike once more.
-            new_legs = current is None or in_sync_legs(target.root) != in_sync_legs(current.root)
-            unclean = volume in self._state.unclean and new_legs
-            # So it may after an owner that has died, and who was it is not for this one to know.
-            heir = current is not None and current.owner != self.sp == target.owner
-            pause = await self._activate(target, resync=(unclean or heir) and current != target)
-            self._state.commit(target)
+            pause = await self._swap(target)
+            # The controller knows of this one, and so of what came before.
+            self._state.forget(volume, target.epoch)
         self._log.info(
             "activate_t2",
             volume=volume,
@@ -422,6 +447,19 @@ class Vsm:
             epoch=target.epoch,
             pause_us=pause,
         )
+        return pause
+
+    async def _swap(self, target: T2) -> int:
+        """Activates a tree, for good; returns the pause in microseconds."""
+        current = self._state.committed.get(target.volume)
+        # After an unclean end a copy may lack what was in flight then: legs that come
+        # into sync in this life are made alike once more.
+        new_legs = current is None or in_sync_legs(target.root) != in_sync_legs(current.root)
+        unclean = target.volume in self._state.unclean and new_legs
+        # So it may after an owner that has died, and who was it is not for this one to know.
+        heir = current is not None and current.owner != self.sp == target.owner
+        pause = await self._activate(target, resync=(unclean or heir) and current != target)
+        self._state.commit(target)
         return pause
 
     async def _activate(self, t2: T2, *, resync: bool) -> int:
@@ -457,6 +495,9 @@ class Vsm:
             self._told.discard(volume)
             await self._engine.t2_remove(volume)
             self._state.remove(volume)
+            record = self._state.ejections.get(volume)
+            if record is not None and record.t2.version <= version:
+                self._state.forget(volume, record.t2.epoch)
             self._state.set_mirrored(set(self._state.identity.mirrored) - {volume})
             self._state.unclean.discard(volume)
         self._log.info("remove_t2", volume=volume)

@@ -43,11 +43,13 @@ from vswitchd.restructure.stages import following
 _TOO_FEW = "that is nowhere else, or the legs left are too few"
 
 
-def majority(in_sync: int, reached: int) -> bool:
+def majority(in_sync: int, reached: int, *, store: bool = True) -> bool:
     """True if so many legs of those in sync, with the store's vote if they are even in number,
-    are more than half of the voters."""
-    store = 1 - in_sync % 2
-    return 2 * (reached + store) > in_sync + store
+    are more than half of the voters. Where it has a vote nothing changes without the `store`."""
+    has_vote = 1 - in_sync % 2
+    if has_vote and not store:
+        return reached == in_sync
+    return 2 * (reached + has_vote) > in_sync + has_vote
 
 
 def absent(volume: Volume, up: Collection[SpId]) -> frozenset[SpId]:
@@ -64,6 +66,7 @@ def ejected(
     trouble: Trouble = NO_TROUBLE,
     *,
     forced: bool = False,
+    store: bool = True,
 ) -> Volume:
     """The volume as it goes on without those SPs and failing T1 objects: legs that have any of
     them are away, another SP is owner if one of them was. A doubtful leg stays only where no leg
@@ -71,11 +74,11 @@ def ejected(
 
     VsError VS6012 if they are needed: what they hold is nowhere else, a majority of a mirror's
     voters is not left, or it is where newer writes may be than on doubtful legs. `forced`: then
-    it goes on all the same, with what there is.
+    it goes on all the same, with what there is. `store` False: the store can't be asked.
     """
     without = {t1.id for t1 in volume.t1s if t1.home in gone} | trouble.failing
     doubtful = trouble.doubtful - without
-    root, quality = _Without(frozenset(without), doubtful, forced).of(volume.root)
+    root, quality = _Without(frozenset(without), doubtful, forced, store).of(volume.root)
     whole = quality is not Quality.LOST
     owner = volume.owner
     names = [*sorted(gone), *sorted(trouble.failing), *sorted(trouble.doubtful)]
@@ -168,6 +171,7 @@ class _Without:
     gone: frozenset[T1Id]
     doubtful: frozenset[T1Id]
     forced: bool
+    store: bool
 
     def of(self, node: Node) -> tuple[Node, Quality]:
         """The node without them, and what there is of its data."""
@@ -192,7 +196,8 @@ class _Without:
         voters = [n for n, leg in enumerate(node.legs) if leg.state is LegState.IN_SYNC]
         reached = [n for n in voters if tried[n][1] is not Quality.LOST]
         good = [n for n in reached if tried[n][1] is Quality.GOOD]
-        if not reached or not (self.forced or majority(len(voters), len(reached))):
+        enough = majority(len(voters), len(reached), store=self.store)
+        if not reached or not (self.forced or enough):
             return node, Quality.LOST
         if not good and len(reached) < len(voters) and not self.forced:
             # One that is gone may have what these lack.

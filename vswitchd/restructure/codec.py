@@ -62,7 +62,7 @@ def describe(step: Step) -> tuple[str, str, str, int]:
     match step:
         case PutT1(t1, _) | AdoptT1(t1, _):
             sp, words, copy = t1.home, f"T1 {t1.id}", 0
-        case FenceT1(sp, t1_id, epoch):
+        case FenceT1(sp, t1_id, epoch, _):
             words, copy = f"T1 {t1_id} to epoch {epoch}", 0
         case DeleteT1(sp, t1_id, _):
             words, copy = f"T1 {t1_id}", 0
@@ -94,8 +94,8 @@ def step_to_json(step: Step) -> Json:
     match step:
         case PutT1(t1, epoch) | AdoptT1(t1, epoch):
             body = {"t1": t1_to_json(t1), "epoch": epoch}
-        case FenceT1(sp, t1_id, epoch):
-            body = {"sp": sp, "t1": t1_id, "epoch": epoch}
+        case FenceT1(sp, t1_id, epoch, known):
+            body = {"sp": sp, "t1": t1_id, "epoch": epoch, "known": known}
         case DeleteT1(sp, t1_id, epoch):
             body = {"sp": sp, "t1": t1_id, "epoch": epoch}
         case StageT2(t2):
@@ -134,7 +134,7 @@ def step_from_json(value: object, where: str = "step") -> Step:
                 t1_from_json(fields.take("t1"), fields.path("t1")), fields.number("epoch")
             )
         case "fence_t1":
-            step = FenceT1(_sp(fields), _t1(fields), fields.number("epoch"))
+            step = FenceT1(_sp(fields), _t1(fields), fields.number("epoch"), fields.number("known"))
         case "delete_t1":
             step = DeleteT1(_sp(fields), _t1(fields), fields.number("epoch"))
         case "stage_t2":

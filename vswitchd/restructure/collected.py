@@ -47,7 +47,8 @@ def require_agreement(
         if sp in absent:
             continue
         active = view_of(views, sp).t2(volume.id)
-        if active is None or active.t2.version != volume.version:
+        now = None if active is None else (active.t2.version, active.t2.epoch)
+        if active is None or now != (volume.version, volume.epoch):
             has = "no active T2 object" if active is None else f"version {active.t2.version}"
             raise VsError(
                 "VS3011",

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from vswitchd.model.invariants import problems
 from vswitchd.model.objects import T1, T2, Hole, Leaf, Node, T1Id, Volume, VolumeId, leaves, walk
 from vswitchd.model.objects import replace as put
-from vswitchd.model.view import LabelView, T2View, View
+from vswitchd.model.view import Ejection, LabelView, T2View, View
+from vswitchd.restructure.alone import applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,10 @@ def rebuild(views: Sequence[View], labels: Sequence[LabelView]) -> Rebuilt:
             trees[tree.t2.volume].append(tree)
     volumes: list[Volume] = []
     refused: dict[str, str] = {}
-    for found in trees.values():
-        volume, why = _volume(found, held)
+    ejections = [one for view in views for one in view.ejections]
+    for volume_id, found in trees.items():
+        mine = [one for one in ejections if one.t2.volume == volume_id]
+        volume, why = _volume(found, held, mine)
         if volume is None:
             refused[found[0].t2.name] = why
         else:
@@ -59,10 +62,13 @@ def rebuild(views: Sequence[View], labels: Sequence[LabelView]) -> Rebuilt:
 
 
 def _volume(
-    trees: Sequence[T2View], held: dict[T1Id, list[tuple[T1, int]]]
+    trees: Sequence[T2View],
+    held: dict[T1Id, list[tuple[T1, int]]],
+    ejections: Sequence[Ejection],
 ) -> tuple[Volume | None, str]:
     """The volume, or why there is none. The highest tree that is active counts; one with a range
-    that is out for a moment has the same shape as the one before it and the one after it."""
+    that is out for a moment has the same shape as the one before it and the one after it. What its
+    owner has made of it counts wherever it is recorded, though no such tree may answer."""
     filled = [replace(tree, t2=_filled(tree.t2, held)) for tree in trees]
     whole = [tree for tree in filled if not _holes(tree.t2.root)]
     if not whole:
@@ -71,8 +77,10 @@ def _volume(
             "lost; bring a copy of the store back"
         )
     best = max(whole, key=lambda tree: (tree.active, tree.t2.version, tree.t2.epoch)).t2
+    for ejection in sorted(ejections, key=lambda one: one.t2.epoch):
+        best = applied(best, ejection) or best
     t1s: list[T1] = []
-    epochs = [tree.t2.epoch for tree in trees]
+    epochs = [best.epoch, *(tree.t2.epoch for tree in trees)]
     for leaf in leaves(best.root):
         places = held.get(leaf.t1, [])
         if len(places) != 1:
@@ -87,7 +95,7 @@ def _volume(
         id=best.volume,
         name=best.name,
         size=best.size,
-        version=max(tree.t2.version for tree in trees),
+        version=max(best.version, *(tree.t2.version for tree in trees)),
         epoch=max(epochs),
         root=best.root,
         t1s=tuple(t1s),

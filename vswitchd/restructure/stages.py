@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as with_fields
 
-from vswitchd.model.objects import T1, Hole, Node, SpId, T1Id, Volume, leaves
+from vswitchd.model.objects import T1, Hole, Node, SpId, T1Id, Volume, leaves, next_epoch
 from vswitchd.restructure import twins
 from vswitchd.restructure.requests import Become, CopyOnto, Stage
 
@@ -19,8 +19,8 @@ def following(
     serving: tuple[SpId, ...] | None = None,
     owner: SpId | None = None,
 ) -> Volume:
-    """The volume one version and epoch on. With a new root and no `t1s`, only those T1
-    objects stay that the root refers to."""
+    """The volume one version and one of the controller's epochs on. With a new root and no `t1s`,
+    only those T1 objects stay that the root refers to."""
     tree = volume.root if root is None else root
     if t1s is None:
         used = {leaf.t1 for leaf in leaves(tree)}
@@ -29,7 +29,7 @@ def following(
         volume,
         size=volume.size if size is None else size,
         version=volume.version + 1,
-        epoch=volume.epoch + 1,
+        epoch=next_epoch(volume.epoch),
         root=tree,
         t1s=t1s,
         serving=volume.serving if serving is None else serving,

@@ -23,11 +23,14 @@ class PutT1:
 
 @dataclass(frozen=True, slots=True)
 class FenceT1:
-    """Raise the epoch that a T1 object serves, then wait for lower epochs' I/O to end."""
+    """Raise the epoch that a T1 object serves, then wait for lower epochs' I/O to end. Refused
+    at an SP that has recorded a tree of a higher epoch than `known`, that of the latest tree that
+    the plan was made from: the volume's owner has left legs behind by itself since."""
 
     sp: SpId
     t1: T1Id
     epoch: int
+    known: int
 
 
 @dataclass(frozen=True, slots=True)

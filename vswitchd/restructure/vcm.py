@@ -23,11 +23,14 @@ from vswitchd.model.objects import (
     Volume,
     VolumeId,
     at,
+    next_epoch,
     node_size,
+    own_epoch,
     project,
     walk,
 )
 from vswitchd.model.view import Affected, Change, ObjectKind
+from vswitchd.restructure.alone import is_own, without
 from vswitchd.restructure.away import ejected, lost
 from vswitchd.restructure.requests import Become, CopyOnto, Stage
 from vswitchd.restructure.steps import (
@@ -114,57 +117,110 @@ def created(plan: Plan) -> dict[T1Id, SpId]:
     }
 
 
+def _made(plan: Plan) -> dict[T1Id, SpId]:
+    """The T1 objects that a plan creates, or that it deletes since it undoes one that did."""
+    known = frozenset() if plan.base is None else _ids(plan.base)
+    deleted = {
+        step.t1: step.sp
+        for step in plan.steps
+        if isinstance(step, DeleteT1) and step.t1 not in known
+    }
+    return {**deleted, **created(plan)}
+
+
+def is_overtaken(plan: Plan, stored: Volume | None) -> bool:
+    """True if the owner has left legs behind by itself on a tree that the plan knows, and the store
+    has learnt it."""
+    if stored is None or not is_own(stored.epoch):
+        return False
+    known = {step.volume.epoch for step in plan.steps if isinstance(step, Commit)}
+    known |= {step.known for step in plan.steps if isinstance(step, FenceT1)}
+    return stored.epoch not in known and (plan.base is None or plan.base.epoch != stored.epoch)
+
+
+def overtaken(done: Plan, current: Volume, peers: Peers, gone: Collection[SpId] = ()) -> Plan:
+    """What becomes of a plan past `no_return` when the owner has left legs behind meanwhile
+    (`current`: what the store has learnt). A deletion goes on with what is there now. Else the
+    volume stays as it is, under an epoch above all that were used; what is left over of the plan
+    the reconciler finds."""
+    if any(isinstance(step, Forget) for step in done.steps):
+        draft = _Draft(frozenset(gone), current.serving)
+        _delete(draft, current)
+        return draft.plan(current)
+    draft = _Draft(frozenset(gone), current.serving)
+    seen = [step.volume for step in done.steps if isinstance(step, Commit)]
+    _back(draft, current, [*seen, current], {}, peers)
+    draft.no_return = 0
+    return draft.plan(current)
+
+
 def undo(done: Plan, current: Volume | None, peers: Peers, gone: Collection[SpId] = ()) -> Plan:
-    """The plan that takes back one that has not passed `no_return`, wherever it stands.
-    SPs that are `gone` are asked for nothing: the volume goes on without them, if it can.
+    """The plan that takes back one that has not passed `no_return`, wherever it stands, or one
+    that undoes such a plan. SPs that are `gone` are asked for nothing: the volume goes on without
+    them, if it can.
 
     It does not ask how far `done` came: every step finds its work done or not needed. The
     base's tree comes back under a version and epoch above all that `done` may have used
-    (`current`: the volume as the store has it). T1 objects that `done` extended stay
-    extended; the next request uses that room.
+    (`current`: the volume as the store has it). What is away in `current`, since the owner has
+    left it behind by itself, is away then too. T1 objects that `done` extended stay extended; the
+    next request uses that room.
     """
     base = done.base
     if all(isinstance(step, AwaitSync | Copy) for step in done.steps):
         # Legs held against each other: no tree has changed.
         return Plan(base, (), 0)
+    if base is not None and current is not None and is_own(current.epoch):
+        base = without(base, lost(current.root) - lost(base.root))
     if base is not None and gone:
         try:
             base = ejected(base, gone)
         except VsError:
             # Nothing but their return helps.
             gone = ()
-    new = created(done)
+    new = _made(done)
     staged = {step.t2.sp for step in done.steps if isinstance(step, StageT2)}
+    staged |= {step.sp for step in done.steps if isinstance(step, RemoveT2)}
     draft = _Draft(frozenset(gone), staged)
     if base is None:
-        volume = next(step.volume for step in done.steps if isinstance(step, Commit))
+        made = (step.volume for step in done.steps if isinstance(step, Commit))
+        volume = current or next(made)
         draft.group(RemoveT2(sp, volume.id, volume.version) for sp in sorted(staged))
     else:
         seen = [step.volume for step in done.steps if isinstance(step, Commit)]
         seen += [base] if current is None else [base, current]
-        target = with_fields(
-            base,
-            version=max(v.version for v in seen) + 1,
-            epoch=max(v.epoch for v in seen) + 1,
-        )
-        order = _owner_first(target)
-        _stage(draft, target, order, peers)
-        # What `done` has created too: a tree of it may be in use still, and must not read there.
-        away = lost(target.root)
-        fenced = {**{t1.id: t1.home for t1 in target.t1s if t1.id not in away}, **new}
-        draft.group(FenceT1(home, t1, target.epoch) for t1, home in fenced.items())
-        # Whoever of them came last: it may have been owner when it was lost.
-        _outlast(draft, base.id, {volume.owner for volume in seen})
-        draft.add(Commit(target))
-        _activate(draft, target, order)
+        target = _back(draft, base, seen, new, peers)
         left = sorted(staged - set(base.serving))
         draft.group(RemoveT2(sp, base.id, target.version) for sp in left)
-    epoch = volume.epoch if base is None else target.epoch
+    epoch = own_epoch(volume.epoch) if base is None else target.epoch
     draft.group(DeleteT1(home, t1, epoch) for t1, home in sorted(new.items()))
     if base is None:
         draft.add(Forget(volume.id))
     draft.no_return = 0
     return draft.plan(done.base)
+
+
+def _back(
+    draft: _Draft, base: Volume, seen: Sequence[Volume], new: Mapping[T1Id, SpId], peers: Peers
+) -> Volume:
+    """Brings a tree (back) under a version and epoch above all that were used; the last one `seen`
+    is the store's."""
+    target = with_fields(
+        base,
+        version=max(volume.version for volume in seen) + 1,
+        epoch=next_epoch(max(volume.epoch for volume in seen)),
+    )
+    order = _owner_first(target)
+    _stage(draft, target, order, peers)
+    # What was created too: a tree of it may be in use still, and must not read there.
+    away = lost(target.root)
+    fenced = {**{t1.id: t1.home for t1 in target.t1s if t1.id not in away}, **new}
+    known = seen[-1].epoch
+    draft.group(FenceT1(home, t1, target.epoch, known) for t1, home in fenced.items())
+    # Whoever of them came last: it may have been owner when it was lost.
+    _outlast(draft, base.id, {volume.owner for volume in seen})
+    draft.add(Commit(target))
+    _activate(draft, target, order)
+    return target
 
 
 class _Draft:
@@ -232,7 +288,9 @@ def _become(
     if old is not None:
         # What is away by the new tree is neither read nor written, and may be past fencing.
         spared = {*moved, *lost(new.root)}
-        fences = [FenceT1(t1.home, t1.id, new.epoch) for t1 in old.t1s if t1.id not in spared]
+        fences = [
+            FenceT1(t1.home, t1.id, new.epoch, old.epoch) for t1 in old.t1s if t1.id not in spared
+        ]
         # What has been away first: no host waits for it yet, should its device not answer.
         returning = lost(old.root)
         draft.group(fence for fence in fences if fence.t1 in returning)
@@ -262,7 +320,7 @@ def _adopt(draft: _Draft, old: Volume, new: Volume, moved: Mapping[T1Id, SpId]) 
         if home in old.serving:
             draft.add(DropReference(home, old.id, t1))
         draft.group(DropReference(sp, old.id, t1) for sp in others)
-    draft.group(FenceT1(old.t1(t1).home, t1, new.epoch) for t1 in sorted(moved))
+    draft.group(FenceT1(old.t1(t1).home, t1, new.epoch, old.epoch) for t1 in sorted(moved))
     draft.pass_no_return()
     draft.group(AdoptT1(new.t1(t1), new.epoch) for t1 in sorted(moved))
 
@@ -271,7 +329,8 @@ def _delete(draft: _Draft, volume: Volume) -> None:
     """Claim 11: all T2 objects first, then the T1 objects, then the record."""
     draft.pass_no_return()
     draft.group(RemoveT2(sp, volume.id, volume.version) for sp in volume.serving)
-    draft.group(DeleteT1(t1.home, t1.id, volume.epoch) for t1 in volume.t1s)
+    # Its owner may have fenced them by itself, and have come no further.
+    draft.group(DeleteT1(t1.home, t1.id, own_epoch(volume.epoch)) for t1 in volume.t1s)
     draft.add(Forget(volume.id))
 
 

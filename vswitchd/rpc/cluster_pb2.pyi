@@ -461,12 +461,36 @@ class HeartbeatRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class EjectionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SP_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     FAILING_T1_IDS_FIELD_NUMBER: _builtins.int
     DOUBTFUL_T1S_FIELD_NUMBER: _builtins.int
+    EJECTIONS_FIELD_NUMBER: _builtins.int
+    MANAGERS_KNOWN_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     incarnation: _builtins.str
+    managers_known: _builtins.int
+    """A checksum of the addresses that this SP has."""
     @_builtins.property
     def failing_t1_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """T1 objects of mirrors that this SP owns whose devices fail hosts' writes."""
@@ -477,6 +501,12 @@ class HeartbeatRequest(_message.Message):
         and their fence epochs.
         """
 
+    @_builtins.property
+    def ejections(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Volumes whose owners have left legs behind while the controller was away, as this SP has
+        recorded, and the epochs of what they made.
+        """
+
     def __init__(
         self,
         *,
@@ -484,10 +514,12 @@ class HeartbeatRequest(_message.Message):
         incarnation: _builtins.str = ...,
         failing_t1_ids: _abc.Iterable[_builtins.str] | None = ...,
         doubtful_t1s: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        ejections: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        managers_known: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["doubtful_t1s", b"doubtful_t1s", "failing_t1_ids", b"failing_t1_ids", "incarnation", b"incarnation", "sp", b"sp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doubtful_t1s", b"doubtful_t1s", "ejections", b"ejections", "failing_t1_ids", b"failing_t1_ids", "incarnation", b"incarnation", "managers_known", b"managers_known", "sp", b"sp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,20 +529,48 @@ Global___HeartbeatRequest: _TypeAlias = HeartbeatRequest  # noqa: Y015
 class HeartbeatResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ManagersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KNOWN_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
+    MANAGERS_CHANGED_FIELD_NUMBER: _builtins.int
+    MANAGERS_FIELD_NUMBER: _builtins.int
     known: _builtins.bool
     """False: the controller does not know this incarnation; register again."""
     term: _builtins.int
+    managers_changed: _builtins.bool
+    """Where SPs' VSMs are, by name, if the caller knows otherwise."""
+    @_builtins.property
+    def managers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
         known: _builtins.bool = ...,
         term: _builtins.int = ...,
+        managers_changed: _builtins.bool = ...,
+        managers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["known", b"known", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known", b"known", "managers", b"managers", "managers_changed", b"managers_changed", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 isort:skip_file
 Between the controller and the VSM in each SP. Every call carries the cluster's id and
 the caller's term; a VSM persists the highest term it saw and refuses lower ones.
+The four calls about ejections come from other SPs and carry no term (see EjectionRequest).
 Every call is idempotent: said twice, it has happened once.
 """
 
@@ -179,6 +180,7 @@ class View(_message.Message):
     T2S_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
     OTHER_T1S_FIELD_NUMBER: _builtins.int
+    EJECTIONS_FIELD_NUMBER: _builtins.int
     sp: _builtins.str
     incarnation: _builtins.str
     term: _builtins.int
@@ -193,6 +195,10 @@ class View(_message.Message):
     def t2s(self) -> _containers.RepeatedCompositeFieldContainer[Global___T2View]: ...
     @_builtins.property
     def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___CopyView]: ...
+    @_builtins.property
+    def ejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ejection]:
+        """What owners have made of their volumes while the controller was away, as recorded here."""
+
     def __init__(
         self,
         *,
@@ -205,14 +211,74 @@ class View(_message.Message):
         t2s: _abc.Iterable[Global___T2View] | None = ...,
         copies: _abc.Iterable[Global___CopyView] | None = ...,
         other_t1s: _builtins.int = ...,
+        ejections: _abc.Iterable[Global___Ejection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "devices", b"devices", "incarnation", b"incarnation", "mvsm_active", b"mvsm_active", "other_t1s", b"other_t1s", "sp", b"sp", "t1s", b"t1s", "t2s", b"t2s", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "devices", b"devices", "ejections", b"ejections", "incarnation", b"incarnation", "mvsm_active", b"mvsm_active", "other_t1s", b"other_t1s", "sp", b"sp", "t1s", b"t1s", "t2s", b"t2s", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___View: _TypeAlias = View  # noqa: Y015
+
+@_typing.final
+class Ejection(_message.Message):
+    """What a volume's owner has made of it by itself: legs that were lost are away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    T2_FIELD_NUMBER: _builtins.int
+    BASE_EPOCH_FIELD_NUMBER: _builtins.int
+    SINCE_EPOCH_FIELD_NUMBER: _builtins.int
+    base_epoch: _builtins.int
+    """The epoch of the tree that it follows."""
+    since_epoch: _builtins.int
+    """The epoch of the last tree before it that the controller made."""
+    @_builtins.property
+    def t2(self) -> _common_pb2.T2Object:
+        """The owner's T2 object, of an epoch that only owners give (odd)."""
+
+    def __init__(
+        self,
+        *,
+        t2: _common_pb2.T2Object | None = ...,
+        base_epoch: _builtins.int = ...,
+        since_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["t2", b"t2"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_epoch", b"base_epoch", "since_epoch", b"since_epoch", "t2", b"t2"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ejection: _TypeAlias = Ejection  # noqa: Y015
+
+@_typing.final
+class EjectionRequest(_message.Message):
+    """Authorised by the epoch: there is one owner of the tree of `base_epoch`, T1 objects are raised
+    from just that epoch, and an SP that holds that tree checks who its owner is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    EJECTION_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    @_builtins.property
+    def ejection(self) -> Global___Ejection: ...
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.str = ...,
+        ejection: Global___Ejection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ejection", b"ejection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "ejection", b"ejection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EjectionRequest: _TypeAlias = EjectionRequest  # noqa: Y015
 
 @_typing.final
 class DeviceView(_message.Message):
@@ -602,8 +668,11 @@ class FenceT1Request(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     T1_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    KNOWN_EPOCH_FIELD_NUMBER: _builtins.int
     t1_id: _builtins.str
     epoch: _builtins.int
+    known_epoch: _builtins.int
+    """The epoch of the latest tree that the caller's plan was made from."""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     def __init__(
@@ -612,10 +681,11 @@ class FenceT1Request(_message.Message):
         caller: Global___Caller | None = ...,
         t1_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        known_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "epoch", b"epoch", "t1_id", b"t1_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "epoch", b"epoch", "known_epoch", b"known_epoch", "t1_id", b"t1_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -134,6 +134,26 @@ class VsmServiceStub:
                 request_serializer=vswitchd_dot_v1_dot_vsm__pb2.DetermineRequest.SerializeToString,
                 response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.DetermineResponse.FromString,
                 _registered_method=True)
+        self.AskEjection = channel.unary_unary(
+                '/vswitchd.v1.VsmService/AskEjection',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+                _registered_method=True)
+        self.FenceEjection = channel.unary_unary(
+                '/vswitchd.v1.VsmService/FenceEjection',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+                _registered_method=True)
+        self.RecordEjection = channel.unary_unary(
+                '/vswitchd.v1.VsmService/RecordEjection',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+                _registered_method=True)
+        self.FollowEjection = channel.unary_unary(
+                '/vswitchd.v1.VsmService/FollowEjection',
+                request_serializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+                response_deserializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+                _registered_method=True)
 
 
 class VsmServiceServicer:
@@ -175,6 +195,7 @@ class VsmServiceServicer:
 
     def FenceT1(self, request, context):
         """Durably raises the object's fence epoch, then waits until I/O of lower epochs has ended.
+        Refused at a higher epoch, and where an ejection that the caller does not know is recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -271,6 +292,36 @@ class VsmServiceServicer:
 
     def Determine(self, request, context):
         """The active MVSM alone answers: which objects, on which SPs, the new tree affects.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AskEjection(self, request, context):
+        """By the owner of a volume that leaves legs behind while the controller is away, in this order:
+        Would this SP do its part now? Nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FenceEjection(self, request, context):
+        """Fences the T1 objects that are homed here and stay, from just the epoch of the owner's tree,
+        and waits until I/O of lower epochs has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordEjection(self, request, context):
+        """Keeps the ejection durably; refused where anybody has fenced higher meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowEjection(self, request, context):
+        """Once all have recorded it: takes the tree, if the volume is served here and no later one is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -378,6 +429,26 @@ def add_VsmServiceServicer_to_server(servicer, server):
                     servicer.Determine,
                     request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.DetermineRequest.FromString,
                     response_serializer=vswitchd_dot_v1_dot_vsm__pb2.DetermineResponse.SerializeToString,
+            ),
+            'AskEjection': grpc.unary_unary_rpc_method_handler(
+                    servicer.AskEjection,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
+            ),
+            'FenceEjection': grpc.unary_unary_rpc_method_handler(
+                    servicer.FenceEjection,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
+            ),
+            'RecordEjection': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEjection,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
+            ),
+            'FollowEjection': grpc.unary_unary_rpc_method_handler(
+                    servicer.FollowEjection,
+                    request_deserializer=vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.FromString,
+                    response_serializer=vswitchd_dot_v1_dot_vsm__pb2.Ack.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -920,6 +991,114 @@ class VsmService:
             '/vswitchd.v1.VsmService/Determine',
             vswitchd_dot_v1_dot_vsm__pb2.DetermineRequest.SerializeToString,
             vswitchd_dot_v1_dot_vsm__pb2.DetermineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AskEjection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/AskEjection',
+            vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FenceEjection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/FenceEjection',
+            vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEjection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/RecordEjection',
+            vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowEjection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vswitchd.v1.VsmService/FollowEjection',
+            vswitchd_dot_v1_dot_vsm__pb2.EjectionRequest.SerializeToString,
+            vswitchd_dot_v1_dot_vsm__pb2.Ack.FromString,
             options,
             channel_credentials,
             insecure,

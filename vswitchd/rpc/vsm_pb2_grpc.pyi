@@ -3,6 +3,7 @@
 isort:skip_file
 Between the controller and the VSM in each SP. Every call carries the cluster's id and
 the caller's term; a VSM persists the highest term it saw and refuses lower ones.
+The four calls about ejections come from other SPs and carry no term (see EjectionRequest).
 Every call is idempotent: said twice, it has happened once.
 """
 
@@ -45,7 +46,9 @@ class VsmServiceStub:
     AdoptT1: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.PutT1Request, _vsm_pb2.Ack]
     """Takes over a T1 object whose devices this SP reaches: its label then names this SP as home."""
     FenceT1: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.FenceT1Request, _vsm_pb2.Ack]
-    """Durably raises the object's fence epoch, then waits until I/O of lower epochs has ended."""
+    """Durably raises the object's fence epoch, then waits until I/O of lower epochs has ended.
+    Refused at a higher epoch, and where an ejection that the caller does not know is recorded.
+    """
     DeleteT1: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.DeleteT1Request, _vsm_pb2.Ack]
     """Forgets the object; frees its extents if this SP is its home by the label."""
     StageT2: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.StageT2Request, _vsm_pb2.Ack]
@@ -73,6 +76,18 @@ class VsmServiceStub:
     DeactivateMvsm: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.MvsmRequest, _vsm_pb2.Ack]
     Determine: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.DetermineRequest, _vsm_pb2.DetermineResponse]
     """The active MVSM alone answers: which objects, on which SPs, the new tree affects."""
+    AskEjection: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]
+    """By the owner of a volume that leaves legs behind while the controller is away, in this order:
+    Would this SP do its part now? Nothing is changed.
+    """
+    FenceEjection: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]
+    """Fences the T1 objects that are homed here and stay, from just the epoch of the owner's tree,
+    and waits until I/O of lower epochs has ended.
+    """
+    RecordEjection: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]
+    """Keeps the ejection durably; refused where anybody has fenced higher meanwhile."""
+    FollowEjection: _grpc.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]
+    """Once all have recorded it: takes the tree, if the volume is served here and no later one is."""
 
 @_typing.type_check_only
 class VsmServiceAsyncStub(VsmServiceStub):
@@ -88,7 +103,9 @@ class VsmServiceAsyncStub(VsmServiceStub):
     AdoptT1: _aio.UnaryUnaryMultiCallable[_vsm_pb2.PutT1Request, _vsm_pb2.Ack]  # type: ignore[assignment]
     """Takes over a T1 object whose devices this SP reaches: its label then names this SP as home."""
     FenceT1: _aio.UnaryUnaryMultiCallable[_vsm_pb2.FenceT1Request, _vsm_pb2.Ack]  # type: ignore[assignment]
-    """Durably raises the object's fence epoch, then waits until I/O of lower epochs has ended."""
+    """Durably raises the object's fence epoch, then waits until I/O of lower epochs has ended.
+    Refused at a higher epoch, and where an ejection that the caller does not know is recorded.
+    """
     DeleteT1: _aio.UnaryUnaryMultiCallable[_vsm_pb2.DeleteT1Request, _vsm_pb2.Ack]  # type: ignore[assignment]
     """Forgets the object; frees its extents if this SP is its home by the label."""
     StageT2: _aio.UnaryUnaryMultiCallable[_vsm_pb2.StageT2Request, _vsm_pb2.Ack]  # type: ignore[assignment]
@@ -116,6 +133,18 @@ class VsmServiceAsyncStub(VsmServiceStub):
     DeactivateMvsm: _aio.UnaryUnaryMultiCallable[_vsm_pb2.MvsmRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
     Determine: _aio.UnaryUnaryMultiCallable[_vsm_pb2.DetermineRequest, _vsm_pb2.DetermineResponse]  # type: ignore[assignment]
     """The active MVSM alone answers: which objects, on which SPs, the new tree affects."""
+    AskEjection: _aio.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    """By the owner of a volume that leaves legs behind while the controller is away, in this order:
+    Would this SP do its part now? Nothing is changed.
+    """
+    FenceEjection: _aio.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    """Fences the T1 objects that are homed here and stay, from just the epoch of the owner's tree,
+    and waits until I/O of lower epochs has ended.
+    """
+    RecordEjection: _aio.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    """Keeps the ejection durably; refused where anybody has fenced higher meanwhile."""
+    FollowEjection: _aio.UnaryUnaryMultiCallable[_vsm_pb2.EjectionRequest, _vsm_pb2.Ack]  # type: ignore[assignment]
+    """Once all have recorded it: takes the tree, if the volume is served here and no later one is."""
 
 class VsmServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -164,7 +193,9 @@ class VsmServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vsm_pb2.FenceT1Request,
         context: _ServicerContext,
     ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
-        """Durably raises the object's fence epoch, then waits until I/O of lower epochs has ended."""
+        """Durably raises the object's fence epoch, then waits until I/O of lower epochs has ended.
+        Refused at a higher epoch, and where an ejection that the caller does not know is recorded.
+        """
 
     @_abc_1.abstractmethod
     def DeleteT1(
@@ -276,5 +307,41 @@ class VsmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vsm_pb2.DetermineResponse, _abc.Awaitable[_vsm_pb2.DetermineResponse]]:
         """The active MVSM alone answers: which objects, on which SPs, the new tree affects."""
+
+    @_abc_1.abstractmethod
+    def AskEjection(
+        self,
+        request: _vsm_pb2.EjectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
+        """By the owner of a volume that leaves legs behind while the controller is away, in this order:
+        Would this SP do its part now? Nothing is changed.
+        """
+
+    @_abc_1.abstractmethod
+    def FenceEjection(
+        self,
+        request: _vsm_pb2.EjectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
+        """Fences the T1 objects that are homed here and stay, from just the epoch of the owner's tree,
+        and waits until I/O of lower epochs has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordEjection(
+        self,
+        request: _vsm_pb2.EjectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
+        """Keeps the ejection durably; refused where anybody has fenced higher meanwhile."""
+
+    @_abc_1.abstractmethod
+    def FollowEjection(
+        self,
+        request: _vsm_pb2.EjectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vsm_pb2.Ack, _abc.Awaitable[_vsm_pb2.Ack]]:
+        """Once all have recorded it: takes the tree, if the volume is served here and no later one is."""
 
 def add_VsmServiceServicer_to_server(servicer: VsmServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

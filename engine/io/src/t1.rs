@@ -1,5 +1,6 @@
 //! The T1 objects that this SP homes.
 
+mod fence;
 mod object;
 
 use std::collections::{HashMap, HashSet};
@@ -299,34 +300,6 @@ impl T1Table {
         }
         let (t1, ready) = (spec.clone(), spec.size);
         self.install(devices, &Entry { t1, epoch, ready, kept }, false)
-    }
-
-    /// Raises an object's epoch, durably and then for requests. Waiting for what runs is
-    /// the caller's.
-    ///
-    /// # Errors
-    /// `NotFound` for an object that is not homed here.
-    pub fn fence(&self, id: &str, epoch: u64) -> Result<Arc<T1Object>, DeviceError> {
-        let _turn = self.turn(id);
-        let object = self.get(id).ok_or_else(|| {
-            DeviceError::new(ErrorKind::NotFound, format!("T1 object {id} is not homed here"))
-        })?;
-        if object.epoch() < epoch {
-            for device in object.devices() {
-                let known = self.change_entry(device, id, |entry| {
-                    if entry.t1.home == self.sp {
-                        entry.epoch = entry.epoch.max(epoch);
-                    }
-                });
-                match known {
-                    // Adopted by another SP and deleted there since: nothing left to protect.
-                    Err(e) if e.kind == ErrorKind::NotFound => {}
-                    other => other?,
-                }
-            }
-            object.gate.raise(epoch);
-        }
-        Ok(object)
     }
 
     /// Has an object answer nobody from now on; `delete` follows when what runs has ended.

@@ -205,7 +205,7 @@ fn an_object_lives_from_put_to_delete() {
         t1("t-1", "a", 3 * UNIT, vec![extent("d1", 0, 1), extent("d1", 5, 1), extent("d1", 9, 1)]);
     table.put(&all, &longer, 4).unwrap();
     assert_eq!(table.get("t-1").unwrap().size(), 3 * UNIT);
-    table.fence("t-1", 9).unwrap();
+    table.fence("t-1", 9, None).unwrap();
     assert!(!object.serves(8), "a fence reaches those who hold the object from before");
 
     let again = T1Table::new("a", false);
@@ -228,7 +228,7 @@ fn an_object_moves_to_the_sp_that_adopts_it() {
     let (a, b) = (T1Table::new("a", false), T1Table::new("b", false));
     let spec = t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]);
     a.put(&devices(&[&at_a]), &spec, 1).unwrap();
-    a.fence("t-1", 2).unwrap();
+    a.fence("t-1", 2, None).unwrap();
     let moved = T1Spec { home: "b".into(), ..spec };
     b.adopt(&devices(&[&at_b]), &moved, 2).unwrap();
     a.delete(&devices(&[&at_a]), "t-1", u64::MAX).unwrap();
@@ -270,7 +270,7 @@ fn changes_of_many_objects_at_once_all_reach_the_label() {
                     let id = format!("t-{lane}-{round}");
                     let spec = t1(&id, "a", UNIT, vec![extent("d1", lane * 6 + round, 1)]);
                     table.put(all, &spec, 1).unwrap();
-                    table.fence(&id, 5).unwrap();
+                    table.fence(&id, 5, None).unwrap();
                     if round % 2 == 0 {
                         table.delete(all, &id, u64::MAX).unwrap();
                     }
@@ -294,9 +294,9 @@ fn a_device_that_does_not_answer_holds_up_changes_of_its_own_objects_only() {
     table.put(&all, &t1("t-1", "a", UNIT, vec![extent("d1", 0, 1)]), 1).unwrap();
     let held = d1.known.lock().unwrap();
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| table.fence("t-1", 2).unwrap());
+        let waiting = scope.spawn(|| table.fence("t-1", 2, None).unwrap());
         table.put(&all, &t1("t-2", "a", UNIT, vec![extent("d2", 0, 1)]), 1).unwrap();
-        table.fence("t-2", 2).unwrap();
+        table.fence("t-2", 2, None).unwrap();
         table.delete(&all, "t-2", u64::MAX).unwrap();
         assert!(!waiting.is_finished());
         drop(held);

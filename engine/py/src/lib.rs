@@ -111,8 +111,15 @@ impl Engine {
         call(py, || self.0.t1_adopt(t1, epoch))
     }
 
-    fn t1_fence(&self, py: Python<'_>, t1_id: &str, epoch: u64, seconds: f64) -> PyResult<()> {
-        call(py, || self.0.t1_fence(t1_id, epoch, seconds))
+    fn t1_fence(
+        &self,
+        py: Python<'_>,
+        t1_id: &str,
+        epoch: u64,
+        from_epoch: Option<u64>,
+        seconds: f64,
+    ) -> PyResult<()> {
+        call(py, || self.0.t1_fence(t1_id, epoch, from_epoch, seconds))
     }
 
     fn t1_delete(&self, py: Python<'_>, t1_id: &str, epoch: u64) -> PyResult<()> {

@@ -216,14 +216,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Raises a T1 object's epoch, and waits until I/O of lower ones has ended. An object
-    /// that no tree here refers to is flushed too: it may be about to leave.
+    /// Raises a T1 object's epoch, and waits until I/O of lower ones has ended; with `from` only
+    /// if it is at just that epoch. An object that no tree here refers to is flushed too: it may
+    /// be about to leave.
     ///
     /// # Errors
-    /// `not_found`, or `timeout` when I/O does not end.
-    pub fn t1_fence(&self, id: &str, epoch: u64, seconds: f64) -> Result<(), Failure> {
+    /// `not_found`; `stale` when it is at a higher epoch, or at another than `from`; `timeout`
+    /// when I/O does not end.
+    pub fn t1_fence(
+        &self,
+        id: &str,
+        epoch: u64,
+        from: Option<u64>,
+        seconds: f64,
+    ) -> Result<(), Failure> {
         let deadline = Instant::now() + Duration::from_secs_f64(seconds);
-        let object = self.raise(id, epoch, || self.shared.t1s.fence(id, epoch))?;
+        let object = self.raise(id, epoch, || self.shared.t1s.fence(id, epoch, from))?;
         // When it was as high before, and everything lower has ended, only I/O that may go on
         // is under way: under load that never ends.
         if lock(&self.undrained).contains(id) {

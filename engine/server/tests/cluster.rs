@@ -162,7 +162,7 @@ fn an_old_tree_is_refused_and_an_equal_one_is_nothing_new() {
     swap(&a, &b, &next(&tree));
     assert_eq!(a.try_activate(&tree, false).expect_err("older").kind, "stale");
     assert_eq!(a.activate(&next(&tree)), 0);
-    let gone = a.engine.t1_fence("no-such", 1, 1.0).expect_err("unknown");
+    let gone = a.engine.t1_fence("no-such", 1, None, 1.0).expect_err("unknown");
     assert_eq!(gone.kind, "not_found");
     assert_eq!(a.engine.t1_delete("a", u64::MAX).expect_err("in use").kind, "precondition");
     assert_eq!(a.engine.reference_drop("v-1", "b").expect_err("in use").kind, "precondition");

@@ -169,14 +169,31 @@ fn a_fence_waits_for_what_is_under_way_and_refuses_what_comes() {
     let (sp, gate) = gated(&rig);
     gate.hold();
     let mut client = stuck(&sp, &gate, "i", 0);
-    assert_eq!(sp.engine.t1_fence("t", 2, 0.2).expect_err("held").kind, "timeout");
-    assert_eq!(sp.engine.t1_fence("t", 2, 0.2).expect_err("still").kind, "timeout");
+    assert_eq!(sp.engine.t1_fence("t", 2, None, 0.2).expect_err("held").kind, "timeout");
+    assert_eq!(sp.engine.t1_fence("t", 2, None, 0.2).expect_err("still").kind, "timeout");
     gate.open();
     assert_eq!(client.reply().status, Status::Ok);
     sp.fence("t", 2);
     client.request(Op::Write, 0, 4, b"late");
     assert_eq!(client.reply().status, Status::Stale);
     assert_eq!(gate.bytes(DATA, 4), b"old!");
+    sp.stop();
+}
+
+#[test]
+fn a_fence_that_compares_raises_from_just_that_epoch() {
+    let rig = Rig::new();
+    let (sp, gate) = gated(&rig);
+    sp.fence("t", 4);
+    let fence = |epoch, from| sp.engine.t1_fence("t", epoch, from, 1.0).map_err(|e| e.kind);
+    assert_eq!(fence(7, Some(2)), Err("stale"), "somebody else has raised it");
+    assert_eq!(fence(5, Some(4)), Ok(()));
+    assert_eq!(fence(5, Some(4)), Ok(()), "said again");
+    assert_eq!(fence(5, Some(2)), Ok(()), "it is there already");
+    assert_eq!(fence(4, None), Err("stale"), "an epoch that is over");
+    assert_eq!(fence(6, None), Ok(()), "whoever does not compare");
+    assert_eq!(fence(7, Some(4)), Err("stale"));
+    gate.open();
     sp.stop();
 }
 
@@ -191,7 +208,7 @@ fn a_fence_that_holds_already_does_not_wait_for_newer_io() {
     let mut host = sp.host();
     host.send(WRITE, 0, 0, 4, b"busy");
     until("the write is held", || gate.waiting.load(Ordering::SeqCst) == 1);
-    sp.engine.t1_fence("t", 2, 0.5).expect("nothing older can be under way");
+    sp.engine.t1_fence("t", 2, None, 0.5).expect("nothing older can be under way");
     gate.open();
     assert_eq!(host.reply().expect("a reply").1, 0);
     sp.stop();

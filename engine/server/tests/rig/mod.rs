@@ -142,7 +142,7 @@ impl Sp {
     }
 
     pub fn fence(&self, t1: &str, epoch: u64) {
-        self.engine.t1_fence(t1, epoch, 10.0).expect("a fence");
+        self.engine.t1_fence(t1, epoch, None, 10.0).expect("a fence");
     }
 
     pub fn host(&self) -> Nbd {
