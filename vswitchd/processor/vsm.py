@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 from structlog.typing import FilteringBoundLogger
@@ -31,13 +30,12 @@ from vswitchd.model.view import (
     Affected,
     Complaint,
     CopyMode,
-    CopyView,
     DeviceView,
     LabelView,
-    T1View,
     T2View,
     View,
 )
+from vswitchd.processor.calls import EngineCalls
 from vswitchd.processor.state import State
 from vswitchd.processor.voter import Voter
 from vswitchd.restructure.mvsm import determine
@@ -49,43 +47,6 @@ class Caller:
 
     cluster: str
     term: int
-
-
-class EngineCalls(Protocol):
-    """What the VSM needs of the engine; `processor.engine.Engine` has it."""
-
-    async def device_add(
-        self, uri: str, size: int, device: DeviceId, *, direct: bool, checksums: bool
-    ) -> DeviceView: ...
-    async def device_remove(self, device: DeviceId) -> None: ...
-    async def devices(self) -> tuple[DeviceView, ...]: ...
-    async def trouble(self) -> Complaint: ...
-    async def t1_put(self, t1: T1, epoch: int) -> None: ...
-    async def t1_adopt(self, t1: T1, epoch: int) -> None: ...
-    async def t1_fence(self, t1: T1Id, epoch: int, base: int | None) -> None: ...
-    async def t1_delete(self, t1: T1Id, epoch: int) -> None: ...
-    async def t1s(self, volume: VolumeId | None = None) -> tuple[tuple[T1View, ...], int]: ...
-    async def access_set(self, volume: VolumeId, access: Access) -> None: ...
-    async def t2_activate(self, t2: T2, *, resync: bool) -> int: ...
-    async def t2_remove(self, volume: VolumeId) -> None: ...
-    async def resync_percents(self, volume: VolumeId | None = None) -> dict[VolumeId, int]: ...
-    async def reference_drop(self, volume: VolumeId, t1: T1Id) -> None: ...
-    async def copy_start(
-        self,
-        volume: VolumeId,
-        path: Path,
-        *,
-        start: int,
-        rate: int,
-        adaptive: bool,
-        mode: CopyMode,
-    ) -> None: ...
-    async def copy_throttle(
-        self, volume: VolumeId, path: Path, *, rate: int, adaptive: bool
-    ) -> None: ...
-    async def copy_stop(self, volume: VolumeId, path: Path) -> None: ...
-    async def copies(self) -> tuple[CopyView, ...]: ...
-    async def labels(self) -> tuple[LabelView, ...]: ...
 
 
 #: The allocation unit told of a device that is down, until it can be asked.

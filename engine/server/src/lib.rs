@@ -16,6 +16,7 @@ mod control_t1;
 mod copy;
 mod device_part;
 mod durable;
+mod ending;
 mod event_loop;
 mod exec;
 #[cfg(test)]
