@@ -54,6 +54,7 @@ FOUND_BY_ENGINE = {
     "copy_without_record": "reserve",
     "failing_leg_not_told": "legs",
     "fence_without_compare": "peers",
+    "initiator_not_asked": "again_iscsi",
     "last_words_obeyed": "again",
     "late_write_taken": "again",
     "lock_not_held": "order",

@@ -9,6 +9,7 @@ import pytest
 
 from tests.processor.conftest import CLUSTER, MIB, SP, VOLUME, Life, caller, mirror, t1
 from vswitchd.errors import Kind, VsError
+from vswitchd.model.access import OPEN
 from vswitchd.model.objects import T2, LegState, SpId, T1Id
 from vswitchd.model.view import Ejection
 from vswitchd.obs import log
@@ -226,7 +227,7 @@ async def test_the_later_of_two_trees_of_one_version_counts(life: Life) -> None:
     await life.vsm.voter.fence(ejection())
     await life.vsm.voter.record(ejection())
     await life.vsm.voter.follow(ejection())
-    await refused("VS3024", life.vsm.stage_t2(caller(), replace(tree(), version=5, epoch=4)))
+    await refused("VS3024", life.vsm.stage_t2(caller(), replace(tree(), version=5, epoch=4), OPEN))
     await life.push(replace(ejection().t2))
     assert not life.state.ejections, "the controller has pushed it itself"
 

@@ -13,7 +13,7 @@ from tests.bench.peers import REFERENCE
 from tests.bench.plot import Line, chart
 from tests.bench.report import Results, Verdict, verdict_table
 from tests.bench.targets import verdicts
-from tests.bench.work import COMPARED, LAYOUTS, PEERS_GET, Work
+from tests.bench.work import COMPARED, LAYOUTS, OVER_ISCSI, PEERS_GET, Work
 
 READ = Work("4k read qd32", "rr")
 
@@ -61,7 +61,7 @@ def test_every_row_is_judged_and_its_workload_exists() -> None:
     results.add(READ, REFERENCE, figures(100, cpu=8, p99=10))
     found = {verdict.name: verdict.found for verdict in verdicts(results) if verdict.found}
     assert found == {READ.key: 3.0, f"{READ.key}, CPU per I/O": 0.25, f"{READ.key}, p99": 0.5}
-    measured = {work.key for work in COMPARED} | {
+    measured = {work.key for work in COMPARED + OVER_ISCSI} | {
         f"{READ.name} fio unix",
         f"{READ.name} fio unix x4",
     }

@@ -1,7 +1,7 @@
 //! iSCSI connections: their logins, their sessions' commands on their way through the tree.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use vs_wire::change;
@@ -21,6 +21,7 @@ use crate::conn::Protocol;
 use crate::control::lock;
 use crate::event_loop::Loop;
 use crate::inline::Inline;
+use crate::iscsi_alive::{Alive, SILENT};
 use crate::iscsi_targets::Offered;
 use crate::mailbox::Message;
 use crate::metrics::{OpName, Transport};
@@ -29,9 +30,6 @@ use crate::slab::Token;
 use crate::status;
 use crate::xcopy::Copying;
 
-/// An initiator that says nothing is asked whether it is there; without an answer for as long
-/// again its connection is closed.
-const SILENT: Duration = Duration::from_secs(15);
 /// Most unit attentions that wait.
 const ATTENTIONS: usize = 8;
 /// Bytes of which one GET LBA STATUS tells.
@@ -55,7 +53,7 @@ pub struct IscsiSession {
     pub copies: Vec<(u8, Progress)>,
     /// An older session of the same nexus has still to end.
     pub waits: bool,
-    heard: Instant,
+    pub alive: Alive,
 }
 
 /// A command that is being carried out.
@@ -172,12 +170,12 @@ impl Loop {
                 return false;
             }
             Protocol::Iscsi(found) => {
-                found.heard = self.now;
+                found.alive.heard = self.now;
                 let taken = out
                     .append(|out| found.session.take(input.bytes(), &frame, &offered, &needs, out));
                 conn.input.consume(frame.length);
                 match taken {
-                    Ok(Event::Nothing) => {}
+                    Ok(Event::Nothing) => self.iscsi_heard(token),
                     Ok(Event::Command(command)) => self.iscsi_command(token, command, None),
                     Ok(Event::Reset { task, clears }) => self.iscsi_reset(token, task, clears),
                     Ok(Event::End) => self.end(token),
@@ -242,7 +240,7 @@ impl Loop {
             work: FxHashMap::default(),
             copies: Vec::new(),
             waits,
-            heard: self.now,
+            alive: Alive::new(self.now),
         }));
         self.want_tick_at(self.now + SILENT);
     }
@@ -275,37 +273,9 @@ impl Loop {
         }
     }
 
-    /// Asks initiators that have been silent whether they are there, and closes what does not answer.
-    pub fn tick_iscsi(&mut self) {
-        let mut gone = Vec::new();
-        let mut next = None::<Instant>;
-        for token in self.conns.tokens() {
-            let Some(conn) = self.conns.get_mut(token) else { continue };
-            let Protocol::Iscsi(found) = &mut conn.protocol else { continue };
-            if found.heard + SILENT <= self.now {
-                found.heard = self.now;
-                if !conn.out.append(|out| found.session.ping(out)) {
-                    gone.push(token);
-                    continue;
-                }
-                self.mark(token);
-            }
-            let due = self.conns.get(token).and_then(|conn| match &conn.protocol {
-                Protocol::Iscsi(found) => Some(found.heard + SILENT),
-                _ => None,
-            });
-            next = next.into_iter().chain(due).min();
-        }
-        for token in gone {
-            self.close(token);
-        }
-        if let Some(at) = next {
-            self.want_tick_at(at);
-        }
-    }
-
     /// Carries out a command. `since`: when it came, if it has waited.
     pub fn iscsi_command(&mut self, token: Token, command: Command, since: Option<Instant>) {
+        let Some(command) = self.iscsi_vouched(token, command, since) else { return };
         let Some((command, forbidden)) = self.iscsi_admit(token, command, since) else { return };
         let Some(conn) = self.conns.get_mut(token) else { return };
         let Protocol::Iscsi(found) = &mut conn.protocol else { return };

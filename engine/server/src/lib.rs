@@ -26,6 +26,7 @@ mod handover;
 mod inflight;
 mod inline;
 mod iscsi;
+mod iscsi_alive;
 mod iscsi_reserve;
 mod iscsi_sessions;
 mod iscsi_targets;

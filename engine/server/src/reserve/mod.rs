@@ -232,6 +232,16 @@ impl Loop {
             return true;
         }
         let of = op.volume;
+        if !self.iscsi_is_there(conn) {
+            let Some(op) = self.ops.get_mut(token) else { return false };
+            op.retry = Some(self.now + AGAIN);
+            if let Some(volume) = self.volumes.get_mut(of) {
+                volume.parked.push_back(token);
+            }
+            self.want_tick();
+            return false;
+        }
+        let Some(op) = self.ops.get_mut(token) else { return false };
         let Some(volume) = self.volumes.get_mut(of) else { return true };
         let Some((nexus, cdb)) = self.conns.get(conn).and_then(|conn| conn.nexus_of(task)) else {
             return true;

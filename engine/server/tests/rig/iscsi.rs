@@ -36,6 +36,10 @@ pub struct Initiator {
     task: u32,
     /// Of the last sense.
     information: u32,
+    /// It says that it is there when it is asked.
+    pub answers: bool,
+    /// What it was asked and has not answered.
+    asked: Vec<[u8; 48]>,
 }
 
 fn number(bytes: &[u8]) -> u32 {
@@ -53,7 +57,14 @@ impl Initiator {
         let stream = TcpStream::connect(address).expect("a connection");
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(SOON)).expect("a time-out");
-        let mut host = Initiator { stream, command: 1, task: 0, information: 0 };
+        let mut host = Initiator {
+            stream,
+            command: 1,
+            task: 0,
+            information: 0,
+            answers: true,
+            asked: Vec::new(),
+        };
         let keys = format!(
             "InitiatorName=iqn.2026-11.test:{name}\0TargetName={PREFIX}{volume}\0\
              SessionType=Normal\0InitialR2T=Yes\0ImmediateData=Yes\0FirstBurstLength=131072\0\
@@ -144,6 +155,10 @@ impl Initiator {
                         },
                     ));
                 }
+                0x20 => {
+                    self.asked.push(header);
+                    self.say_hello();
+                }
                 // A task management response: its answer.
                 0x22 => return Some((task, Ended::Status(header[2]))),
                 // An asynchronous message: its event.
@@ -151,6 +166,28 @@ impl Initiator {
                 other => panic!("opcode {other:#x}"),
             }
         }
+    }
+
+    /// Answers what the target has asked.
+    fn say_hello(&mut self) {
+        while self.answers
+            && let Some(question) = self.asked.pop()
+        {
+            let mut header = [0; 48];
+            (header[0], header[1]) = (0x40, 0x80);
+            header[8..24].copy_from_slice(&question[8..24]);
+            header[24..28].copy_from_slice(&self.command.to_be_bytes());
+            self.send(&mut header, &[]);
+        }
+    }
+
+    /// Waits until the target asks whether it is there.
+    pub fn is_asked(&mut self) -> bool {
+        let Some((header, _)) = self.receive() else { return false };
+        let asked = header[0] & 0x3f == 0x20;
+        self.asked.push(header);
+        self.say_hello();
+        asked
     }
 
     pub fn run(&mut self, cdb: &[u8], expected: u32, data: &[u8]) -> Ended {
@@ -171,6 +208,7 @@ impl Initiator {
         header[20..24].fill(0xff);
         header[24..28].copy_from_slice(&self.command.to_be_bytes());
         self.send(&mut header, &[]);
+        self.say_hello();
         match self.next() {
             Some((task, Ended::Status(answer))) if task == self.task => answer,
             other => panic!("{other:?}"),

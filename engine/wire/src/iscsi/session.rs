@@ -101,7 +101,8 @@ pub struct Session {
     /// Of a text request that is not all there.
     partial: Vec<u8>,
     /// Our question whether the initiator is there has not been answered.
-    pinged: bool,
+    question: Option<u32>,
+    questions: u32,
 }
 
 impl Session {
@@ -119,7 +120,8 @@ impl Session {
             transfers: 0,
             text: Vec::new(),
             partial: Vec::new(),
-            pinged: false,
+            question: None,
+            questions: 0,
         }
     }
 
@@ -141,7 +143,6 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<Event, Broken> {
         let (header, data) = (&frame.header, &input[frame.data.clone()]);
-        self.pinged = false;
         if !frame.is_sound {
             // Without recovery of data the session can't go on (RFC 7143, 7.8).
             self.reject(header, 0x02, out);
@@ -181,13 +182,22 @@ impl Session {
         (data + self.text.len() + self.partial.len()) as u64
     }
 
+    /// It has been asked whether it is there, and has not answered.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.question.is_some()
+    }
+
     /// Asks whether the initiator is there. False if it has not answered the last time.
     pub fn ping(&mut self, out: &mut Vec<u8>) -> bool {
-        if std::mem::replace(&mut self.pinged, true) {
+        if self.question.is_some() {
             return false;
         }
+        // Another each time, so that an answer is not taken for that to a later question.
+        self.questions = self.questions.wrapping_add(1) & !0x8000_0000;
+        self.question = Some(self.questions);
         let mut header = Header::new(opcode::NOP_IN, 0, NONE);
-        header.put(20, 1);
+        header.put(20, self.questions);
         self.count(&mut header, false);
         pdu::emit(out, &header, &[], self.digests());
         true
@@ -218,6 +228,7 @@ impl Session {
 
     fn nop(&mut self, request: &Header, data: &[u8], out: &mut Vec<u8>) {
         if request.task() == NONE {
+            self.question.take_if(|question| *question == request.get(20));
             return;
         }
         let mut header = Header::new(opcode::NOP_IN, 0, request.task());
