@@ -132,7 +132,7 @@ class Initiator:
             elif kind == _NOP_IN:
                 # The target asks whether somebody waits.
                 told = header[20:24] + struct.pack(">I", self._command)
-                self._send(_NOP_OUT, 0x80, header[8:16], _NONE, told)
+                self._send(_NOP_OUT, 0x80, header[8:16], _NONE, told, b"")
             elif kind == _RESPONSE:
                 if header[3] == 2:
                     raise SenseError(part[4] & 15, int.from_bytes(part[14:16], "big"))
