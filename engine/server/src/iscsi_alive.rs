@@ -4,6 +4,10 @@
 //! newer. What hangs in the network meanwhile must not be carried out when it comes after all. So a
 //! command is begun only if its initiator has answered a question (NOP-In) of not long ago; otherwise it is
 //! asked first. An answer comes over the same connection, which one that has given up has closed.
+//!
+//! Some initiators answer no questions, against RFC 7143 (11.18): firmware that boots from a unit, over one
+//! path. So commands wait for those alone that have answered once; the first question comes with the first
+//! command.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,6 +31,8 @@ pub struct Alive {
     /// When it was asked what it has answered last; and what it has not answered.
     proof: Instant,
     asked: Option<Instant>,
+    /// It has answered once.
+    answers: bool,
     /// Commands that wait for the answer, with when they came if they have waited before.
     waiting: VecDeque<(Command, Option<Instant>)>,
 }
@@ -34,7 +40,7 @@ pub struct Alive {
 impl Alive {
     /// It has just logged in.
     pub fn new(now: Instant) -> Alive {
-        Alive { heard: now, proof: now, asked: None, waiting: VecDeque::new() }
+        Alive { heard: now, proof: now, asked: None, answers: false, waiting: VecDeque::new() }
     }
 }
 
@@ -55,12 +61,13 @@ impl Loop {
     pub fn iscsi_is_there(&mut self, token: Token) -> bool {
         let Some(conn) = self.conns.get(token) else { return false };
         let Protocol::Iscsi(found) = &conn.protocol else { return false };
-        let age = self.now.saturating_duration_since(found.alive.proof);
+        let (age, answers) =
+            (self.now.saturating_duration_since(found.alive.proof), found.alive.answers);
         let long = Duration::from_secs_f64(self.shared.config.forward_seconds);
-        if age > long / 2 {
+        if age > long / 2 || !answers {
             self.iscsi_ask(token);
         }
-        age <= long || planted("initiator_not_asked")
+        age <= long || !answers || planted("initiator_not_asked")
     }
 
     /// Gives a command back that may be begun; it waits otherwise.
@@ -88,7 +95,7 @@ impl Loop {
             return;
         }
         let Some(asked) = found.alive.asked.take() else { return };
-        found.alive.proof = asked;
+        (found.alive.proof, found.alive.answers) = (asked, true);
         let waiting = std::mem::take(&mut found.alive.waiting);
         for (command, since) in waiting {
             let Some(conn) = self.conns.get(token) else { return };
@@ -105,11 +112,17 @@ impl Loop {
     pub fn tick_iscsi(&mut self) {
         let mut next = None::<Instant>;
         for token in self.conns.tokens() {
-            let Some(conn) = self.conns.get(token) else { continue };
-            let Protocol::Iscsi(found) = &conn.protocol else { continue };
-            if found.alive.asked.is_some_and(|asked| asked + SILENT <= self.now) {
-                self.close(token);
-                continue;
+            let Some(conn) = self.conns.get_mut(token) else { continue };
+            let Protocol::Iscsi(found) = &mut conn.protocol else { continue };
+            if let Some(asked) = found.alive.asked
+                && asked + SILENT <= self.now
+            {
+                if found.alive.answers || found.alive.heard <= asked {
+                    self.close(token);
+                    continue;
+                }
+                found.alive.asked = None;
+                found.session.unask();
             }
             if found.alive.heard + SILENT <= self.now {
                 self.iscsi_ask(token);

@@ -75,6 +75,20 @@ fn a_command_that_comes_late_is_carried_out_if_its_initiator_waits() {
 }
 
 #[test]
+fn an_initiator_that_answers_no_questions_is_served_all_the_same() {
+    let (_rig, sp, portal) = served();
+    let mut host = Initiator::login(&portal, "host");
+    host.answers = false;
+    thread::sleep(TIME_OUT);
+    assert_eq!(host.ready(), Ended::Check(6, 0x2900));
+    for round in 0..4 {
+        assert_eq!(host.write(0, round), GOOD);
+        thread::sleep(TIME_OUT / 2);
+    }
+    sp.stop();
+}
+
+#[test]
 fn a_command_that_waits_for_its_initiator_can_be_aborted() {
     let (_rig, sp, portal) = served();
     let mut host = Initiator::new(&portal, "host");

@@ -182,6 +182,11 @@ impl Session {
         (data + self.text.len() + self.partial.len()) as u64
     }
 
+    /// No answer is waited for any more.
+    pub fn unask(&mut self) {
+        self.question = None;
+    }
+
     /// It has been asked whether it is there, and has not answered.
     #[must_use]
     pub fn is_asked(&self) -> bool {
