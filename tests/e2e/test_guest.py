@@ -260,6 +260,7 @@ def test_an_attached_volume_outlives_everything(host: Host) -> None:
     wait_for(
         "the host's service",
         lambda: "active" in guest.run("systemctl is-active vswitchd-host || true").split(),
+        120,
     )
     host.connected("ext4", "xfs", "raw")
     host.phase("the host's service is killed")
