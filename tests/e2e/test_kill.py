@@ -163,6 +163,9 @@ def one_round(cluster: Cluster, rng: random.Random, number: int, stamper: Stampe
     except grpc.RpcError as error:
         answer = error.code().name
     cluster.settled(60.0)
+    # One that took long to come back was left behind meanwhile: its legs catch up first.
+    wait_for("all legs", lambda: not any(v.conditions for v in cluster.volumes()), 90.0)
+    cluster.settled(60.0)
 
     operation = made(cluster, request_id)
     after = find(cluster, ask.volume)
