@@ -119,19 +119,13 @@ class State:
     def _read_identity(self, sp: str) -> Identity:
         if _IDENTITY not in self._files.names():
             return Identity(sp)
-        try:
-            identity = _decode_identity(self._files.read(_IDENTITY))
-        except VsError as error:
-            if error.code != "VS1020":
-                raise
-            raise VsError(
-                "VS9020",
-                Kind.INTERNAL,
-                f"{self._files.where(_IDENTITY)} is damaged ({error.message}); restore it from a "
-                f"backup. Without one move {self._files.where()} away and start again: the "
-                "controller pushes this SP's objects anew, but the legs of mirrors that it owns "
-                "may differ, so replace one leg of each",
-            ) from None
+        identity = self._decoded(
+            _IDENTITY,
+            _decode_identity,
+            f"restore it from a backup. Without one move {self._files.where()} away and start "
+            "again: the controller pushes this SP's objects anew, but the legs of mirrors that it "
+            "owns may differ, so replace one leg of each",
+        )
         if identity.sp != sp:
             raise VsError(
                 "VS3020",
@@ -159,35 +153,33 @@ class State:
                 continue
             if suffix != longer and name.endswith(longer):
                 continue
-            try:
-                found.append(decode(self._files.read(name)))
-            except VsError as error:
-                if error.code != "VS1020":
-                    raise
-                raise VsError(
-                    "VS9020",
-                    Kind.INTERNAL,
-                    f"{self._files.where(name)} is damaged ({error.message}); move it away and "
-                    "start again: the controller pushes that volume's T2 object anew",
-                ) from None
+            advice = (
+                "move it away and start again: the controller pushes that volume's T2 object anew"
+            )
+            found.append(self._decoded(name, decode, advice))
         return found
+
+    def _decoded(self, name: str, decode: Callable[[str], R], advice: str) -> R:
+        """What is in a file; VsError VS9020 with that advice if it is damaged."""
+        try:
+            return decode(self._files.read(name))
+        except VsError as error:
+            if error.code != "VS1020":
+                raise
+            text = f"{self._files.where(name)} is damaged ({error.message}); {advice}"
+            raise VsError("VS9020", Kind.INTERNAL, text) from None
 
     def _read_accesses(self) -> dict[VolumeId, Access]:
         found = {}
         for name in self._files.names():
             if not name.startswith(_ACCESS):
                 continue
-            try:
-                access = decode_access(self._files.read(name))
-            except VsError as error:
-                if error.code != "VS1020":
-                    raise
-                raise VsError(
-                    "VS9020",
-                    Kind.INTERNAL,
-                    f"{self._files.where(name)} is damaged ({error.message}); restore it. Without "
-                    "it the volume would be whoever's until the controller says otherwise",
-                ) from None
+            access = self._decoded(
+                name,
+                decode_access,
+                "restore it. Without it the volume would be whoever's until the controller says "
+                "otherwise",
+            )
             found[VolumeId(name.removeprefix(_ACCESS).removesuffix(_COMMITTED))] = access
         return found
 
