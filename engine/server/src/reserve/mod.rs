@@ -224,25 +224,29 @@ impl Loop {
         self.want_tick();
     }
 
+    /// Has an operation ask again in a moment whether it may go on.
+    fn put_off(&mut self, token: Token, of: Token) {
+        let Some(op) = self.ops.get_mut(token) else { return };
+        op.retry = Some(self.now + AGAIN);
+        if let Some(volume) = self.volumes.get_mut(of) {
+            volume.parked.push_back(token);
+        }
+        self.want_tick();
+    }
+
     /// False if an operation that has waited may not go on, or not yet.
     pub fn still_allowed(&mut self, token: Token) -> bool {
-        let Some(op) = self.ops.get_mut(token) else { return false };
+        let Some(op) = self.ops.get(token) else { return false };
         let Source::Iscsi { conn, task } = op.source else { return true };
         if op.kind.asks_owner() {
             return true;
         }
         let of = op.volume;
         if !self.iscsi_is_there(conn) {
-            let Some(op) = self.ops.get_mut(token) else { return false };
-            op.retry = Some(self.now + AGAIN);
-            if let Some(volume) = self.volumes.get_mut(of) {
-                volume.parked.push_back(token);
-            }
-            self.want_tick();
+            self.put_off(token, of);
             return false;
         }
-        let Some(op) = self.ops.get_mut(token) else { return false };
-        let Some(volume) = self.volumes.get_mut(of) else { return true };
+        let Some(volume) = self.volumes.get(of) else { return true };
         let Some((nexus, cdb)) = self.conns.get(conn).and_then(|conn| conn.nexus_of(task)) else {
             return true;
         };
@@ -254,10 +258,8 @@ impl Loop {
                 false
             }
             Admission::Wait => {
-                op.retry = Some(self.now + AGAIN);
-                volume.parked.push_back(token);
+                self.put_off(token, of);
                 self.want(of);
-                self.want_tick();
                 false
             }
         }
