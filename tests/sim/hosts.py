@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 #: has left in flight has landed by then. That it may land later, over a newer write, is the
 #: hazard which issue 5 closes.
 IN_FLIGHT = 3.0
-#: Mean seconds between a host's requests.
+#: Mean seconds between a host's requests, and between those of hosts that are keen.
 THINK = 0.6
+KEEN = 0.05
 
 
 @dataclass
@@ -45,21 +46,23 @@ class Hosts:
         #: Volumes that hosts have let go of, since they are to be deleted.
         self.unmounted: set[VolumeId] = set()
         self.active = True
+        #: They ask much, mostly reads, of each volume's first block.
+        self.keen = False
         self.busy = 0
 
     async def run(self) -> None:
         """One host."""
         rng = self._world.rng
         while self.active:
-            await asyncio.sleep(rng.expovariate(1 / THINK))
+            await asyncio.sleep(rng.expovariate(1 / (KEEN if self.keen else THINK)))
             volumes = [v for v in self._world.store.now() if v.id not in self.unmounted]
             if not volumes or not self.active:
                 continue
             volume = rng.choice(volumes)
             sp = rng.choice(volume.serving)
-            block = rng.randrange(volume.size // BLOCK)
+            block = 0 if self.keen else rng.randrange(volume.size // BLOCK)
             self.busy += 1
-            await self.request(volume, sp, block, write=rng.random() < 0.6)
+            await self.request(volume, sp, block, write=rng.random() < (0.2 if self.keen else 0.6))
             self.busy -= 1
 
     async def request(self, volume: Volume, sp: SpId, block: int, *, write: bool) -> None:

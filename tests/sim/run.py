@@ -169,6 +169,10 @@ class Run:
         self._world.net.twice = share
         self._later(seconds, lambda: setattr(self._world.net, "twice", 0.0))
 
+    def keen(self, seconds: float) -> None:
+        self._world.hosts.keen = True
+        self._later(seconds, lambda: setattr(self._world.hosts, "keen", False))
+
     def store_full(self, seconds: float) -> None:
         self._world.store.full = True
         self._later(seconds, lambda: setattr(self._world.store, "full", False))

@@ -109,8 +109,13 @@ def scenario(seed: int) -> Scenario:
         else:
             found = _controller_away(rng)
         actions += found
+    devices = rng.choice(CLUSTERS)
+    if rng.random() < 0.1:
+        layout, found = _owner_unheard(rng)
+        volumes = ((names[0], layout, 4, SPS), *volumes[1:])
+        actions += found
     return Scenario(
-        devices=rng.choice(CLUSTERS),
+        devices=devices,
         volumes=volumes,
         actions=tuple(sorted(actions, key=lambda action: action.at)),
     )
@@ -189,6 +194,16 @@ def _both_about_to_go_on(rng: random.Random) -> tuple[str, list[Action]]:
     return layout, [
         Action(at, "partition", ("a", "controller", False, lasts)),
         Action(at + later, "partition", ("a", other, False, lasts)),
+    ]
+
+
+def _owner_unheard(rng: random.Random) -> tuple[str, list[Action]]:
+    """The controller alone does not hear an owner, and makes another: it serves until its lease is
+    over, while hosts are keen on the blocks that the other writes by then."""
+    at = rng.uniform(1.0, BUSY / 2)
+    return rng.choice(("mirror(a, b)", "mirror(a, b, c)")), [
+        Action(at, "partition", ("a", "controller", False, round(rng.uniform(8.0, 12.0), 3))),
+        Action(at + 4.0, "keen", (4.0,)),
     ]
 
 
