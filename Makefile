@@ -17,13 +17,15 @@ run: deps engine ## start a controller and three SPs on loopback, with a mirrore
 
 test: lint engine deps-test ## everything that guards this repository
 	cd engine && $(CARGO) test --locked -j$(JOBS) --workspace --exclude vs-py
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist=worksteal --ignore=tests/e2e
+	$(PY) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder tests/e2e
 
 lint: deps proto-check ## style, types, lints, drift of generated code
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	cd engine && $(CARGO) fmt --check
+	$(CARGO) metadata --locked --format-version 1 --manifest-path engine/fuzz/Cargo.toml > /dev/null
 	cd engine && $(CARGO) clippy --locked -j$(JOBS) --workspace --all-targets -- -D warnings
 
 format: deps ## put every file into the project's style

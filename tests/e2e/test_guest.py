@@ -38,6 +38,24 @@ HANGS = 20.0
 OUTAGE = 30.0
 
 
+#: MiB to which `every_restructure` grows a volume.
+GROWN = 400
+#: Every kind of change of a volume that began as a mirror of sp-a and sp-b, one after the other.
+CHANGES = (
+    ("mirror", "remove", "--leg", "sp-b"),
+    ("mirror", "add", "--sp", "sp-c"),
+    ("owner", "--on", "sp-b"),
+    ("move", "--from", "sp-a", "--to", "sp-b"),
+    ("plan", "--layout", "stripe(sp-a, sp-b, sp-c)"),
+    ("plan", "--layout", "mirror(stripe(sp-a, sp-b), sp-c)"),
+    ("mirror", "verify"),
+    ("grow", "--size", f"{GROWN}M"),
+    ("plan", "--layout", "concat(sp-a:100M, mirror(sp-b, sp-c))"),
+    ("unserve", "--on", "sp-a"),
+    ("serve", "--on", "sp-a"),
+)
+
+
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     root = tmp_path_factory.mktemp("guest")
@@ -63,25 +81,7 @@ def test_a_plain_nbd_client_sees_nothing_of_any_restructure(host: Host) -> None:
         )
     host.write("/mnt/ext4", "/mnt/xfs")
     volumes = ("ext4-plain", "xfs-plain")
-    for change in (
-        ("mirror", "remove", "--leg", "sp-b"),
-        ("mirror", "add", "--sp", "sp-c"),
-        ("owner", "--on", "sp-b"),
-        ("move", "--from", "sp-a", "--to", "sp-b"),
-        ("plan", "--layout", "stripe(sp-a, sp-b, sp-c)"),
-        ("plan", "--layout", "mirror(stripe(sp-a, sp-b), sp-c)"),
-        ("mirror", "verify"),
-        ("grow", "--size", "400M"),
-        ("plan", "--layout", "concat(sp-a:100M, mirror(sp-b, sp-c))"),
-        ("unserve", "--on", "sp-a"),
-        ("serve", "--on", "sp-a"),
-    ):
-        for volume in volumes:
-            restructure(cluster, volume, change)
-        host.goes_on()
-    cluster.ctl("sp", "drain", "sp-b", "--keep-serving")
-    host.goes_on()
-    cluster.ctl("sp", "undrain", "sp-b")
+    every_restructure(host, *volumes)
     guest.run("fstrim -v /mnt/ext4; fstrim -v /mnt/xfs")
     host.phase("every restructure, nbd-client")
     host.end_writing()
@@ -90,6 +90,17 @@ def test_a_plain_nbd_client_sees_nothing_of_any_restructure(host: Host) -> None:
     guest.assert_well()
     for volume in volumes:
         cluster.ctl("volume", "delete", volume)
+
+
+def every_restructure(host: Host, *volumes: str) -> None:
+    """All changes of the volumes, and an SP emptied, while files are written to them."""
+    for change in CHANGES:
+        for volume in volumes:
+            restructure(host.cluster, volume, change)
+        host.goes_on()
+    host.cluster.ctl("sp", "drain", "sp-b", "--keep-serving")
+    host.goes_on()
+    host.cluster.ctl("sp", "undrain", "sp-b")
 
 
 INITIATOR = "iqn.2026-11.test:guest"
@@ -148,22 +159,15 @@ def test_open_iscsi_mounts_a_volume_and_sees_no_restructure(host: Host) -> None:
         "mkfs.ext4 -q /dev/sda; mount /dev/sda /mnt/ext4"
     )
     host.write("/mnt/ext4")
-    for change in (
-        ("mirror", "remove", "--leg", "sp-b"),
-        ("mirror", "add", "--sp", "sp-c"),
-        ("owner", "--on", "sp-c"),
-        ("move", "--from", "sp-a", "--to", "sp-b"),
-        ("plan", "--layout", "stripe(sp-a, sp-b, sp-c)"),
-        ("grow", "--size", "200M"),
-    ):
-        restructure(cluster, "ext4-iscsi", change)
-        host.goes_on()
+    every_restructure(host, "ext4-iscsi")
+    restructure(cluster, "ext4-iscsi", ("owner", "--on", "sp-c"))
+    host.goes_on()
     before = blocks(guest, "ext4")
     guest.run("echo 1 > /sys/block/sda/device/rescan")
-    wait_for("the disk to grow", partial(host.has_size, "/dev/sda", 200 * MIB))
+    wait_for("the disk to grow", partial(host.has_size, "/dev/sda", GROWN * MIB))
     guest.run("resize2fs /dev/sda; fstrim -v /mnt/ext4")
     assert blocks(guest, "ext4") > before
-    host.phase("restructures, open-iscsi with both digests and CHAP both ways")
+    host.phase("every restructure, open-iscsi with both digests and CHAP both ways")
     # Its session is broken, and made anew.
     cluster.sps["sp-c"].kill()
     cluster.sps["sp-c"].start()

@@ -93,6 +93,9 @@ def test_libiscsi_finds_nothing_wrong(shared: Cluster, volume: str) -> None:
     found = {test: conforms(test, *paths[: 1 + (".Multipath" in test)]) for test in tests}
     counts = Counter(how for how, _ in found.values())
     print(f"libiscsi: {dict(counts)} of {len(tests)}")
+    for test, (how, said) in found.items():
+        if how == "skipped":
+            print(f"{test}: {' '.join(re.findall(r'.SKIPPED. *(.*)', said))}")
     wrong = {t: said for t, (how, said) in found.items() if how in ("failed", "crashed")}
     assert set(wrong) <= CONTRADICTED, [wrong[test] for test in set(wrong) - CONTRADICTED]
     assert counts["passed"] >= PASSED

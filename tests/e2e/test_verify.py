@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.e2e.cluster import MIB, Cluster
+from tests.e2e.metrics import samples
 from tests.e2e.nbd import Client
 from tests.e2e.process import wait_for
 from tests.e2e.stamps import Stamper, Writer
@@ -28,6 +29,11 @@ def test_rot_is_found_and_repaired_under_load(cluster: Cluster) -> None:
     with Client(a.addresses["--nbd"], "db") as host:
         host.write(20 * MIB, bytes([7]) * MIB)
         host.flush()
+    # What is in the map when its SP stops is copied to it again, and rot there with it.
+    wait_for(
+        "no region to be open",
+        lambda: not any(sum(samples(sp, "vswitchd_volume_dirty_bytes")) for sp in (a, b)),
+    )
     (t1,) = (one.t1_id for one in cluster.volume("db").record.t1s if one.home == "sp-b")
     b.stop()
     rot(cluster, t1, cluster.devices / "b0.img", 20 * MIB + 5000)
