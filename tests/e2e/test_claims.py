@@ -381,10 +381,19 @@ def test_claim_19_plans_are_made_from_what_sps_say(cluster: Cluster) -> None:
             return True
         return False
 
+    def planned() -> operation_pb2.Operation | None:
+        try:
+            return cluster.api.volumes.GrowVolume(request, timeout=30)
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.FAILED_PRECONDITION, error
+            return None
+
     wait_for("the plan to be refused", refused)
     cluster.sps["sp-b"].start()
     cluster.wait_joined()
-    plan = cluster.api.volumes.GrowVolume(request, timeout=30)
+    # It may have been given up meanwhile, and has then to get what it lacks.
+    wait_for("all of it to be back", lambda: not cluster.volume("db").conditions, 60)
+    plan = wait_for("it to be planned", planned)
     assert plan.state == operation_pb2.OPERATION_STATE_PLANNED
     # What the view holds comes out in the plan: the T1 objects where they are now.
     touched = {(s.sp, s.object) for s in plan.steps if s.kind in ("put_t1", "fence_t1")}

@@ -2,119 +2,15 @@
 
 mod rig;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
+use rig::iscsi_link::{AT_ONCE, Link};
 use rig::nbd::Nbd;
 use rig::{MIB, Rig, Sp, Tree, leaf};
 use serde_json::{Value, json};
-use vs_wire::iscsi::access::Secret;
-use vs_wire::iscsi::chap::{self, Algorithm};
-use vs_wire::iscsi::pdu::{Digests, Header, emit, frame};
-use vs_wire::iscsi::{opcode, text};
 
 const HOST: &str = "iqn.2026-11.test:host";
 const OTHER: &str = "iqn.2026-11.test:other";
 const SECRET: &str = "a secret of a host";
 const OURS: &str = "a secret of a target";
-
-/// A connection to a portal.
-struct Initiator {
-    stream: TcpStream,
-    input: Vec<u8>,
-    number: u32,
-}
-
-type Pairs = Vec<(String, String)>;
-
-impl Initiator {
-    fn connect(address: &str) -> Initiator {
-        let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
-        Initiator { stream, input: Vec::new(), number: 1 }
-    }
-
-    fn send(&mut self, header: &Header, data: &[u8]) {
-        let mut out = Vec::new();
-        emit(&mut out, header, data, Digests::default());
-        self.stream.write_all(&out).expect("sent");
-    }
-
-    /// The next PDU; None when the connection is closed.
-    fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
-        loop {
-            if let Some(one) = frame(&self.input, Digests::default(), 1 << 20).expect("a PDU") {
-                let data = self.input[one.data.clone()].to_vec();
-                self.input.drain(..one.length);
-                return Some((one.header, data));
-            }
-            let mut buffer = [0; 4096];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(count) => self.input.extend_from_slice(&buffer[..count]),
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return None,
-                Err(e) => panic!("nothing was heard: {e}"),
-            }
-        }
-    }
-
-    fn say(&mut self, flags: u8, pairs: &[(&str, &str)]) -> (u16, Pairs) {
-        let mut data = Vec::new();
-        for (key, value) in pairs {
-            text::put(&mut data, key, value);
-        }
-        let mut header = Header::new(opcode::LOGIN | 0x40, 0, 1);
-        header.0[1] = flags;
-        header.put(24, self.number);
-        self.send(&header, &data);
-        let (header, data) = self.receive().expect("an answer");
-        let status = u16::from_be_bytes([header.0[36], header.0[37]]);
-        (status, text::decode(&data).expect("text"))
-    }
-
-    /// Logs in; the status.
-    fn login(&mut self, name: &str, secret: Option<&str>) -> u16 {
-        let who = [("InitiatorName", name), ("TargetName", "iqn.2026-11.io.vswitchd:vol")];
-        let Some(secret) = secret else { return self.say(0x87, &who).0 };
-        let (status, _) = self.say(0x00, &[who[0], who[1], ("AuthMethod", "CHAP")]);
-        if status != 0 {
-            return status;
-        }
-        let (_, told) = self.say(0x00, &[("CHAP_A", "7")]);
-        let value = |key: &str| &told.iter().find(|pair| pair.0 == key).expect(key).1;
-        let challenge = chap::decode(value("CHAP_C")).expect("a challenge");
-        let id = value("CHAP_I").parse().expect("a number");
-        let secret = Secret::new(secret.as_bytes()).expect("a secret");
-        let response = chap::encode(&Algorithm::Sha256.response(id, &secret, &challenge));
-        self.say(0x83, &[("CHAP_N", "host"), ("CHAP_R", &response)]).0
-    }
-
-    /// True if the session still answers.
-    fn is_heard(&mut self) -> bool {
-        let mut header = Header::new(opcode::NOP_OUT | 0x40, 0, 77);
-        header.0[1] = 0x80;
-        header.put(20, vs_wire::iscsi::NONE);
-        header.put(24, self.number);
-        let mut out = Vec::new();
-        emit(&mut out, &header, &[], Digests::default());
-        self.stream.write_all(&out).is_ok() && self.receive().is_some()
-    }
-
-    /// The targets that it is told of.
-    fn discover(&mut self, name: &str) -> Pairs {
-        let who = [("InitiatorName", name), ("SessionType", "Discovery")];
-        assert_eq!(self.say(0x87, &who).0, 0);
-        let mut header = Header::new(opcode::TEXT, 0, 2);
-        header.0[1] = 0x80;
-        header.put(20, vs_wire::iscsi::NONE);
-        header.put(24, self.number);
-        let mut ask = Vec::new();
-        text::put(&mut ask, "SendTargets", "All");
-        self.send(&header, &ask);
-        text::decode(&self.receive().expect("an answer").1).expect("text")
-    }
-}
 
 /// An entry; no secret: CHAP is not demanded.
 fn entry(initiator: &str, secret: &str) -> Value {
@@ -144,10 +40,10 @@ impl House {
     }
 
     /// A session of that initiator; else why it was refused.
-    fn login(&self, name: &str, secret: Option<&str>) -> Result<Initiator, u16> {
-        let mut initiator = Initiator::connect(&self.portal);
-        match initiator.login(name, secret) {
-            0 => Ok(initiator),
+    fn login(&self, name: &str, secret: Option<&str>) -> Result<Link, u16> {
+        let mut link = Link::connect(&self.portal);
+        match link.login(name, secret) {
+            0 => Ok(link),
             status => Err(status),
         }
     }
@@ -167,8 +63,8 @@ fn those_of_the_list_get_in_and_others_do_not() {
     assert_eq!(house.refused(HOST, None), 0x0201);
     assert_eq!(house.refused(HOST, Some("another secret")), 0x0201);
     assert_eq!(house.refused(OTHER, Some(SECRET)), 0x0202);
-    assert_eq!(Initiator::connect(&house.portal).discover(OTHER).len(), 0);
-    assert_eq!(Initiator::connect(&house.portal).discover(HOST).len(), 2);
+    assert_eq!(Link::connect(&house.portal).discover(OTHER).len(), 0);
+    assert_eq!(Link::connect(&house.portal).discover(HOST).len(), 2);
     let failed = &house.sp.metrics()["logins_failed"];
     assert_eq!(*failed, json!({"authentication": 2, "authorization": 1}));
     // What is out of service is nobody's; the next one of its id is not bound by its access.
@@ -186,16 +82,12 @@ fn a_change_ends_just_the_sessions_that_it_does_not_admit() {
     assert!(open.is_heard(), "it is in the list");
     let mut host = house.login(HOST, Some(SECRET)).expect("a session");
     // A login that is under way is judged at its end.
-    let mut late = Initiator::connect(&house.portal);
-    let who = [("InitiatorName", OTHER), ("TargetName", "iqn.2026-11.io.vswitchd:vol")];
-    assert_eq!(late.say(0x00, &who).0, 0);
+    let mut late = Link::connect(&house.portal);
+    late.begin(OTHER);
     house.admit(true, &[entry(HOST, SECRET)]);
     assert!(!open.is_heard(), "it is not in the list any more");
     assert!(host.is_heard());
-    let mut header = Header::new(opcode::LOGIN | 0x40, 0, 1);
-    header.0[1] = 0x87;
-    header.put(24, 1);
-    late.send(&header, &[]);
+    late.put(AT_ONCE, &[]);
     while late.receive().is_some() {}
     house.admit(true, &[entry(HOST, "another secret")]);
     assert!(!host.is_heard(), "its secret is another");

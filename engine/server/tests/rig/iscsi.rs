@@ -1,12 +1,10 @@
 //! A small iSCSI initiator: one command at a time, or several sent ahead.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{SOON, Sp};
+use super::Sp;
+use super::iscsi_link::{AT_ONCE, Header, Link, PREFIX, number};
 
-pub const PREFIX: &str = "iqn.2026-11.io.vswitchd:";
 const GOOD: u8 = 0;
 
 /// How a command ended.
@@ -31,19 +29,14 @@ impl Ended {
 }
 
 pub struct Initiator {
-    stream: TcpStream,
-    command: u32,
+    link: Link,
     task: u32,
     /// Of the last sense.
     information: u32,
     /// It says that it is there when it is asked.
     pub answers: bool,
     /// What it was asked and has not answered.
-    asked: Vec<[u8; 48]>,
-}
-
-fn number(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+    asked: Vec<Header>,
 }
 
 impl Initiator {
@@ -54,32 +47,19 @@ impl Initiator {
 
     /// Logs in at a volume's target, as a port of that initiator.
     fn to(address: &str, volume: &str, name: &str, port: u8) -> Initiator {
-        let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_nodelay(true).expect("a socket");
-        stream.set_read_timeout(Some(SOON)).expect("a time-out");
-        let mut host = Initiator {
-            stream,
-            command: 1,
-            task: 0,
-            information: 0,
-            answers: true,
-            asked: Vec::new(),
-        };
-        let keys = format!(
-            "InitiatorName=iqn.2026-11.test:{name}\0TargetName={PREFIX}{volume}\0\
-             SessionType=Normal\0InitialR2T=Yes\0ImmediateData=Yes\0FirstBurstLength=131072\0\
-             MaxRecvDataSegmentLength=262144\0"
-        );
-        let mut header = [0; 48];
-        header[0] = 0x43;
-        header[1] = 0x87;
-        header[8] = 0x80;
-        header[11] = port;
-        header[24..28].copy_from_slice(&1u32.to_be_bytes());
-        host.send(&mut header, keys.as_bytes());
-        let (answer, _) = host.receive().expect("an answer");
-        assert_eq!(&answer[36..38], &[0, 0], "the login was refused");
-        host
+        let mut link = Link::connect(address);
+        link.port = port;
+        let keys = [
+            ("InitiatorName", &*format!("iqn.2026-11.test:{name}")),
+            ("TargetName", &*format!("{PREFIX}{volume}")),
+            ("SessionType", "Normal"),
+            ("InitialR2T", "Yes"),
+            ("ImmediateData", "Yes"),
+            ("FirstBurstLength", "131072"),
+            ("MaxRecvDataSegmentLength", "262144"),
+        ];
+        assert_eq!(link.say(AT_ONCE, &keys).0, 0, "the login was refused");
+        Initiator { link, task: 0, information: 0, answers: true, asked: Vec::new() }
     }
 
     /// The same, past what it is told first.
@@ -93,22 +73,8 @@ impl Initiator {
         host
     }
 
-    fn send(&mut self, header: &mut [u8; 48], data: &[u8]) {
-        header[4..8].copy_from_slice(&(data.len() as u32).to_be_bytes());
-        let mut all = header.to_vec();
-        all.extend_from_slice(data);
-        all.resize(all.len().next_multiple_of(4), 0);
-        self.stream.write_all(&all).expect("it is sent");
-    }
-
-    fn receive(&mut self) -> Option<([u8; 48], Vec<u8>)> {
-        let mut header = [0; 48];
-        self.stream.read_exact(&mut header).ok()?;
-        let length = number(&header[5..8]) as usize;
-        let mut data = vec![0; length.next_multiple_of(4)];
-        self.stream.read_exact(&mut data).ok()?;
-        data.truncate(length);
-        Some((header, data))
+    fn send(&mut self, header: &mut Header, data: &[u8]) {
+        assert!(self.link.send(header, data), "it is sent");
     }
 
     /// Sends a command, with its data; gives its task.
@@ -122,10 +88,9 @@ impl Initiator {
         header[16..20].copy_from_slice(&self.task.to_be_bytes());
         let expected = expected.max(data.len() as u32);
         header[20..24].copy_from_slice(&expected.to_be_bytes());
-        header[24..28].copy_from_slice(&self.command.to_be_bytes());
         header[32..32 + cdb.len()].copy_from_slice(cdb);
-        self.command += 1;
         self.send(&mut header, data);
+        self.link.command += 1;
         self.task
     }
 
@@ -133,7 +98,7 @@ impl Initiator {
     pub fn next(&mut self) -> Option<(u32, Ended)> {
         let mut found = Vec::new();
         loop {
-            let (header, data) = self.receive()?;
+            let (header, data) = self.link.receive()?;
             let task = number(&header[16..20]);
             match header[0] & 0x3f {
                 0x25 => {
@@ -176,14 +141,13 @@ impl Initiator {
             let mut header = [0; 48];
             (header[0], header[1]) = (0x40, 0x80);
             header[8..24].copy_from_slice(&question[8..24]);
-            header[24..28].copy_from_slice(&self.command.to_be_bytes());
             self.send(&mut header, &[]);
         }
     }
 
     /// Waits until the target asks whether it is there.
     pub fn is_asked(&mut self) -> bool {
-        let Some((header, _)) = self.receive() else { return false };
+        let Some((header, _)) = self.link.receive() else { return false };
         let asked = header[0] & 0x3f == 0x20;
         self.asked.push(header);
         self.say_hello();
@@ -206,7 +170,6 @@ impl Initiator {
         header[9] = 1;
         header[16..20].copy_from_slice(&self.task.to_be_bytes());
         header[20..24].fill(0xff);
-        header[24..28].copy_from_slice(&self.command.to_be_bytes());
         self.send(&mut header, &[]);
         self.say_hello();
         match self.next() {

@@ -3,6 +3,7 @@
 
 pub mod gate;
 pub mod iscsi;
+pub mod iscsi_link;
 pub mod nbd;
 pub mod proxy;
 
