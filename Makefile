@@ -18,7 +18,7 @@ run: deps engine ## start a controller and three SPs on loopback, with a mirrore
 test: lint engine deps-test ## everything that guards this repository
 	cd engine && $(CARGO) test --locked -j$(JOBS) --workspace --exclude vs-py
 	$(PY) -m pytest -n $(JOBS) --dist=worksteal --ignore=tests/e2e
-	$(PY) -m pytest -n $(JOBS) --dist=loadfile --no-loadscope-reorder tests/e2e
+	$(PY) -m pytest tests/e2e
 
 lint: deps proto-check ## style, types, lints, drift of generated code
 	$(PY) -m ruff check .

@@ -13,8 +13,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder starts real processes. What takes longest begins first."""
-    items.sort(key=lambda item: item.path.name != "test_guest.py")
+    """Everything in this folder starts real processes."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
