@@ -33,8 +33,7 @@ CONTRADICTED = {
     # Looks at what the answer to its request sets before it has waited for the answer.
     "ALL.iSCSITMF.LUNResetSimpleAsync",
 }
-#: Of libiscsi's 230 tests, so many pass; others are skipped, as what they are about is not there
-#: (docs/iscsi.md): protection information, sanitizing, writing once, removable media.
+#: Of libiscsi's 230 tests, so many pass; others are skipped (docs/iscsi.md says which).
 PASSED = 193
 CAPACITY_CHANGED = (6, 0x2A09)
 ACCESS_CHANGED = (6, 0x2A06)
